@@ -1,0 +1,69 @@
+"""The command `triton-fpga`: finds the subcommands that the installed packages register and runs one.
+
+A subcommand is a module named in the entry-point group `triton_fpga.commands`, with `register(parser)`, which adds
+its arguments, and `run(args)`, which returns the exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+
+from fpga_ops.errors import FpgaOpsError
+
+GROUP = "triton_fpga.commands"
+USER_ERROR = 2
+"""Exit code when the user's input or set-up is at fault; 1 is left to a command's own 'no'."""
+
+
+def _parser(name: str, entry: EntryPoint) -> tuple[argparse.ArgumentParser, object]:
+    module = entry.load()
+    parser = argparse.ArgumentParser(prog=f"triton-fpga {name}", description=(module.__doc__ or "").strip())
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    module.register(parser)
+    return parser, module
+
+
+def _usage(commands: dict[str, EntryPoint]) -> str:
+    lines = ["usage: triton-fpga COMMAND [options]   (triton-fpga COMMAND --help tells its options)", ""]
+    for name in sorted(commands):
+        try:
+            module = commands[name].load()
+            summary = (module.__doc__ or "").strip().splitlines()[0]
+        except ImportError as error:
+            summary = f"not installed here: {error}"
+        lines.append(f"  {name:12s} {summary}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `triton-fpga argv`; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(_usage(commands))
+        return 0
+    name = arguments.pop(0)
+    if name not in commands:
+        print(f"triton-fpga: no command '{name}'; there are: {', '.join(sorted(commands))}", file=sys.stderr)
+        return USER_ERROR
+    try:
+        parser, module = _parser(name, commands[name])
+    except ImportError as error:
+        print(f"triton-fpga {name}: a package is missing ({error}); see the README for the extra", file=sys.stderr)
+        return USER_ERROR
+    try:
+        code: int = module.run(parser.parse_args(arguments))  # type: ignore[attr-defined]
+    except FpgaOpsError as error:
+        print(f"triton-fpga {name}: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"triton-fpga {name}: interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Typed errors of `fpga_ops`. Each says what was expected, what came and what to do."""
+
+from __future__ import annotations
+
+
+class FpgaOpsError(Exception):
+    """Base class of every error that `fpga_ops` raises on purpose."""
+
+
+class ModelError(FpgaOpsError):
+    """The model file cannot be served: unreadable, not quantised (QDQ), or with an unsupported operator.
+
+    Args:
+        reason: What is wrong, and what would be accepted.
+        node: Name of the ONNX node at fault, if one is.
+        operator: Its operator type, if known.
+    """
+
+    def __init__(self, reason: str, *, node: str | None = None, operator: str | None = None) -> None:
+        self.reason = reason
+        self.node = node
+        self.operator = operator
+        where = ""
+        if node is not None:
+            where = f"node '{node}'" + (f" ({operator})" if operator else "") + ": "
+        elif operator is not None:
+            where = f"{operator}: "
+        super().__init__(where + reason)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _model_error, (self.reason, self.node, self.operator)
+
+
+def _model_error(reason: str, node: str | None, operator: str | None) -> ModelError:
+    return ModelError(reason, node=node, operator=operator)
+
+
+class InputError(FpgaOpsError, ValueError):
+    """A request's tensor is not what the network takes: wrong name, dtype, shape or values.
+
+    The message names the tensor, what was expected and what came.
+    """
+
+
+class DeviceError(FpgaOpsError):
+    """A device is missing, cannot build a program, ran out of memory, timed out or answered wrongly."""

@@ -1,0 +1,1 @@
+"""Retraining of the served networks: jets, images, training, quantisation, evaluation and publishing."""

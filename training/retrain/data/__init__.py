@@ -1,0 +1,1 @@
+"""Making and reading jets: generator, detector stand-in, clustering, files."""

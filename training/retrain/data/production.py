@@ -1,0 +1,97 @@
+"""Parallel, resumable production of jets: many processes, one file a chunk, each chunk with its own seed."""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from retrain.data.files import write_jets
+from retrain.data.jets import JetSettings, generate_chunk
+from retrain.data.pythia import PROCESSES, Process
+from retrain.errors import DataError
+
+JETS_PER_CHUNK = 2000
+SETTINGS_FILE = "production.json"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One file to make."""
+
+    process: Process
+    index: int
+    jets: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Production:
+    """A production of `jets_per_class` jets of each class into one folder.
+
+    The folder remembers seed and settings: a second run with the same ones makes only what is missing, and asking for
+    more jets later adds chunks; a run with others is refused.
+    """
+
+    folder: Path
+    jets_per_class: int
+    seed: int
+    processes: tuple[Process, ...] = PROCESSES
+    suffix: str = ".parquet"
+    jets_per_chunk: int = JETS_PER_CHUNK
+    settings: JetSettings = field(default_factory=JetSettings)
+
+    def chunks(self) -> list[Chunk]:
+        """All chunks, classes alternating so that a stopped production stays balanced."""
+        if self.jets_per_class <= 0 or self.jets_per_chunk <= 0:
+            raise DataError(f"expected a positive number of jets, got {self.jets_per_class}")
+        chunks = []
+        for index in range(-(-self.jets_per_class // self.jets_per_chunk)):
+            jets = min(self.jets_per_chunk, self.jets_per_class - index * self.jets_per_chunk)
+            for process in self.processes:
+                name = f"{process}-seed{self.seed}-chunk{index:05d}-jets{jets}{self.suffix}"
+                chunks.append(Chunk(process, index, jets, self.folder / name))
+        return chunks
+
+    def missing(self) -> list[Chunk]:
+        """The chunks whose files are not there yet."""
+        return [chunk for chunk in self.chunks() if not chunk.path.exists()]
+
+    def claim_folder(self) -> None:
+        """Make the folder, or check that it was made with the same seed and settings."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {"seed": self.seed, "jets_per_chunk": self.jets_per_chunk, "settings": asdict(self.settings)}
+        path = self.folder / SETTINGS_FILE
+        if not path.exists():
+            path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        elif json.loads(path.read_text(encoding="utf-8")) != record:
+            raise DataError(f"{path}: the folder holds jets of another seed or other settings; use another folder")
+
+
+def produce(production: Production, workers: int | None = None, progress: Callable[[int], None] = lambda _: None) -> int:
+    """Make all missing chunks in `workers` processes; `progress` is told the jets of each finished chunk.
+
+    Returns the number of jets made now.
+    """
+    production.claim_folder()
+    missing = production.missing()
+    made = 0
+    # Spawned, not forked: Pythia and FastJet hold state that a fork of a threaded process may break.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
+        futures = {pool.submit(_make, chunk, production.seed, production.settings): chunk for chunk in missing}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                made += futures[future].jets
+                progress(futures[future].jets)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return made
+
+
+def _make(chunk: Chunk, seed: int, settings: JetSettings) -> None:
+    write_jets(chunk.path, generate_chunk(chunk.process, chunk.jets, seed, chunk.index, settings))
