@@ -1,7 +1,8 @@
 """The command `triton-fpga`: finds the subcommands that the installed packages register and runs one.
 
 A subcommand is a module named in the entry-point group `triton_fpga.commands`, with `register(parser)`, which adds
-its arguments, and `run(args)`, which returns the exit code.
+its arguments, and `run(args)`, which returns the exit code. Errors meant for the user carry `exit_code` (each
+package's base error has it) and are printed as one line; any other error is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from fpga_ops.errors import FpgaOpsError
-
 GROUP = "triton_fpga.commands"
 USER_ERROR = 2
 """Exit code when the user's input or set-up is at fault; 1 is left to a command's own 'no'."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell has it."""
 
 
 def _parser(name: str, entry: EntryPoint) -> tuple[argparse.ArgumentParser, object]:
@@ -56,12 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_ERROR
     try:
         code: int = module.run(parser.parse_args(arguments))  # type: ignore[attr-defined]
-    except FpgaOpsError as error:
-        print(f"triton-fpga {name}: {error}", file=sys.stderr)
-        return USER_ERROR
     except KeyboardInterrupt:
         print(f"triton-fpga {name}: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except Exception as error:
+        known: int | None = getattr(error, "exit_code", None)
+        if known is None:
+            raise
+        print(f"triton-fpga {name}: {error}", file=sys.stderr)
+        return known
     return code
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class FpgaOpsError(Exception):
-    """Base class of every error that `fpga_ops` raises on purpose."""
+    """Base class of every error that `fpga_ops` raises on purpose.
+
+    Attributes:
+        exit_code: What the command line returns for it.
+    """
+
+    exit_code = 2
 
 
 class ModelError(FpgaOpsError):

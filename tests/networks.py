@@ -49,7 +49,10 @@ class Builder:
         source_zero = self.tensors[step.source].zero_point
         correction = zero_point_correction(step.weights, source_zero)
         real = reference.accumulate(self.values[step.source], step, source_zero) - correction
-        spread = np.sqrt(np.mean(real.astype(np.float64) ** 2, axis=(0, 1, 2)).mean(keepdims=True).repeat(real.shape[-1])) + 1.0
+        spread = (
+            np.sqrt(np.mean(real.astype(np.float64) ** 2, axis=(0, 1, 2)).mean(keepdims=True).repeat(real.shape[-1]))
+            + 1.0
+        )
         scale = (80.0 if step.requantise.low == zero_point else 45.0) / spread * self.rng.uniform(0.5, 1.5, len(spread))
         scale = np.minimum(scale, 0.2)
         bias = self.rng.uniform(-20, 20, len(spread))
@@ -86,13 +89,13 @@ class Builder:
         rule = self._requantise(step, zero_point)
         if residual is None:
             rule = Requantise(rule.bias, rule.multiplier, rule.shift, rule.pre_shift, low, high)
-            return self._finish(
-                Conv(name, source, name, weights, rule, strides, pads, groups), name, 0.02, zero_point
-            )
+            return self._finish(Conv(name, source, name, weights, rule, strides, pads, groups), name, 0.02, zero_point)
         other = self.tensors[residual]
         out_zero = 0 if relu else int(self.rng.integers(90, 160))
         out_scale = float(self.rng.uniform(0.025, 0.04))
-        add = add_rule((0.02, zero_point), (other.scale, other.zero_point), (out_scale, out_zero), out_zero * relu, high)
+        add = add_rule(
+            (0.02, zero_point), (other.scale, other.zero_point), (out_scale, out_zero), out_zero * relu, high
+        )
         step = Conv(name, source, name, weights, rule, strides, pads, groups, residual, add)
         return self._finish(step, name, out_scale, out_zero)
 

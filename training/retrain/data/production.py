@@ -70,7 +70,9 @@ class Production:
             raise DataError(f"{path}: the folder holds jets of another seed or other settings; use another folder")
 
 
-def produce(production: Production, workers: int | None = None, progress: Callable[[int], None] = lambda _: None) -> int:
+def produce(
+    production: Production, workers: int | None = None, progress: Callable[[int], None] = lambda _: None
+) -> int:
     """Make all missing chunks in `workers` processes; `progress` is told the jets of each finished chunk.
 
     Returns the number of jets made now.

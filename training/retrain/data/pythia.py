@@ -125,9 +125,7 @@ def hadronic_tops(batch: Any) -> HadronicTops:
     def last_copy(index: Integers) -> Integers:
         for _ in range(MAX_COPIES):
             one, two = daughters[0][index], daughters[1][index]
-            following = np.where(
-                pdg_id[one] == pdg_id[index], one, np.where(pdg_id[two] == pdg_id[index], two, index)
-            )
+            following = np.where(pdg_id[one] == pdg_id[index], one, np.where(pdg_id[two] == pdg_id[index], two, index))
             if np.array_equal(following, index):
                 return index
             index = following

@@ -1,0 +1,11 @@
+"""Find, assemble, start, watch and stop the real Triton inference server with the ``fpga`` backend.
+
+from triton_server import TritonServer
+with TritonServer("model_repository") as server:
+    print(server.http_url, server.grpc_url)
+"""
+
+from triton_server.errors import ServerError, ServerNotFoundError, ServerStartError
+from triton_server.server import TritonServer
+
+__all__ = ["ServerError", "ServerNotFoundError", "ServerStartError", "TritonServer"]

@@ -1,0 +1,23 @@
+"""Typed errors of the package. All derive from FpgaOpsError, so the command line prints them as one line."""
+
+from fpga_ops.errors import FpgaOpsError
+
+
+class ServerError(FpgaOpsError):
+    """The server could not do what was asked."""
+
+
+class ServerNotFoundError(ServerError):
+    """No usable tritonserver: not installed, or its Python backend does not fit this interpreter."""
+
+
+class ServerStartError(ServerError):
+    """The server did not become ready; the message holds the end of its log."""
+
+
+class ControlError(ServerError):
+    """The server refused a request of the control API (load, unload, index, statistics)."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status

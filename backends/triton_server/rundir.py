@@ -1,0 +1,28 @@
+"""The run directory: the folder layout Triton wants, assembled at start so that git keeps only the plugin."""
+
+import os
+import shutil
+from pathlib import Path
+
+from triton_server.locate import Installation
+
+
+def assemble(run: Path, installation: Installation, backend: Path) -> Path:
+    """Lay out ``<run>/backends/{python,fpga}`` and return the ``backends`` folder.
+
+    libtriton_python.so must be a real file, since Triton refuses one that resolves outside the backend directory: it is
+    hard-linked, or copied where the file system does not allow that. The stub is a symbolic link, because its RPATH is
+    relative to where it really lies.
+    """
+    backends = run / "backends"
+    python = backends / "python"
+    python.mkdir(parents=True, exist_ok=True)
+    library = python / "libtriton_python.so"
+    try:
+        os.link(installation.python_backend, library)
+    except OSError:
+        shutil.copy2(installation.python_backend, library)
+    (python / "triton_python_backend_stub").symlink_to(installation.stub)
+    (python / "triton_python_backend_utils.py").symlink_to(installation.utils)
+    (backends / "fpga").symlink_to(backend, target_is_directory=True)
+    return backends

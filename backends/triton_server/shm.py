@@ -1,0 +1,54 @@
+"""Shared memory that this server's Python backend left behind, told apart by a prefix of its own."""
+
+import os
+import re
+from pathlib import Path
+
+SHM = Path("/dev/shm")  # noqa: S108 - the kernel's own place, not a temporary file
+_PREFIX = "tfpga"
+_NAME = re.compile(rf"{_PREFIX}-(\d+)-(\d+)-")
+
+
+def make_prefix(tag: int) -> str:
+    """A prefix for this server's regions that holds the owner's process id and start time.
+
+    ``tag`` tells apart several servers of one process.
+    """
+    return f"{_PREFIX}-{os.getpid()}-{_start_time(os.getpid())}-{tag}-"
+
+
+def regions(prefix: str) -> list[Path]:
+    """The regions in /dev/shm with this prefix."""
+    return sorted(SHM.glob(f"{prefix}*")) if SHM.is_dir() else []
+
+
+def clean(prefix: str) -> int:
+    """Remove the regions with this prefix; returns how many there were. Call when the server has ended."""
+    found = regions(prefix)
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
+
+
+def clean_stale() -> int:
+    """Remove what servers of dead owners left (an owner that was killed could not do it itself)."""
+    removed = 0
+    for path in regions(_PREFIX + "-"):
+        match = _NAME.match(path.name)
+        if match is None or _start_time(int(match.group(1))) == int(match.group(2)):
+            continue
+        try:
+            path.unlink(missing_ok=True)
+            removed += 1
+        except PermissionError:
+            continue  # another user's
+    return removed
+
+
+def _start_time(pid: int) -> int:
+    """The process's start in clock ticks since boot (field 22 of /proc/<pid>/stat), or -1: pids are reused."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return -1
+    return int(stat.rpartition(")")[2].split()[19])
