@@ -84,7 +84,9 @@ class Requantise:
 
 @dataclass(frozen=True)
 class AddRule:
-    """Sum of two uint8 tensors of different scales, in 16-bit arithmetic that cannot overflow (checked when made)::
+    """Sum of two uint8 tensors of different scales, in 16-bit arithmetic that is proven not to overflow.
+
+    The rule, with arithmetic shifts::
 
         v = ((y * multiplier) >> 8) + ((r * residual_multiplier) >> 8) + offset
         out = clip(v >> fraction_bits, low, high)

@@ -51,7 +51,7 @@ def windows(
     """`uint8[N, H, W, C]` to a view of its windows, `uint8[N, OH, OW, C, KH, KW]`, padded with `fill`."""
     top, left, bottom, right = pads
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=fill)
-    view = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))
+    view: UInt8Array = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))  # type: ignore[call-overload]
     return view[:, :: strides[0], :: strides[1]]
 
 

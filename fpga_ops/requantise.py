@@ -33,7 +33,8 @@ def quantise(values: npt.NDArray[np.float32], scale: float, zero_point: int) -> 
     """
     scaled = np.rint(values.astype(np.float32, copy=False) * input_multiplier(scale))
     # Bounds that float32 holds exactly; the zero point is added as an integer, so no rounding follows the first.
-    return (np.clip(scaled, -1024.0, 1024.0).astype(np.int32) + zero_point).clip(0, 255).astype(np.uint8)
+    shifted = np.clip(scaled, -1024.0, 1024.0).astype(np.int32) + np.int32(zero_point)
+    return np.clip(shifted, 0, 255).astype(np.uint8)
 
 
 def dequantise(values: UInt8Array, scale: float, zero_point: int) -> Float32Array:
@@ -59,7 +60,8 @@ def requantise(
         bias: `float64[C]`, the layer's bias in output steps.
         zero_point: The output's.
         correction: `int64[C]`, zero point of the source times the channel's sum of weights.
-        low, high: Bounds of the output, in uint8.
+        low: Lower bound of the output, in uint8.
+        high: Upper bound of the output, in uint8.
         accumulator_bound: `int64[C]`, the largest |a| possible; the int32 range is proven with it.
 
     Raises:
@@ -114,12 +116,14 @@ def accumulator_bound(weights: Int8Array) -> npt.NDArray[np.int64]:
     flat = weights.reshape(len(weights), -1).astype(np.int64)
     positive = np.where(flat > 0, flat, 0).sum(1)
     negative = -np.where(flat < 0, flat, 0).sum(1)
-    return 255 * np.maximum(positive, negative)
+    bound: npt.NDArray[np.int64] = 255 * np.maximum(positive, negative)
+    return bound
 
 
 def zero_point_correction(weights: Int8Array, zero_point: int) -> npt.NDArray[np.int64]:
     """What a source's zero point adds to the accumulator over raw bytes: `int64[OC]`."""
-    return zero_point * weights.reshape(len(weights), -1).astype(np.int64).sum(1)
+    correction: npt.NDArray[np.int64] = zero_point * weights.reshape(len(weights), -1).astype(np.int64).sum(1)
+    return correction
 
 
 def add_rule(
@@ -144,7 +148,7 @@ def add_rule(
         lost = sum(float(((every_byte * m) & 255).mean()) / 256 for m in multipliers)  # what the two floors take
         offset = round(constant * 2.0**bits + lost)
         top = sum((255 * m) >> 8 for m in multipliers)
-        if max(multipliers) < 2**16 and -(2**15) <= offset and top < 2**15 and top + max(offset, 0) < 2**15:
+        if max(multipliers) < 2**16 and offset >= -(2**15) and top < 2**15 and top + max(offset, 0) < 2**15:
             return AddRule(multipliers[0], multipliers[1], offset, bits, low, high)
     raise ModelError(
         f"addition: scales {first[0]:.4g} and {second[0]:.4g} are too large for the output's {output[0]:.4g}"
