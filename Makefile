@@ -1,0 +1,56 @@
+# The two commands a new user needs are `make demo` and `make test`. Everything runs in .venv, made from PyPI alone.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+PIP     = $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint test-slow test-training test-docker bench clean help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+demo: $(VENV)/.demo ## start Triton, tag the shipped jets, show the scores (results in demo-output/)
+	$(BIN)/triton-fpga demo --output demo-output
+
+test: $(VENV)/.dev ## unit tests and end-to-end tests through the real server and the FPGA emulator
+	$(BIN)/triton-fpga emulator install
+	$(BIN)/python -m pytest -m "not slow and not training and not docker" --at-least $(TESTS_AT_LEAST)
+
+lint: $(VENV)/.dev ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-slow: $(VENV)/.dev ## full-size networks, on the emulator too
+	$(BIN)/triton-fpga emulator install
+	$(BIN)/python -m pytest -m slow --at-least $(SLOW_TESTS_AT_LEAST)
+
+test-training: .venv-training/.installed ## tests of the training code (torch, Pythia8, FastJet)
+	.venv-training/bin/python -m pytest -m training tests/retrain --at-least $(TRAINING_TESTS_AT_LEAST)
+
+# A run that executes fewer tests than these fails: nothing is skipped in silence. Raise them with the suite.
+TESTS_AT_LEAST          ?= 1
+SLOW_TESTS_AT_LEAST     ?= 1
+TRAINING_TESTS_AT_LEAST ?= 1
+
+# Each stamp is newer than pyproject.toml when its extras are installed.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --editable ".[server,client,plots]" --constraint constraints.txt
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --editable ".[dev]" --constraint constraints.txt
+	@touch $@ $(VENV)/.demo
+
+.venv-training/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-training
+	.venv-training/bin/python -m pip --disable-pip-version-check install --quiet \
+	    --editable ".[training,generator,dev]" --constraint constraints.txt
+	@touch $@
+
+clean: ## remove what the commands above made, environments included
+	rm -rf .venv .venv-training demo-output bench-output .pytest_cache .mypy_cache .ruff_cache
