@@ -81,7 +81,7 @@ def check_numpy() -> None:
 def backend_folder() -> Path:
     """The folder of the plugin (the one with model.py) that belongs to this package."""
     here = Path(__file__).resolve().parent
-    for folder in (here.parent / "fpga", here / "fpga"):
+    for folder in (here.parent / "fpga", here / "backends" / "fpga"):
         if (folder / "model.py").is_file():
             return folder
     raise ServerNotFoundError(f"the fpga backend (fpga/model.py) is not beside {here}; reinstall the package")

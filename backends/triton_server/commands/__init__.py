@@ -1,0 +1,1 @@
+"""Subcommands of ``triton-fpga`` that this package brings."""

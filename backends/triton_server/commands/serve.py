@@ -1,0 +1,181 @@
+"""Serve a model repository with the real Triton server, watched, until Ctrl-C or SIGTERM."""
+
+import argparse
+import ipaddress
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from triton_server.health import HealthServer
+    from triton_server.server import TritonServer
+    from triton_server.supervisor import Supervisor
+
+DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002, "health": 8003}
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``triton-fpga serve``."""
+    parser.add_argument(
+        "--model-repository",
+        type=Path,
+        default=Path("model_repository"),
+        metavar="DIR",
+        help="folder of models (default: %(default)s)",
+    )
+    for name, port in DEFAULT_PORTS.items():
+        parser.add_argument(
+            f"--{name}-port",
+            type=_port,
+            default=port,
+            metavar="N",
+            help=f"port for {name}; 0 takes a free one (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--address",
+        default="127.0.0.1",
+        help="address to listen on; anything but loopback closes the calls that change the server to "
+        "all who lack the admin key (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--admin-key-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the admin key; made (mode 0600) when it is missing",
+    )
+    parser.add_argument(
+        "--device",
+        metavar="NAMES",
+        help="devices in order of preference, for every model: e.g. fpga,cpu,reference "
+        "(default: each model's own parameter)",
+    )
+    parser.add_argument(
+        "--probe-interval",
+        type=_seconds,
+        default=2.0,
+        metavar="S",
+        help="seconds between known-answer inferences (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--exit-timeout",
+        type=_seconds,
+        default=5.0,
+        metavar="S",
+        help="seconds that requests in flight get at the end (default: %(default)s)",
+    )
+    parser.add_argument("--no-watch", action="store_true", help="do not load what changes in the repository")
+    parser.add_argument("--log-file", type=Path, metavar="FILE", help="append Triton's log here, not to stderr")
+    parser.add_argument("--json", action="store_true", help="print readiness as one line of JSON")
+    parser.add_argument("--triton-flag", action="append", default=[], metavar="FLAG",
+                        help="one more flag for tritonserver, as --triton-flag=--log-verbose=1 (repeatable)")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop; returns 0 after a clean stop."""
+    from triton_server.health import HealthServer
+    from triton_server.server import TritonServer
+    from triton_server.supervisor import Limits, Supervisor
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s serve: %(message)s")
+    key = _admin_key(args)
+    server = TritonServer(
+        args.model_repository,
+        http_port=args.http_port, grpc_port=args.grpc_port, metrics_port=args.metrics_port, address=args.address,
+        log=args.log_file or "inherit", exit_timeout_s=args.exit_timeout, admin_key=key, share_ports=True,
+        environment={"TRITON_FPGA_DEVICE": args.device} if args.device else None, extra=args.triton_flag,
+    )  # fmt: skip
+    supervisor = Supervisor(
+        server,
+        limits=Limits(probe_interval=args.probe_interval),
+        watch_repository=not args.no_watch,
+        on_ready=lambda: _announce(args, server, supervisor, health),
+    )
+    health = HealthServer(supervisor, args.address, args.health_port)
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        _notify("STOPPING=1")
+        supervisor.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    try:
+        supervisor.run()
+    finally:
+        health.close()
+    return 0
+
+
+def _announce(
+    args: argparse.Namespace, server: "TritonServer", supervisor: "Supervisor", health: "HealthServer"
+) -> None:
+    host = server.client_host
+    status = supervisor.status()
+    if args.json:
+        urls = {"http": server.http_url, "grpc": server.grpc_url, "metrics": server.metrics_url,
+                "health": f"http://{host}:{health.port}"}  # fmt: skip
+        print(json.dumps({"ready": status["ready"], **urls, "models": status["models"], "refused": status["refused"]}))
+    else:
+        word = "ready" if status["ready"] else "up, but not every model serves"
+        print(f"Triton is {word}")
+        print(f"  HTTP     http://{server.http_url}")
+        print(f"  gRPC     grpc://{server.grpc_url}")
+        print(f"  metrics  {server.metrics_url}")
+        print(f"  health   http://{host}:{health.port}/ready")
+        for entry in status["models"]:
+            print(f"  model    {entry['model']} version {entry['version']}: {entry['state']}")
+        for model, reason in status["refused"].items():
+            print(f"  refused  {model}: {reason}")
+        print("Ctrl-C stops it.")
+    sys.stdout.flush()
+    _notify("READY=1")
+
+
+def _admin_key(args: argparse.Namespace) -> str | None:
+    """The key from its file, a new one where the file is missing, None on loopback without a file."""
+    path: Path | None = args.admin_key_file
+    if path is None:
+        if _loopback(args.address):
+            return None
+        path = Path.home() / ".config" / "triton-fpga" / "admin-key"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(secrets.token_urlsafe(32) + "\n")
+    logging.getLogger("triton_server").info("calls that change the server need the admin key in %s", path)
+    return path.read_text().strip()
+
+
+def _loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def _notify(message: str) -> None:
+    """Tell systemd, where it asked to be told (sd_notify(3))."""
+    target = os.environ.get("NOTIFY_SOCKET")
+    if target:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.sendto(message.encode(), "\0" + target[1:] if target.startswith("@") else target)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, came {text}")
+    return port
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, came {text}")
+    return value

@@ -1,0 +1,99 @@
+"""Triton's HTTP control API, by the standard library: one connection a call, so nothing outlives a restart."""
+
+import http.client
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+from urllib.parse import quote
+
+from triton_server.errors import ControlError
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Control:
+    """The control API of the server at host:port. Errors of the connection are OSError, refusals are ControlError."""
+
+    host: str
+    port: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every request: the key of a restricted API."""
+
+    def live(self, timeout: float = 1.0) -> bool:
+        """Whether the process answers at all."""
+        return self._status("/v2/health/live", timeout) == 200
+
+    def ready(self, timeout: float = 1.0) -> bool:
+        """What Triton believes of itself. It says ready with dead stubs too: use Supervisor.ready for the truth."""
+        return self._status("/v2/health/ready", timeout) == 200
+
+    def model_ready(self, model: str, timeout: float = 1.0) -> bool:
+        """Whether Triton believes that the model can serve."""
+        return self._status(f"/v2/models/{quote(model)}/ready", timeout) == 200
+
+    def index(self, timeout: float = 5.0) -> list[Json]:
+        """Every version of every model in the repository with its state and the reason of a failed load."""
+        return cast("list[Json]", json.loads(self.request("POST", "/v2/repository/index", b"{}", timeout=timeout)))
+
+    def load(self, model: str, timeout: float = 120.0) -> None:
+        """Load the model, or reload it where its files changed; the old version serves until the new one is ready."""
+        self.request("POST", f"/v2/repository/models/{quote(model)}/load", b"{}", timeout=timeout)
+
+    def unload(self, model: str, timeout: float = 10.0) -> None:
+        """Stop serving the model."""
+        self.request("POST", f"/v2/repository/models/{quote(model)}/unload", b"{}", timeout=timeout)
+
+    def metadata(self, model: str, version: str = "", timeout: float = 5.0) -> Json:
+        """Names, types and shapes of the model's inputs and outputs."""
+        return self._json(f"{_model(model, version)}", timeout)
+
+    def config(self, model: str, version: str = "", timeout: float = 5.0) -> Json:
+        """The model's completed configuration."""
+        return self._json(f"{_model(model, version)}/config", timeout)
+
+    def statistics(self, timeout: float = 5.0) -> list[Json]:
+        """Counts and times of every loaded model version."""
+        return cast("list[Json]", self._json("/v2/models/stats", timeout)["model_stats"])
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None,
+        timeout: float = 5.0,
+    ) -> bytes:  # fmt: skip
+        """One request; returns the body of a 2xx answer. Raises ControlError with the server's message otherwise."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+        try:
+            connection.request(method, path, body=body, headers={**self.headers, **(headers or {})})
+            answer = connection.getresponse()
+            content = answer.read()
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"{type(error).__name__} from {self.host}:{self.port}") from error
+        finally:
+            connection.close()
+        if answer.status // 100 != 2:
+            raise ControlError(_message(content) or f"{method} {path}: status {answer.status}", answer.status)
+        return content
+
+    def _json(self, path: str, timeout: float) -> Json:
+        return cast("Json", json.loads(self.request("GET", path, timeout=timeout)))
+
+    def _status(self, path: str, timeout: float) -> int:
+        try:
+            self.request("GET", path, timeout=timeout)
+        except ControlError as error:
+            return error.status
+        except OSError:
+            return 0
+        return 200
+
+
+def _model(model: str, version: str) -> str:
+    return f"/v2/models/{quote(model)}" + (f"/versions/{quote(version)}" if version else "")
+
+
+def _message(content: bytes) -> str:
+    try:
+        return str(json.loads(content)["error"])
+    except (ValueError, KeyError, TypeError):
+        return content.decode(errors="replace")[:500]

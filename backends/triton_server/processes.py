@@ -1,0 +1,89 @@
+"""Processes below the server, from /proc."""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STUB_NAME = "triton_python_backend_stub"
+_INSTANCE_ARGUMENT = 8
+"""Place of the instance's name in the stub's command line, as stub_launcher.cc of Triton 2.51 writes it."""
+
+
+@dataclass(frozen=True)
+class Stub:
+    """The process that runs the plugin for one model instance (or, for a moment, for its auto-completion)."""
+
+    pid: int
+    instance: str
+    """Triton's name of the instance: <model>_<group>_<number>; the model's own name during auto-completion."""
+
+
+def descendants(pid: int) -> list[int]:
+    """Children of ``pid``, and theirs, from /proc/<pid>/task/*/children; empty when it is gone."""
+    found: list[int] = []
+    pending = [pid]
+    while pending:
+        for task in Path(f"/proc/{pending.pop()}/task").glob("*/children"):
+            try:
+                children = [int(word) for word in task.read_text().split()]
+            except OSError:
+                continue  # the thread ended meanwhile
+            found += children
+            pending += children
+    return found
+
+
+def kill_and_wait(pids: Sequence[int], timeout_s: float = 5.0) -> None:
+    """SIGKILL each process that is still there and wait until all are gone (zombies count as gone)."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    deadline = time.monotonic() + timeout_s
+    while any(state(pid) not in ("", "Z") for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def state(pid: int) -> str:
+    """The kernel's one-letter state of a process (R, S, D, T, Z), empty when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far, 0 when there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def find_stubs(server_pid: int) -> list[Stub]:
+    """The stubs of a server with the model and instance that each one runs."""
+    stubs = []
+    for pid in descendants(server_pid):
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if not arguments or not arguments[0].decode(errors="replace").endswith(STUB_NAME):
+            continue
+        if len(arguments) > _INSTANCE_ARGUMENT:
+            stubs.append(Stub(pid, arguments[_INSTANCE_ARGUMENT].decode(errors="replace")))
+    return stubs
+
+
+def any_ended(pidfds: Iterable[int], timeout_s: float) -> list[int]:
+    """The process descriptors (os.pidfd_open) whose process ended, waiting at most ``timeout_s`` for the first."""
+    poller = select.poll()
+    for descriptor in pidfds:
+        poller.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poller.poll(max(0.0, timeout_s) * 1000)]

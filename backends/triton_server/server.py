@@ -1,0 +1,314 @@
+"""One tritonserver process: start, readiness, log, bounded stop, nothing left behind."""
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from triton_server import shm
+from triton_server.control import Control
+from triton_server.errors import ServerError, ServerStartError
+from triton_server.locate import Installation, backend_folder, check_numpy, find_installation
+from triton_server.ports import resolve_ports
+from triton_server.processes import descendants, kill_and_wait
+from triton_server.rundir import assemble
+
+_tags = itertools.count()
+
+
+class TritonServer:
+    """A Triton server with the ``fpga`` backend over one model repository; a context manager.
+
+    Ports of 0 become free ones and stay the same over restarts. ``models`` are loaded at start ("*": all); load and
+    unload requests are obeyed later. ``log`` is a file to append the server's log to, ``None`` for one in the run
+    directory, or "inherit" for this process's stderr. With ``admin_key`` the calls that change the server need it.
+    ``share_ports`` lets the supervisor's gate listen beside the server. ``extra`` are more tritonserver flags.
+    """
+
+    def __init__(
+        self,
+        model_repository: str | os.PathLike[str],
+        *,
+        http_port: int = 0,
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        address: str = "127.0.0.1",
+        models: Sequence[str] = ("*",),
+        log: str | os.PathLike[str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        exit_timeout_s: float = 5.0,
+        admin_key: str | None = None,
+        shm_default_bytes: int = 8 << 20,
+        share_ports: bool = False,
+        extra: Sequence[str] = (),
+    ) -> None:
+        self.model_repository = Path(model_repository).resolve()
+        self.address = address
+        self._wanted_ports = (http_port, grpc_port, metrics_port)
+        self.models = tuple(models)
+        self.http_port = self.grpc_port = self.metrics_port = 0
+        self.exit_timeout_s = exit_timeout_s
+        self.admin_key = admin_key
+        self._environment = dict(environment or {})
+        self._shm_default_bytes = shm_default_bytes
+        self._share_ports = share_ports
+        self._extra = tuple(extra)
+        self._log = log
+        self.shm_prefix = shm.make_prefix(next(_tags))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._exited = threading.Event()
+        self._run: Path | None = None
+        self.log_path: Path | None = None
+
+    # -- addresses
+
+    @property
+    def client_host(self) -> str:
+        """The address a client on this machine reaches the server at."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.address, self.address)  # noqa: S104 - compared, not bound
+
+    @property
+    def http_url(self) -> str:
+        """host:port, as tritonclient.http takes it."""
+        return f"{self.client_host}:{self.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        """host:port, as tritonclient.grpc takes it."""
+        return f"{self.client_host}:{self.grpc_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """The Prometheus page of the server."""
+        return f"http://{self.client_host}:{self.metrics_port}/metrics"
+
+    @property
+    def control(self) -> Control:
+        """The control API of this server, with the admin key where the server wants one."""
+        headers = {ADMIN_HEADER: self.admin_key} if self.admin_key else {}
+        return Control(self.client_host, self.http_port, headers)
+
+    # -- life
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id, None when it does not run."""
+        return None if self._process is None or self._exited.is_set() else self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there (not whether it serves)."""
+        return self.pid is not None
+
+    def start(self, timeout_s: float | None = 120.0) -> Self:
+        """Start and wait until ready. A model that fails to load does not stop the others: see ``control.index()``.
+
+        Raises ServerNotFoundError, or ServerStartError with the end of the log. ``timeout_s=None`` does not wait.
+        """
+        if self.running:
+            raise ServerError("the server already runs")
+        check_numpy()
+        installation = find_installation()
+        if not self.model_repository.is_dir():
+            raise ServerStartError(f"no model repository at {self.model_repository}: expected a folder of models")
+        shm.clean_stale()
+        self.choose_ports()
+        self._run = Path(tempfile.mkdtemp(prefix="triton-fpga-"))
+        try:
+            backends = assemble(self._run, installation, backend_folder())
+            self._launch(self._command(installation, backends), self._environ(installation), backends)
+            if timeout_s is not None:
+                self.wait_ready(timeout_s)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def choose_ports(self) -> None:
+        """Settle the ports (start does it): once, a restart keeps them. Raises ServerStartError when one is taken."""
+        if not self.http_port:
+            self.http_port, self.grpc_port, self.metrics_port = resolve_ports(self.address, self._wanted_ports)
+
+    def wait_ready(self, timeout_s: float = 120.0) -> None:
+        """Wait until the server says that it is up. Raises ServerStartError when it ends first or takes too long."""
+        deadline = time.monotonic() + timeout_s
+        while not self._serving():
+            if self._exited.is_set():
+                raise ServerStartError(f"tritonserver ended at start (exit code {self.returncode})\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise ServerStartError(f"tritonserver is not ready after {timeout_s:g} s\n{self.log_tail()}")
+            self._exited.wait(0.05)
+
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """End the server: SIGTERM, then SIGKILL after ``timeout_s`` (default: exit_timeout_s + 1 s).
+
+        Triton's own exit time-out does not bound a busy or dead stub, this does. Its stubs, shared memory and run
+        directory are gone afterwards. Returns whether the server ended by itself.
+        """
+        process = self._process
+        clean = True
+        if process is not None and not self._exited.is_set():
+            limit = self.exit_timeout_s + 1.0 if timeout_s is None else timeout_s
+            stubs = descendants(process.pid)
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            clean = self._exited.wait(limit)
+            self._end(stubs)
+        self._clean_up()
+        return clean
+
+    def kill(self) -> None:
+        """End the server at once (SIGKILL) and remove what it leaves."""
+        self._end(descendants(self._process.pid) if self._process is not None else [])
+        self._clean_up()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the process ends; returns whether it did."""
+        return self._exited.wait(timeout_s)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, None while it runs."""
+        return None if self._process is None else self._process.returncode
+
+    def __enter__(self) -> Self:
+        return self if self.running else self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def log_tail(self, lines: int = 30) -> str:
+        """The last lines of the log, empty when it goes to stderr."""
+        if self.log_path is None or not self.log_path.is_file():
+            return ""
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+    # -- inside
+
+    def _command(self, installation: Installation, backends: Path) -> list[str]:
+        command = [
+            str(installation.binary),
+            f"--model-repository={self.model_repository}",
+            f"--backend-directory={backends}",
+            f"--cache-directory={installation.caches}",
+            f"--http-address={self.address}", f"--http-port={self.http_port}",
+            f"--grpc-address={self.address}", f"--grpc-port={self.grpc_port}",
+            f"--metrics-address={self.address}", f"--metrics-port={self.metrics_port}",
+            "--allow-gpu-metrics=false",
+            "--pinned-memory-pool-byte-size=0",
+            "--exit-on-error=false",
+            f"--exit-timeout-secs={max(1, round(self.exit_timeout_s))}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={model}" for model in self.models),
+            f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
+            f"--backend-config=python,shm-default-byte-size={self._shm_default_bytes}",
+        ]  # fmt: skip
+        if self.admin_key:
+            # Everyone may infer and ask for health and metadata; only the holder of the key may change what is served.
+            command += [
+                f"--http-restricted-api={RESTRICTED}:{ADMIN_HEADER}={self.admin_key}",
+                f"--grpc-restricted-protocol={RESTRICTED}:{ADMIN_HEADER.removeprefix('triton-grpc-protocol-')}={self.admin_key}",
+            ]
+        if self._share_ports:
+            command += ["--reuse-http-port=true", "--reuse-grpc-port=true"]
+        return [*command, *self._extra]
+
+    def _environ(self, installation: Installation) -> dict[str, str]:
+        environment = {**os.environ, **self._environment}
+        for name in ("PYTHONHOME", "VIRTUAL_ENV"):
+            environment.pop(name, None)
+        # The stub embeds the first python3 on PATH: it must be the interpreter whose packages were checked here.
+        environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath)))
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(
+            (*installation.library_path, *filter(None, [environment.get("LD_LIBRARY_PATH")]))
+        )
+        environment["PYTHONPATH"] = os.pathsep.join(
+            dict.fromkeys((*_package_folders(), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))))
+        )
+        return environment
+
+    def _launch(self, command: Sequence[str], environment: Mapping[str, str], backends: Path) -> None:
+        output = None
+        if self._log != "inherit":
+            self.log_path = Path(self._log) if self._log is not None else backends.parent / "tritonserver.log"
+            output = self.log_path.open("ab")
+        self._exited = exited = threading.Event()
+        started = threading.Event()
+        failure: list[OSError] = []
+
+        def keeper() -> None:
+            try:
+                process = subprocess.Popen(
+                    list(command), env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                    umask=0o077,  # requests lie in shared memory: for nobody else to read
+                    start_new_session=True,  # Ctrl-C is for the one who watches, who then stops the server
+                )  # fmt: skip
+            except OSError as error:
+                failure.append(error)
+                started.set()
+                return
+            finally:
+                if output is not None:
+                    output.close()
+            self._process = process
+            started.set()
+            process.wait()
+            exited.set()
+
+        threading.Thread(target=keeper, name="tritonserver", daemon=True).start()
+        started.wait()
+        if failure:
+            raise ServerStartError(f"cannot run {command[0]}: {failure[0]}") from failure[0]
+
+    def _serving(self) -> bool:
+        """Whether every end point is up.
+
+        Triton opens them after the first loads, the metrics last, and that port is never shared with the gate. Its own
+        readiness would stay false for ever when one model failed to load.
+        """
+        try:
+            Control(self.client_host, self.metrics_port).request("GET", "/metrics", timeout=2.0)
+        except (OSError, ServerError):
+            return False
+        return True
+
+    def _end(self, others: Sequence[int]) -> None:
+        if self._process is not None and not self._exited.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            self._exited.wait(10.0)
+        kill_and_wait(others)
+
+    def _clean_up(self) -> None:
+        shm.clean(self.shm_prefix)
+        if self._run is not None:
+            shutil.rmtree(self._run, ignore_errors=True)
+            self._run = None
+
+
+RESTRICTED = "model-repository,shared-memory,trace,logging"
+"""The parts of Triton's API that change the server."""
+
+ADMIN_HEADER = "triton-grpc-protocol-admin-key"
+"""The header with the admin key. Triton puts this prefix before gRPC keys itself; HTTP uses the same for one rule."""
+
+
+def _package_folders() -> list[str]:
+    """Where fpga_ops and this package are imported from, for a stub in the same environment but another process."""
+    import fpga_ops
+
+    folders = [Path(__file__).resolve().parent.parent]
+    folders += [Path(entry).resolve().parent for entry in fpga_ops.__path__]
+    return [str(folder) for folder in folders]

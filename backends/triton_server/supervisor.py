@@ -1,0 +1,453 @@
+"""Keeps the server serving without a human: notices, tells what is wrong, mends, and says the truth about it.
+
+Triton 2.51 never restarts a dead Python stub and stays "ready" with it; unloading the model does not help when requests
+were in flight (the state stays UNLOADING). So there is one cure for everything: open the gate, end the whole server at
+once, start it again. The other models are away for the same two or three seconds; their clients too get an immediate
+UNAVAILABLE, which is worth a retry.
+
+    dead    a stub or the server has ended                       noticed from the kernel (pidfd), within milliseconds
+    hung    no known answer, no other progress, no processor use  noticed by the probe
+    slow    the known answer comes, late                          reported, not restarted
+    wrong   the known answer comes and differs                    restarted when it happens twice in a row
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from triton_server.control import Json
+from triton_server.errors import ControlError, ServerError
+from triton_server.gate import Gate
+from triton_server.probe import KnownAnswer, ask, known_answer
+from triton_server.processes import any_ended, cpu_seconds, find_stubs, state
+from triton_server.server import TritonServer
+from triton_server.verify import Verdict, verify_repository
+
+log = logging.getLogger("triton_server")
+
+BACKOFF_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Wait before the n-th restart of a series; a series ends after CALM_S without one."""
+CALM_S = 60.0
+
+
+class ModelState(StrEnum):
+    """What the last probe of a model version said."""
+
+    SERVING = "serving"
+    SLOW = "slow"
+    BUSY = "busy"
+    WRONG = "wrong"
+    HUNG = "hung"
+    UNKNOWN = "unknown"
+
+
+@dataclass
+class ModelHealth:
+    """One served model version as the supervisor sees it."""
+
+    known: KnownAnswer
+    state: ModelState = ModelState.UNKNOWN
+    detail: str = ""
+    probe_s: float = 0.0
+    wrong_in_a_row: int = 0
+    last_good: float = field(default_factory=time.monotonic)
+    progress: int = 0
+    cpu_s: float = 0.0
+    progress_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def serves(self) -> bool:
+        """Whether requests are answered, and rightly."""
+        return self.state in (ModelState.SERVING, ModelState.SLOW, ModelState.BUSY)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The supervisor's times in seconds."""
+
+    probe_interval: float = 2.0
+    slow: float = 1.0
+    """A probe that takes longer is slow."""
+    hung: float = 4.0
+    """No answer and no sign of work for this long is hung."""
+    hung_at_work: float = 120.0
+    """The same for an instance that uses the processor, as numpy's reference does for seconds."""
+    watch_interval: float = 0.25
+    repository_interval: float = 2.0
+
+
+class Supervisor:
+    """Runs one TritonServer until ``stop``; see the module's text. ``run`` blocks, ``start`` and ``stop`` do not."""
+
+    def __init__(
+        self, server: TritonServer, *, limits: Limits | None = None, watch_repository: bool = True,
+        on_ready: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self.server = server
+        self.limits = limits or Limits()
+        self.models: dict[tuple[str, str], ModelHealth] = {}
+        self.refused: dict[str, str] = {}
+        """Models that Triton or the verification refused, with the reason."""
+        self.restarts: dict[str, int] = {}
+        """Restarts by cause."""
+        self.last_outage_s = 0.0
+        self._watch_repository = watch_repository
+        self._on_ready = on_ready
+        self._stop = threading.Event()
+        self._trouble: deque[tuple[str, str]] = deque()
+        self._wake = threading.Event()
+        self._up = False
+        self._series = 0
+        self._last_start = 0.0
+        self._lock = threading.Lock()
+        self._pidfds: dict[int, tuple[int, str]] = {}
+        self._fingerprints: dict[str, tuple[tuple[str, int, int], ...]] = {}
+
+    # -- what the world asks
+
+    @property
+    def live(self) -> bool:
+        """Whether the supervisor works (it restarts the server when needed)."""
+        return not self._stop.is_set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model that was loaded answers its known answer. False while the server is away."""
+        with self._lock:
+            return self._up and bool(self.models) and all(health.serves for health in self.models.values())
+
+    def status(self) -> Json:
+        """Everything above, for a program."""
+        with self._lock:
+            return {
+                "live": self.live,
+                "ready": self._up and bool(self.models) and all(health.serves for health in self.models.values()),
+                "up": self._up,
+                "models": [
+                    {
+                        "model": model, "version": version, "state": str(health.state), "detail": health.detail,
+                        "probe_ms": round(health.probe_s * 1e3, 3),
+                    }
+                    for (model, version), health in sorted(self.models.items())
+                ],
+                "refused": dict(self.refused),
+                "restarts": dict(self.restarts),
+                "last_outage_s": round(self.last_outage_s, 3),
+                "server_pid": self.server.pid,
+            }  # fmt: skip
+
+    # -- life
+
+    def run(self) -> None:
+        """Start the server and keep it until ``stop`` is called. Raises ServerError when the first start fails."""
+        gate = None
+        threads: list[threading.Thread] = []
+        try:
+            self.server.choose_ports()
+            gate = Gate(self.server.address, self.server.http_port, self.server.grpc_port)
+            gate.open("the model server is starting")
+            self._start_server(gate)
+            self._probe_all()
+            self._on_ready()
+            for work in (self._watch_processes, self._probe_for_ever, self._follow_repository):
+                thread = threading.Thread(target=work, name=work.__name__.strip("_"), daemon=True)
+                thread.start()
+                threads.append(thread)
+            while not self._stop.is_set():
+                self._wake.wait()
+                self._wake.clear()
+                if self._trouble and not self._stop.is_set():
+                    cause, detail = self._trouble[0]
+                    self._restart(gate, cause, detail)
+                    self._trouble.clear()
+        finally:
+            self._stop.set()
+            self._up = False
+            if gate is not None:
+                gate.close()
+            began = time.monotonic()
+            clean = self.server.stop()
+            log.info("stopped in %.1f s%s", time.monotonic() - began, "" if clean else " (had to be killed)")
+            for thread in threads:
+                thread.join(5.0)
+            self._forget_processes()
+
+    def stop(self) -> None:
+        """End ``run``; may be called from a signal handler."""
+        self._stop.set()
+        self._wake.set()
+
+    # -- starting and restarting
+
+    def _start_server(self, gate: Gate) -> None:
+        verdict = verify_repository(self.server.model_repository)
+        for model, reason in verdict.refused.items():
+            log.error("model '%s' is not loaded: %s", model, reason)
+        self.server.models = tuple(verdict.accepted) if verdict.refused else ("*",)
+        self._fingerprints = fingerprints(self.server.model_repository)
+        self.server.start()
+        gate.close()
+        self._last_start = time.monotonic()
+        self._learn(verdict)
+        self._follow_processes()
+        with self._lock:
+            self._up = True
+
+    def _restart(self, gate: Gate, cause: str, detail: str) -> None:
+        began = time.monotonic()
+        log.error("%s: %s; restarting the server", cause, detail)
+        with self._lock:
+            self._up = False
+            self.restarts[cause] = self.restarts.get(cause, 0) + 1
+        gate.open(f"the model server is restarting ({cause})")
+        self.server.kill()
+        self._forget_processes()
+        if began - self._last_start > CALM_S:
+            self._series = 0
+        while not self._stop.is_set():
+            pause = BACKOFF_S[min(self._series, len(BACKOFF_S) - 1)]
+            self._series += 1
+            if self._stop.wait(pause):
+                return
+            try:
+                self._start_server(gate)
+            except (ServerError, OSError) as error:
+                log.error("the server does not start: %s", error)  # noqa: TRY400 - the message is the whole story
+                self.server.kill()
+                gate.open("the model server does not start")
+            else:
+                break
+        with self._lock:
+            self.last_outage_s = time.monotonic() - began
+        self._probe_all()
+        log.warning("serving again after %.1f s", self.last_outage_s)
+
+    def _report(self, cause: str, detail: str) -> None:
+        if self._up and not self._stop.is_set():
+            self._trouble.append((cause, detail))
+            self._wake.set()
+
+    def _learn(self, verdict: Verdict) -> None:
+        """Which versions are served now, each with its known answer, and which models were refused."""
+        served: dict[tuple[str, str], ModelHealth] = {}
+        refused = dict(verdict.refused)
+        for entry in self.server.control.index():
+            model, version = str(entry["name"]), str(entry.get("version", ""))
+            if entry.get("state") == "READY" and version:
+                key = (model, version)
+                try:
+                    served[key] = self.models.get(key) or ModelHealth(
+                        known_answer(self.server.control, self.server.model_repository, model, version)
+                    )
+                except (ServerError, OSError, ValueError, KeyError) as error:
+                    refused[model] = f"no known answer can be asked: {error}"
+            elif entry.get("state") == "UNAVAILABLE" and entry.get("reason") not in (None, "unloaded"):
+                refused[model] = str(entry["reason"])
+        with self._lock:
+            for model in refused.keys() - self.refused.keys():
+                log.error("model '%s' is refused: %s", model, refused[model])
+            self.models = served
+            self.refused = refused
+
+    # -- dead
+
+    def _follow_processes(self) -> None:
+        pid = self.server.pid
+        if pid is None:
+            return
+        wanted = {pid: "the server"} | {stub.pid: f"the stub of {stub.instance}" for stub in find_stubs(pid)}
+        known = {followed for followed, _ in self._pidfds.values()}
+        for process in wanted.keys() - known:
+            with contextlib.suppress(ProcessLookupError):
+                self._pidfds[os.pidfd_open(process)] = (process, wanted[process])
+
+    def _forget_processes(self) -> None:
+        for descriptor in list(self._pidfds):
+            self._forget(descriptor)
+
+    def _forget(self, descriptor: int) -> None:
+        if self._pidfds.pop(descriptor, None) is not None:
+            os.close(descriptor)
+
+    def _watch_processes(self) -> None:
+        while not self._stop.is_set():
+            if not self._up:
+                self._stop.wait(0.05)
+                continue
+            self._follow_processes()
+            for descriptor, (pid, name) in list(self._pidfds.items()):
+                if state(pid) == "T" and name != "the server":
+                    self._forget(descriptor)
+                    self._report("hung", f"{name} (process {pid}) is stopped")
+            for descriptor in any_ended(list(self._pidfds), self.limits.watch_interval):
+                pid, name = self._pidfds[descriptor]
+                if name != "the server" and self._was_told_to_end(pid):
+                    self._forget(descriptor)
+                    continue
+                self._forget(descriptor)
+                self._report("dead", f"{name} (process {pid}) has ended")
+
+    @staticmethod
+    def _was_told_to_end(pid: int) -> bool:
+        """Triton waits for a stub that it ends itself, and never for one that died: that one stays a zombie."""
+        deadline = time.monotonic() + 0.03
+        while state(pid) == "Z":
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.003)
+        return True
+
+    # -- hung, slow, wrong
+
+    def _probe_for_ever(self) -> None:
+        while not self._stop.wait(self.limits.probe_interval):
+            if self._up:
+                self._probe_all()
+
+    def _probe_all(self) -> None:
+        with self._lock:
+            healths = list(self.models.values())
+        threads = [threading.Thread(target=self._probe, args=(health,), daemon=True) for health in healths]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(self.limits.hung + 1.0)
+
+    def _probe(self, health: ModelHealth) -> None:
+        known = health.known
+        began = time.monotonic()
+        try:
+            answer = ask(self.server.control, known, self.limits.hung)
+        except ControlError as error:
+            if not self._up or self._gone(known):
+                return
+            # Refused at once is an overloaded queue (503, 429); anything else is a model that does not do its work.
+            busy = error.status in (429, 503)
+            self._judge(health, ModelState.BUSY if busy else ModelState.WRONG, str(error), began)
+        except OSError as error:
+            if not self._up or self._gone(known):
+                return
+            self._judge_silence(health, error, began)
+        else:
+            slow = time.monotonic() - began > self.limits.slow
+            good = ModelState.SLOW if slow else ModelState.SERVING
+            self._judge(health, good if answer.correct else ModelState.WRONG, answer.detail, began)
+
+    def _judge(self, health: ModelHealth, verdict: ModelState, detail: str, began: float) -> None:
+        now = time.monotonic()
+        name = f"{health.known.model} version {health.known.version}"
+        if verdict is not health.state:
+            level = logging.INFO if verdict in (ModelState.SERVING, ModelState.BUSY) else logging.WARNING
+            log.log(level, "%s: %s (%s)", name, verdict, detail)
+        health.state, health.detail, health.probe_s = verdict, detail, now - began
+        health.wrong_in_a_row = health.wrong_in_a_row + 1 if verdict is ModelState.WRONG else 0
+        if health.serves:
+            health.last_good = health.progress_at = now
+        if health.wrong_in_a_row >= 2:
+            health.wrong_in_a_row = 0
+            self._report("wrong", f"{name}: {detail}")
+
+    def _judge_silence(self, health: ModelHealth, error: OSError, began: float) -> None:
+        """No answer in time: hung, unless other requests are answered or the processor is used."""
+        known = health.known
+        name = f"{known.model} version {known.version}"
+        now = time.monotonic()
+        progress, cpu = health.progress, health.cpu_s
+        with contextlib.suppress(OSError, ServerError, KeyError, TypeError):
+            for entry in self.server.control.statistics():
+                if (entry["name"], entry["version"]) == (known.model, known.version):
+                    progress = int(entry["inference_stats"]["success"]["count"])
+        pid = self.server.pid
+        if pid is not None:
+            cpu = sum(cpu_seconds(s.pid) for s in find_stubs(pid) if s.instance.startswith(f"{known.model}_"))
+        at_work = cpu - health.cpu_s > 0.3 * (now - began)
+        moved = progress != health.progress
+        health.progress, health.cpu_s = progress, cpu
+        if moved:
+            health.progress_at = now
+        silent = now - health.progress_at
+        if moved or (at_work and silent < self.limits.hung_at_work):
+            self._judge(health, ModelState.SLOW, f"no known answer in {self.limits.hung:g} s, but at work", began)
+            health.progress_at = now - silent
+            return
+        self._judge(health, ModelState.HUNG, f"{type(error).__name__}: {error}", began)
+        self._report("hung", f"{name} has not answered for {silent:.1f} s")
+
+    def _gone(self, known: KnownAnswer) -> bool:
+        """Whether the version was unloaded on purpose since it was learnt: then it is not our business."""
+        try:
+            index = self.server.control.index(timeout=2.0)
+        except (OSError, ServerError):
+            return False
+        gone = not any(
+            entry["name"] == known.model and str(entry.get("version")) == known.version
+            and entry.get("state") == "READY" for entry in index
+        )  # fmt: skip
+        if gone:
+            with self._lock:
+                self.models.pop((known.model, known.version), None)
+        return gone
+
+    # -- the repository
+
+    def _follow_repository(self) -> None:
+        """Learn what others loaded or unloaded, and load what changed on disk."""
+        while not self._stop.wait(self.limits.repository_interval):
+            if not self._up:
+                continue
+            try:
+                if self._watch_repository:
+                    self._load_changes()
+                if self._up:
+                    self._learn(verify_repository(self.server.model_repository))
+            except (OSError, ServerError, ValueError) as error:
+                if self._up:
+                    log.warning("cannot follow the repository: %s", error)
+
+    def _load_changes(self) -> None:
+        seen = fingerprints(self.server.model_repository)
+        changed = [model for model, files in seen.items() if self._fingerprints.get(model) != files]
+        removed = self._fingerprints.keys() - seen.keys()
+        if changed and self._stop.wait(self.limits.watch_interval):
+            return
+        if changed and fingerprints(self.server.model_repository) != seen:
+            return  # still being written: look again next time
+        self._fingerprints = seen
+        verdict = verify_repository(self.server.model_repository)
+        for model in changed:
+            if model in verdict.refused:
+                log.error("model '%s' changed and is refused: %s", model, verdict.refused[model])
+                continue
+            try:
+                self.server.control.load(model)
+            except ControlError as error:
+                log.error("model '%s' changed and does not load: %s", model, error)  # noqa: TRY400
+            else:
+                log.info("model '%s' changed and was loaded", model)
+        for model in removed:
+            with contextlib.suppress(ControlError):
+                self.server.control.unload(model)
+                log.info("model '%s' was removed and is unloaded", model)
+
+
+def fingerprints(repository: Path) -> dict[str, tuple[tuple[str, int, int], ...]]:
+    """Path, size and time of change (ns) of every file that decides what a model serves."""
+    found: dict[str, tuple[tuple[str, int, int], ...]] = {}
+    for model in sorted(repository.iterdir()):
+        if not model.is_dir() or model.name.startswith("."):
+            continue
+        files = []
+        for path in sorted([model / "config.pbtxt", *model.glob("[0-9]*/*")]):
+            with contextlib.suppress(OSError):
+                facts = path.stat()
+                files.append((str(path.relative_to(model)), facts.st_size, facts.st_mtime_ns))
+        if files:
+            found[model.name] = tuple(files)
+    return found

@@ -1,0 +1,104 @@
+"""What may be loaded: a model of the fpga backend whose files are what its card says they are.
+
+The repository decides what code runs: Triton's Python backend would execute a model.py from it, or unpack and source an
+environment. So a configuration is read before Triton sees it, and anything but data for our own backend is refused.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+ALLOWED_BACKENDS = ("fpga",)
+_CHUNK = 1 << 20
+
+
+@dataclass
+class Verdict:
+    """Models that may be loaded, and the others with the reason."""
+
+    accepted: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def verify_repository(repository: Path) -> Verdict:
+    """Judge every model folder of a repository; cheap for files that did not change since the last look."""
+    verdict = Verdict()
+    for model in sorted(repository.iterdir()):
+        if not model.is_dir() or model.name.startswith("."):
+            continue
+        reason = refusal(model)
+        if reason is None:
+            verdict.accepted.append(model.name)
+        else:
+            verdict.refused[model.name] = reason
+    return verdict
+
+
+def refusal(model: Path) -> str | None:
+    """Why a model folder must not be loaded, None when it may."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", model.name):
+        return f"the folder's name {model.name!r} is not a model name (letters, digits, '_', '.', '-')"
+    config = model / "config.pbtxt"
+    if not config.is_file():
+        return 'config.pbtxt is missing: expected at least the line: backend: "fpga"'
+    try:
+        text = config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return f"config.pbtxt cannot be read: {error}"
+    return _config_refusal(text)
+
+
+def _config_refusal(text: str) -> str | None:
+    parsed = _parse(text)
+    if isinstance(parsed, str):
+        return f"config.pbtxt: {parsed}"
+    backend, platform, parameters, runtime, filename = parsed
+    if platform == "ensemble" and not backend:
+        return None
+    if backend not in ALLOWED_BACKENDS:
+        return f'config.pbtxt: expected backend: "fpga", found backend: "{backend or ""}"'
+    if runtime or filename:
+        return "config.pbtxt: 'runtime' and 'default_model_filename' choose code to run and are not allowed"
+    for name, value in parameters.items():
+        if name.upper() == "EXECUTION_ENV_PATH":
+            return "config.pbtxt: parameter EXECUTION_ENV_PATH would run foreign code and is not allowed"
+        if ".." in PurePosixPath(value).parts or value.startswith(("/", "~")):
+            return f"config.pbtxt: parameter {name}: path {value!r} leaves the model's folder"
+    return None
+
+
+def _parse(text: str) -> tuple[str, str, Mapping[str, str], str, str] | str:
+    """The fields that matter, read with Triton's own schema; a sentence when it does not parse."""
+    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        return str(error)
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    return config.backend, config.platform, parameters, config.runtime, config.default_model_filename
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def card_hashes(version: Path) -> dict[str, str]:
+    """File name to SHA-256 from the version's model_card.json, empty without one. Raises ValueError for a bad card."""
+    card = version / "model_card.json"
+    if not card.is_file():
+        return {}
+    content = json.loads(card.read_text(encoding="utf-8"))
+    files = content.get("files", {}) if isinstance(content, dict) else None
+    if not isinstance(files, dict):
+        raise ValueError("model_card.json: expected an object with 'files'")  # noqa: TRY004
+    return {str(name): str(value).removeprefix("sha256:") for name, value in files.items()}
