@@ -1,0 +1,120 @@
+"""Figures of merit of a binary tagger, with statistical errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrain.errors import DataError
+
+Scores = NDArray[np.float64]
+Labels = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value and its statistical error (one standard deviation)."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """Signal and background efficiency for every cut on the score, from the tightest to the loosest."""
+
+    signal: NDArray[np.float64]
+    background: NDArray[np.float64]
+    threshold: NDArray[np.float64]
+
+
+def _checked(is_signal: Labels, scores: Scores) -> tuple[Labels, Scores]:
+    is_signal, scores = np.asarray(is_signal, bool), np.asarray(scores, np.float64)
+    if is_signal.shape != scores.shape or scores.ndim != 1:
+        raise DataError(f"expected one score a jet, got {scores.shape} scores for {is_signal.shape} jets")
+    if not np.isfinite(scores).all():
+        raise DataError("scores: contain NaN or infinite values")
+    if is_signal.all() or not is_signal.any():
+        raise DataError(f"one class only: {int(is_signal.sum())} signal jets of {len(is_signal)}; both are needed")
+    return is_signal, scores
+
+
+def roc_curve(is_signal: Labels, scores: Scores) -> RocCurve:
+    """The ROC curve; equal scores are one point of it."""
+    is_signal, scores = _checked(is_signal, scores)
+    order = np.argsort(-scores, kind="stable")
+    ordered, signal = scores[order], is_signal[order]
+    last = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+    true, false = np.cumsum(signal)[last], np.cumsum(~signal)[last]
+    return RocCurve(
+        np.append(0.0, true / true[-1]), np.append(0.0, false / false[-1]), np.append(np.inf, ordered[last])
+    )
+
+
+def area_under_curve(is_signal: Labels, scores: Scores) -> float:
+    """Area under the ROC curve."""
+    curve = roc_curve(is_signal, scores)
+    heights = (curve.signal[1:] + curve.signal[:-1]) / 2.0
+    return float(np.sum(np.diff(curve.background) * heights))
+
+
+def measured_auc(is_signal: Labels, scores: Scores) -> Measured:
+    """AUC with its error from the placement values (E. R. DeLong et al., Biometrics 44 (1988) 837)."""
+    is_signal, scores = _checked(is_signal, scores)
+    signal, background = scores[is_signal], scores[~is_signal]
+    of_signal = _fraction_below(np.sort(background), signal)
+    of_background = 1.0 - _fraction_below(np.sort(signal), background)
+    variance = of_signal.var(ddof=1) / len(signal) + of_background.var(ddof=1) / len(background)
+    return Measured(float(of_signal.mean()), float(np.sqrt(variance)))
+
+
+def _fraction_below(ordered: Scores, values: Scores) -> Scores:
+    """Of each value, the fraction of `ordered` below it, ties counted half."""
+    below = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    return np.asarray(below / (2.0 * len(ordered)))
+
+
+def background_rejection(is_signal: Labels, scores: Scores, signal_efficiency: float) -> Measured:
+    """1 / background efficiency at a signal efficiency.
+
+    The error is that of the binomial count of background jets passing, and of the signal quantile through the local
+    slope of the ROC curve; with no background jet left it is the rejection of one jet.
+    """
+    is_signal, scores = _checked(is_signal, scores)
+    signal, background = np.sort(scores[is_signal])[::-1], scores[~is_signal]
+
+    def passing(efficiency: float) -> float:
+        rank = min(max(int(np.ceil(efficiency * len(signal))) - 1, 0), len(signal) - 1)
+        return float(np.mean(background >= signal[rank]))
+
+    efficiency = passing(signal_efficiency)
+    if efficiency == 0.0:
+        return Measured(float(len(background)), float(len(background)))
+    binomial = np.sqrt(efficiency * (1.0 - efficiency) / len(background))
+    step = np.sqrt(signal_efficiency * (1.0 - signal_efficiency) / len(signal))
+    quantile = (passing(signal_efficiency + step) - passing(signal_efficiency - step)) / 2.0
+    return Measured(1.0 / efficiency, float(np.hypot(binomial, quantile)) / efficiency**2)
+
+
+def accuracy(is_signal: Labels, scores: Scores, threshold: float = 0.5) -> Measured:
+    """Fraction of jets on the right side of a cut."""
+    is_signal, scores = _checked(is_signal, scores)
+    value = float(np.mean((scores > threshold) == is_signal))
+    return Measured(value, float(np.sqrt(value * (1.0 - value) / len(scores))))
+
+
+def summary(is_signal: Labels, scores: Scores, suffix: str = "") -> dict[str, float]:
+    """`auc`, `accuracy`, `rejection_30` and `rejection_50`, each with `_err`, as a flat dictionary."""
+    values = {
+        "auc": measured_auc(is_signal, scores),
+        "accuracy": accuracy(is_signal, scores),
+        "rejection_30": background_rejection(is_signal, scores, 0.3),
+        "rejection_50": background_rejection(is_signal, scores, 0.5),
+    }
+    flat: dict[str, float] = {}
+    for name, measured in values.items():
+        flat[name + suffix] = measured.value
+        flat[f"{name}{suffix}_err"] = measured.error
+    return flat

@@ -1,0 +1,279 @@
+"""Training a jet-image network with Lightning Fabric: progressive image size, mixed precision, resumable, seeded.
+
+Fabric places the model, the precision and the data on whatever the machine has, one process or many; nothing here
+knows of devices.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrain.errors import CheckpointError, DataError
+from retrain.images import ImageSettings, JetImager
+from retrain.jets import Jets
+from retrain.metrics import area_under_curve
+from retrain.network import build_network, load_checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+LOSS_SMOOTHING = 0.98
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Training at one image size on `images` images in all (jets are repeated when there are fewer)."""
+
+    size: int
+    images: int
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps."""
+        return max(1, self.images // self.batch_size)
+
+
+# Two CPU cores: about 40 minutes. Coarse images teach the physics cheaply; the last stage is what is served.
+DEFAULT_STAGES = (
+    Stage(64, 70_000, 64, 2e-3),
+    Stage(112, 55_000, 64, 1e-3),
+    Stage(224, 26_000, 32, 5e-4),
+)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that, with the jets, decides the weights."""
+
+    architecture: str = "resnet50"
+    stages: tuple[Stage, ...] = DEFAULT_STAGES
+    image: ImageSettings = field(default_factory=ImageSettings)
+    seed: int = 0
+    weight_decay: float = 1e-2
+    precision: str = "bf16-mixed"
+    devices: int | str = 1
+    validation_jets: int = 2000
+    validations_per_stage: int = 4
+    patience: int | None = None  # validations without a better loss before a stage stops early
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `train` reports after a step; `auc` and `validation_loss` only after a validation."""
+
+    stage: Stage
+    step: int
+    loss: float
+    images_per_s: float
+    auc: float | None = None
+    validation_loss: float | None = None
+
+
+@dataclass
+class _State:
+    """Where a training is; what a resumed one continues from."""
+
+    stage: int = 0
+    step: int = 0
+    loss: float = float("nan")
+    best_loss: float = float("inf")
+    bad_validations: int = 0
+
+
+def train(
+    jets: Jets,
+    validation: Jets,
+    settings: TrainSettings,
+    folder: Path,
+    initial: Path | None = None,
+    resume: bool = True,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> torch.nn.Module:
+    """Train a network; leaves `stage-<size>.pt` weights and a resumable `last.ckpt` in `folder`.
+
+    `initial` is a checkpoint to transfer from. With `resume`, a `last.ckpt` of the same settings is continued.
+
+    Raises:
+        DataError: No jets, one class only, or unusable features.
+        CheckpointError: `initial` is of another architecture, or `last.ckpt` of other settings.
+    """
+    import torch
+    from lightning.fabric import Fabric
+
+    jets.require_both_classes()
+    validation.require_both_classes()
+    folder.mkdir(parents=True, exist_ok=True)
+    fabric = Fabric(accelerator="auto", devices=settings.devices, precision=settings.precision)  # type: ignore[arg-type]
+    fabric.launch()
+    fabric.seed_everything(settings.seed, verbose=False)
+    network = build_network(settings.architecture)
+    if initial is not None:
+        load_checkpoint(network, initial)
+    network = network.to(memory_format=torch.channels_last)
+    state, last = _State(), folder / "last.ckpt"
+    saved: dict[str, Any] = {}
+    if resume and last.exists():
+        saved = _read_last(fabric, last, settings)
+        state = _State(**saved["state"])
+        network.load_state_dict(saved["network"])
+    for index in range(state.stage, len(settings.stages)):
+        if index != state.stage:
+            state = _State(stage=index)
+        stage = settings.stages[index]
+        _run_stage(fabric, network, jets, validation, settings, stage, state, saved, last, report)
+        saved = {}
+        fabric.save(folder / f"stage-{stage.size}.pt", network.state_dict())
+    return network
+
+
+def _run_stage(
+    fabric: Any,
+    network: torch.nn.Module,
+    jets: Jets,
+    validation: Jets,
+    settings: TrainSettings,
+    stage: Stage,
+    state: _State,
+    saved: dict[str, Any],
+    last: Path,
+    report: Callable[[Progress], None],
+) -> None:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    optimiser = torch.optim.AdamW(network.parameters(), stage.learning_rate, weight_decay=settings.weight_decay)
+    model, optimiser = fabric.setup(network, optimiser)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, stage.learning_rate, total_steps=stage.steps + 1, pct_start=0.25
+    )
+    if saved:
+        optimiser.load_state_dict(saved["optimiser"])
+        schedule.load_state_dict(saved["schedule"])
+    batches = fabric.setup_dataloaders(_loader(jets, settings, stage, state.step))
+    validate_every = max(1, stage.steps // settings.validations_per_stage)
+    images, begin = 0, time.perf_counter()
+    model.train()
+    for inputs, labels in batches:
+        loss = cross_entropy(model(inputs.contiguous(memory_format=torch.channels_last)), labels)
+        optimiser.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        optimiser.step()
+        schedule.step()
+        state.step += 1
+        images += len(labels) * fabric.world_size
+        value = loss.item()
+        if not np.isfinite(value):
+            raise DataError(f"the loss became {value} at step {state.step} of the {stage.size} pixel stage")
+        state.loss = value if np.isnan(state.loss) else LOSS_SMOOTHING * state.loss + (1 - LOSS_SMOOTHING) * value
+        rate = images / (time.perf_counter() - begin)
+        if state.step % validate_every and state.step != stage.steps:
+            report(Progress(stage, state.step, state.loss, rate))
+            continue
+        auc, validation_loss = _validate(network, validation, settings, stage.size)
+        report(Progress(stage, state.step, state.loss, rate, auc, validation_loss))
+        better = validation_loss < state.best_loss
+        state.best_loss = min(state.best_loss, validation_loss)
+        state.bad_validations = 0 if better else state.bad_validations + 1
+        fabric.save(
+            last,
+            {
+                "settings": _comparable(settings),
+                "state": asdict(state),
+                "network": network.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "schedule": schedule.state_dict(),
+            },
+        )
+        if settings.patience is not None and state.bad_validations >= settings.patience:
+            return
+        begin = time.perf_counter() - images / rate  # validation is not training time
+
+
+def _loader(jets: Jets, settings: TrainSettings, stage: Stage, done: int) -> Any:
+    """Batches of (network inputs, labels) in a seeded order, from step `done` on; images are made on the fly."""
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+
+    imager = JetImager(_image_settings(settings, stage.size), transformed=True)
+
+    class Batches(Dataset):  # type: ignore[type-arg]
+        order = batch_order(len(jets), stage, settings.seed)[done:]
+
+        def __len__(self) -> int:
+            return len(self.order)
+
+        def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+            chosen = jets.take(self.order[step])
+            return torch.from_numpy(imager(chosen.constituents)), torch.from_numpy(chosen.labels)
+
+    # One item is a whole batch, so that the image graph runs once for each.
+    return DataLoader(Batches(), batch_size=None, shuffle=False)
+
+
+def batch_order(jets: int, stage: Stage, seed: int) -> NDArray[np.int64]:
+    """Which jets make each batch of a stage: int64[steps, batch_size], whole permutations one after the other."""
+    rng = np.random.default_rng([seed, stage.size])
+    wanted = stage.steps * stage.batch_size
+    passes = [rng.permutation(jets) for _ in range(-(-wanted // jets))]
+    return np.concatenate(passes)[:wanted].reshape(stage.steps, stage.batch_size)
+
+
+def _validate(network: torch.nn.Module, jets: Jets, settings: TrainSettings, size: int) -> tuple[float, float]:
+    scores = predict(network, jets.take(slice(0, settings.validation_jets)), _image_settings(settings, size))
+    labels = jets.is_top[: len(scores)]
+    chosen = np.clip(np.where(labels, scores, 1.0 - scores), 1e-7, 1.0)
+    return area_under_curve(labels, scores), float(-np.log(chosen).mean())
+
+
+def predict(
+    network: torch.nn.Module, jets: Jets, image: ImageSettings, batch_size: int = 100, mixed: bool = True
+) -> NDArray[np.float64]:
+    """Top scores float64[N] of a torch network in evaluation mode; its mode is put back afterwards."""
+    import torch
+
+    device = next(network.parameters()).device
+    imager = JetImager(image, transformed=True)
+    was_training = network.training
+    network.eval()
+    scores = []
+    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
+        for constituents in _batches(jets.constituents, batch_size):
+            inputs = torch.from_numpy(imager(constituents)).to(device).contiguous(memory_format=torch.channels_last)
+            scores.append(network(inputs).float().softmax(dim=1)[:, 1].double().cpu().numpy())
+    network.train(was_training)
+    return np.concatenate(scores)
+
+
+def _batches(values: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float32]]:
+    for first in range(0, len(values), size):
+        yield values[first : first + size]
+
+
+def _image_settings(settings: TrainSettings, size: int) -> ImageSettings:
+    image = settings.image
+    return ImageSettings(size, image.half_width, image.rotate, image.flip)
+
+
+def _comparable(settings: TrainSettings) -> dict[str, Any]:
+    """Settings that a resumed training must share."""
+    values = asdict(settings)
+    values["stages"] = [asdict(stage) for stage in settings.stages]
+    for name in ("devices", "validation_jets", "validations_per_stage", "patience"):
+        del values[name]
+    return values
+
+
+def _read_last(fabric: Any, path: Path, settings: TrainSettings) -> dict[str, Any]:
+    saved: dict[str, Any] = fabric.load(path)
+    if saved.get("settings") != _comparable(settings):
+        raise CheckpointError(f"{path}: left by a training with other settings; use another folder or --no-resume")
+    return saved
