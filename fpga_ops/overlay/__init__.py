@@ -1,0 +1,15 @@
+"""The FPGA engine: an overlay in OpenCL that interprets layer descriptors. See docs/fpga-overlay.md.
+
+`compile` makes an executable for the emulator or a board; `plan` and `cycles` say what it will take; `emulator`
+installs and finds Intel's FPGA emulator.
+"""
+
+from fpga_ops.overlay.errors import DoesNotFit
+from fpga_ops.overlay.executable import EmulatorSettings, OverlayExecutable
+from fpga_ops.overlay.geometry import Geometry
+from fpga_ops.overlay.plan import Plan, plan
+
+compile = OverlayExecutable  # noqa: A001
+"""`compile(network, max_batch, geometry=None, ...)`: an `OverlayExecutable`."""
+
+__all__ = ["DoesNotFit", "EmulatorSettings", "Geometry", "OverlayExecutable", "Plan", "compile", "plan"]

@@ -1,0 +1,96 @@
+"""The layer descriptor: 64 little-endian int32 words, the last a checksum. Same order as layer_t in overlay.h."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from fpga_ops.overlay.errors import DoesNotFit
+
+WORDS = 64
+
+FIELDS = (
+    "op groups images rows cols outputs taps_y taps_x stride_y stride_x pad_y pad_x pad_value "
+    "in_mem in_base in_step in_h in_w in_cols in_vecs red_vecs group_vecs "
+    "acts period lag trips array_trips "
+    "out_mem out_base out_step out_vecs out_words add skip_base skip_step "
+    "w_base w_words parts part_acts last_acts part_words last_words next_words par_base "
+    "pre_shift low high add_first add_second add_offset add_shift add_low add_high out_channels"
+).split()  # fmt: skip
+
+
+class Op(IntEnum):
+    """What a descriptor asks for; the values of the enum in overlay.h."""
+
+    END = 0
+    LOAD = 1
+    CONV = 2
+    MAX = 3
+    SUM = 4
+    STORE = 5
+
+
+@dataclass
+class Descriptor:
+    """One layer for the kernels, and what people and the cycle model want to know about it.
+
+    Attributes:
+        values: The fields; absent ones are 0.
+        name: ONNX node (or "load", "store", "copy") for reports.
+        tensor: The tensor that is loaded, made or stored.
+        macs: Multiply-accumulates that the network asks for, all images together.
+    """
+
+    values: dict[str, int]
+    name: str = ""
+    tensor: str = ""
+    macs: int = 0
+    labels: dict[str, int] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> int:
+        return self.values.get(name, 0)
+
+    @property
+    def op(self) -> Op:
+        """The operation."""
+        return Op(self["op"])
+
+
+def checksum(words: npt.NDArray[np.uint32]) -> int:
+    """What `fetch` computes over words 0..62: two running sums, order sensitive, in 32 bits."""
+    total, totals = 1, 0
+    for word in words.tolist():
+        total = (total + word) & 0xFFFFFFFF
+        totals = (totals + total) & 0xFFFFFFFF
+    return (totals ^ (total << 16)) & 0xFFFFFFFF
+
+
+def encode(descriptors: list[Descriptor]) -> npt.NDArray[np.int32]:
+    """`int32[layers, 64]` with checksums.
+
+    Raises:
+        DoesNotFit: A field is beyond 32 bits.
+    """
+    table = np.zeros((len(descriptors), WORDS), np.int32)
+    for row, descriptor in zip(table, descriptors, strict=True):
+        unknown = descriptor.values.keys() - set(FIELDS)
+        if unknown:
+            raise KeyError(f"no such descriptor fields: {sorted(unknown)}")
+        for at, name in enumerate(FIELDS):
+            value = descriptor[name]
+            if not -(2**31) <= value < 2**31:
+                raise DoesNotFit(f"descriptor field {name}", value, 2**31 - 1, descriptor.name)
+            row[at] = value
+        row.view(np.uint32)[-1] = checksum(row[:-1].view(np.uint32))
+    return table
+
+
+def verify(table: npt.NDArray[np.int32]) -> int:
+    """Index of the first row whose checksum is wrong, or -1: what `fetch` checks on the device."""
+    for index, row in enumerate(table):
+        if int(row.view(np.uint32)[-1]) != checksum(np.ascontiguousarray(row[:-1]).view(np.uint32)):
+            return index
+    return -1

@@ -1,0 +1,275 @@
+"""A compiled network on an overlay device: the emulator, or a board with its bitstream."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fpga_ops import reference
+from fpga_ops.errors import DeviceError
+from fpga_ops.network import Float32Array, IntegerNetwork, UInt8Array
+from fpga_ops.overlay import emulator, pack, worker
+from fpga_ops.overlay.descriptor import encode, verify
+from fpga_ops.overlay.geometry import Geometry
+from fpga_ops.overlay.plan import Plan, plan
+
+KERNEL_SOURCES = ("overlay.h", "arithmetic.h", "overlay.cl")
+
+_EMULATOR_PLATFORM = "FPGA Emulation"
+_BOARD_PLATFORM = "FPGA SDK"
+_EMULATOR_DEPTH = 8192
+"""Channel depth of the emulator unless strict: a blocked kernel spins there for a whole time slice."""
+
+TIMEOUT = 300.0
+"""Seconds that a batch may take before its device counts as hung."""
+
+
+def source_directory() -> Path:
+    """The folder of the kernel sources."""
+    return Path(__file__).resolve().parents[1] / "kernels" / "fpga"
+
+
+def kernel_source() -> str:
+    """All sources as one text, includes resolved, as the compiler gets it."""
+    folder = source_directory()
+    text = (folder / "overlay.cl").read_text()
+    for header in ("overlay.h", "arithmetic.h"):
+        text = text.replace(f'#include "{header}"\n', (folder / header).read_text())
+    return text
+
+
+def definitions(geometry: Geometry, map_words: tuple[int, int], depths: Mapping[str, int]) -> dict[str, int]:
+    """The -D options that make a geometry; the same for emulator and board."""
+    options = {
+        "VEC": geometry.vec, "LANE": geometry.lane, "PIX": geometry.pix, "CW": geometry.cw, "WB": geometry.wb,
+        "WEIGHT_TILES": geometry.weight_tiles, "MAP0_WORDS": max(1, map_words[0]), "MAP1_WORDS": max(1, map_words[1]),
+        **depths,
+    }  # fmt: skip
+    if geometry.arithmetic == "int8-pairs":
+        options["MAC_PAIRS"] = 1
+    if geometry.arithmetic == "bfp":
+        options["BFP"] = 1
+    return options
+
+
+@dataclass(frozen=True)
+class EmulatorSettings:
+    """How the emulator imitates the hardware.
+
+    Attributes:
+        strict: Channels as deep as on the board, and the board's lag: shows that depths do not deadlock. Slow.
+        autorun: Keep the autorun attribute, as on the board. Such kernels spin while idle.
+        counters: Count the iterations of every loop (`OverlayExecutable.trip_counts`).
+        timeout: Seconds that a batch may take.
+    """
+
+    strict: bool = False
+    autorun: bool = False
+    counters: bool = False
+    timeout: float = TIMEOUT
+
+
+class _Child:
+    """The worker process and the two pipes to it."""
+
+    def __init__(self, name: str, environment: dict[str, str]) -> None:
+        self.name = name
+        ours_read, theirs_write = os.pipe()
+        theirs_read, ours_write = os.pipe()
+        package_root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fpga_ops.overlay.worker", str(theirs_read), str(theirs_write)],
+                pass_fds=(theirs_read, theirs_write), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path, **environment},
+            )  # fmt: skip
+        finally:
+            os.close(theirs_read)
+            os.close(theirs_write)
+        self.answers = open(ours_read, "rb", buffering=1 << 16)  # noqa: SIM115
+        self.requests = open(ours_write, "wb", buffering=1 << 16)  # noqa: SIM115
+
+    def ask(self, header: dict[str, object], blocks: list[bytes | memoryview], timeout: float) -> worker.Message:
+        """Send a request and wait for its answer.
+
+        Raises:
+            DeviceError: The device failed, died or took longer than `timeout` seconds. It is then closed.
+        """
+        try:
+            worker.send(self.requests, header, *blocks)
+        except (BrokenPipeError, ValueError) as error:
+            code = self.kill()
+            raise DeviceError(f"{self.name}: its process ended (exit code {code})") from error
+        ready, _, _ = select.select([self.answers], [], [], timeout)
+        if not ready:
+            self.kill()
+            raise DeviceError(f"{self.name}: no answer in {timeout:g} s; the device hangs and is out of use")
+        message = worker.receive(self.answers)
+        if message is None:
+            code = self.kill()
+            raise DeviceError(f"{self.name}: its process ended (exit code {code})")
+        if "error" in message.header:
+            raise DeviceError(f"{self.name}: {message.header['error']}")
+        return message
+
+    def kill(self) -> int:
+        """End the process and both pipes; returns its exit code."""
+        if self.process.poll() is None:
+            self.process.kill()
+        code = self.process.wait()
+        for stream in (self.answers, self.requests):
+            try:
+                stream.close()
+            except BrokenPipeError:
+                pass  # what was buffered for a dead process
+        return code
+
+
+class OverlayExecutable:
+    """Runs one network on one overlay device.
+
+    Attributes:
+        plan: What was compiled.
+        usable: False once the device hung, died or was closed.
+        build_seconds: How long the device took to make ready.
+        trip_counts: With counters: `int32[runs, layers, 6]` of the last batch (`worker.COUNTERS`).
+        run_seconds: Time of the kernels in the last batch.
+    """
+
+    def __init__(
+        self,
+        network: IntegerNetwork,
+        max_batch: int,
+        geometry: Geometry | None = None,
+        *,
+        device: str = "fpga-emulator",
+        images: int = 1,
+        settings: EmulatorSettings | None = None,
+        bitstream: Path | None = None,
+    ) -> None:
+        self.network, self.max_batch, self.device = network, max_batch, device
+        self.settings = settings or EmulatorSettings()
+        self.geometry = geometry or Geometry()
+        emulated = bitstream is None
+        free_running = emulated and not self.settings.strict
+        self.plan: Plan = plan(network, self.geometry, images, _EMULATOR_DEPTH // 2 if free_running else None)
+        self._lock = threading.Lock()
+        self.trip_counts: npt.NDArray[np.int32] | None = None
+        self.run_seconds = 0.0
+        table = encode(list(self.plan.descriptors))
+        if (bad := verify(table)) >= 0:
+            raise DeviceError(f"{device}: descriptor {bad} has a wrong checksum")
+        runs = -(-max_batch // images)
+        header: dict[str, object] = {
+            "do": "build", "layers": len(table), "runs": runs, "input_bytes": self.plan.input_bytes,
+            "output_bytes": self.plan.output_bytes, "host_launched": emulated and not self.settings.autorun,
+        }  # fmt: skip
+        if emulated:
+            header |= {"platform": _EMULATOR_PLATFORM, "source": kernel_source(), "options": self._options()}
+            environment = self._emulator_environment()
+        else:
+            header |= {"platform": _BOARD_PLATFORM, "binary": str(bitstream)}
+            environment = {}
+        self._child = _Child(device, environment)
+        self.usable = True
+        blocks: list[bytes | memoryview] = [
+            table.tobytes(), pack.weights(self.plan).tobytes(), pack.parameters(self.plan).tobytes()
+        ]  # fmt: skip
+        try:
+            self.build_seconds = float(self._child.ask(header, blocks, self.settings.timeout).header["seconds"])
+        except DeviceError:
+            self.close()
+            raise
+
+    def _options(self) -> list[str]:
+        depths = self.geometry.depths()
+        if not self.settings.strict:
+            depths = dict.fromkeys(depths, _EMULATOR_DEPTH)
+        options = [f"-D{k}={v}" for k, v in definitions(self.geometry, self.plan.map_words, depths).items()]
+        options.append("-DEMULATOR")
+        if self.settings.counters:
+            options.append("-DCOUNT_TRIPS")
+        if not self.settings.autorun:
+            options.append("-DHOST_LAUNCHED")
+        return options
+
+    def _emulator_environment(self) -> dict[str, str]:
+        weights = 2 * self.geometry.weight_tiles * self.geometry.lane * self.geometry.vec
+        maps = sum(self.plan.map_words) * self.geometry.map_word_bytes
+        megabytes = 32 + 2 * (weights + maps) // 2**20
+        environment = {
+            "OCL_ICD_VENDORS": str(emulator.icd_directory()),
+            "CL_CONFIG_CPU_FORCE_LOCAL_MEM_SIZE": f"{megabytes}MB",
+            "CL_CONFIG_CPU_FORCE_PRIVATE_MEM_SIZE": f"{megabytes}MB",
+        }
+        if self.settings.strict:
+            environment["CL_CONFIG_CHANNEL_DEPTH_EMULATION_MODE"] = "strict"
+        return environment
+
+    def run(self, inputs: Mapping[str, Float32Array]) -> dict[str, UInt8Array]:
+        """Float inputs `float32[N, C, H, W]`, N <= max_batch, to the outputs in ONNX layout.
+
+        Raises:
+            DeviceError: The device failed, hung or is out of use, or the batch is too large.
+        """
+        tensors = self.network.tensors
+        quantised = {name: reference.quantise_input(inputs[name], tensors[name]) for name in self.network.inputs}
+        values = self.run_integers(quantised)
+        return {name: reference.to_onnx_layout(values[name], tensors[name]) for name in self.network.outputs}
+
+    def run_integers(self, inputs: Mapping[str, UInt8Array]) -> dict[str, UInt8Array]:
+        """The same from and to `uint8[N, H, W, C]`."""
+        count = len(next(iter(inputs.values())))
+        if count > self.max_batch:
+            raise DeviceError(f"{self.device}: a batch of {count} is beyond max_batch {self.max_batch}")
+        if count == 0:
+            return {
+                name: np.empty((0, *self.network.tensors[name].shape), np.uint8) for name in self.network.outputs
+            }
+        images = self.plan.images
+        runs = -(-count // images)
+        packed = []
+        for run in range(runs):
+            part = {name: x[run * images : (run + 1) * images] for name, x in inputs.items()}
+            short = images - len(next(iter(part.values())))
+            if short:  # the last run of an odd batch repeats its last image
+                part = {name: np.concatenate([x, *([x[-1:]] * short)]) for name, x in part.items()}
+            packed.append(pack.inputs(self.plan, part))
+        raw = self._ask(np.concatenate(packed), runs)
+        results = [pack.outputs(self.plan, block) for block in raw.reshape(runs, -1)]
+        return {name: np.concatenate([r[name] for r in results])[:count] for name in self.network.outputs}
+
+    def _ask(self, images: UInt8Array, runs: int) -> UInt8Array:
+        with self._lock:
+            if not self.usable:
+                raise DeviceError(f"{self.device}: out of use since an earlier failure or close()")
+            header: dict[str, object] = {"do": "run", "runs": runs, "counters": self.settings.counters}
+            try:
+                answer = self._child.ask(header, [images.tobytes()], self.settings.timeout)
+            except DeviceError:
+                self.usable = False
+                self._child.kill()
+                raise
+        self.run_seconds = float(answer.header["seconds"])
+        if answer.header["status"]:
+            bad = int(answer.header["status"]) - 1
+            raise DeviceError(f"{self.device}: descriptor {bad} failed its checksum; nothing was run")
+        if self.settings.counters:
+            shape = (runs, len(self.plan.descriptors), len(worker.COUNTERS))
+            self.trip_counts = np.frombuffer(answer.blocks[1], np.int32).reshape(shape)
+        return np.frombuffer(answer.blocks[0], np.uint8)
+
+    def close(self) -> None:
+        """End the device's process. The executable can not be used again."""
+        self.usable = False
+        self._child.kill()

@@ -1,0 +1,105 @@
+"""The compile-time shape of the overlay: what a bitstream fixes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+from typing import Literal, TypeAlias
+
+from fpga_ops.errors import DeviceError
+
+Arithmetic: TypeAlias = Literal["int8", "int8-pairs", "bfp"]
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Smallest integer not below a / b."""
+    return -(-a // b)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of the multiplier array and of the memories around it.
+
+    Attributes:
+        vec: Input channels reduced in a cycle.
+        lane: Output channels in a cycle, at least `vec`.
+        pix: Pixels of one output row in a cycle; odd, so that strides 1 and 2 meet no bank twice.
+        wb: Weight bytes that external memory can deliver in a cycle (64 for a 512-bit port).
+        lag: Iterations from a pixel group's last send to its first result: the latency of array and requantiser.
+        weight_tiles: Tiles (lane x vec bytes) in each of the two weight buffers.
+        map_words: Depth of each of the two feature-map memories, in words of vec x pix bytes; None: as needed.
+        arithmetic: "int8"; "int8-pairs", two products in one 18x19 multiplier, same bits; "bfp", block floating point
+            with five-bit mantissas, other bits (see bfp.py).
+    """
+
+    vec: int = 32
+    lane: int = 64
+    pix: int = 7
+    wb: int = 64
+    lag: int = 192
+    weight_tiles: int = 256
+    map_words: tuple[int, int] | None = None
+    arithmetic: Arithmetic = "int8"
+
+    def __post_init__(self) -> None:
+        problem = ""
+        if min(self.vec, self.lane, self.pix, self.wb, self.weight_tiles) < 1 or self.lag < 0:
+            problem = "all sizes must be positive"
+        elif self.lane < self.vec:
+            problem = f"lane ({self.lane}) must be at least vec ({self.vec}): pooling uses the lanes as channels"
+        elif self.nh & (self.nh - 1):
+            problem = f"vec / gcd(vec, lane) = {self.nh} must be a power of two"
+        elif self.pix % 2 == 0:
+            problem = f"pix ({self.pix}) must be odd, or strides of 2 would meet a bank twice"
+        elif (self.lane * self.vec) % self.wb:
+            problem = f"a weight tile ({self.lane * self.vec} bytes) must be a whole number of {self.wb}-byte words"
+        elif self.arithmetic == "int8-pairs" and self.lane % 2:
+            problem = "pairs of products need an even number of lanes"
+        if problem:
+            raise DeviceError(f"overlay geometry {self.vec}x{self.lane}x{self.pix}: {problem}")
+
+    @property
+    def cw(self) -> int:
+        """Channels in a stored word."""
+        return gcd(self.vec, self.lane)
+
+    @property
+    def nh(self) -> int:
+        """Stored words that make a vector of `vec` channels."""
+        return self.vec // self.cw
+
+    @property
+    def result_words(self) -> int:
+        """Stored words that a pixel group of a convolution yields."""
+        return self.lane // self.cw
+
+    @property
+    def tile_words(self) -> int:
+        """External-memory words in a weight tile."""
+        return self.lane * self.vec // self.wb
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates in a cycle."""
+        return self.vec * self.lane * self.pix
+
+    @property
+    def map_word_bytes(self) -> int:
+        """Bytes in one word of a feature-map memory, all banks."""
+        return self.vec * self.pix
+
+    @property
+    def name(self) -> str:
+        """For example `32x64x7-int8`."""
+        return f"{self.vec}x{self.lane}x{self.pix}-{self.arithmetic}"
+
+    def depths(self) -> dict[str, int]:
+        """Channel depths of the hardware (see overlay.cl for what each covers)."""
+        return {
+            "IMAGE_DEPTH": 16,
+            "WEIGHT_DEPTH": 256,
+            "ACT_DEPTH": 16,
+            "ACC_DEPTH": 2,
+            "RESULT_DEPTH": self.lag + 2 * self.result_words,
+            "STORE_DEPTH": 16,
+        }

@@ -1,0 +1,282 @@
+"""Stages -> descriptors with addresses: everything about an inference except its data.
+
+The two map memories are filled first-fit in program order. A tensor's memory is free unless a residual addition
+forces it away from another tensor; the choice that keeps the deeper use lowest wins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fpga_ops.network import IntegerNetwork
+from fpga_ops.overlay.descriptor import Descriptor, Op
+from fpga_ops.overlay.errors import DoesNotFit
+from fpga_ops.overlay.geometry import Geometry, ceil_div
+from fpga_ops.overlay.lower import Lowered, Stage, lower, memory_constraints
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies: memory 0 or 1, first word, words of one image."""
+
+    memory: int
+    base: int
+    words: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compiled network without its data.
+
+    Attributes:
+        geometry: What it is compiled for.
+        images: Images interleaved in each run of the program.
+        lowered: The stages it came from.
+        descriptors: One per stage (more where a layer is done image by image), in order.
+        map_words: Words used in each map memory.
+        weight_words: External-memory words of weights.
+        parameter_blocks: Groups of requantisation constants.
+    """
+
+    geometry: Geometry
+    images: int
+    lowered: Lowered
+    descriptors: tuple[Descriptor, ...]
+    map_words: tuple[int, int]
+    weight_words: int
+    parameter_blocks: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates that the network asks for, one image."""
+        return sum(d.macs for d in self.descriptors) // self.images
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes sent to the device for one run."""
+        words = sum(d["outputs"] * d["out_words"] for d in self.descriptors if d.op is Op.LOAD)
+        return words * self.geometry.cw * self.geometry.pix
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes that come back from one run."""
+        words = sum(d["outputs"] * d["acts"] for d in self.descriptors if d.op is Op.STORE)
+        return words * self.geometry.map_word_bytes
+
+
+class _Memory:
+    """First-fit allocation in one memory."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.used: list[tuple[int, int]] = []
+        self.peak = 0
+        self.limit = limit
+
+    def fit(self, words: int) -> int:
+        """First word of the lowest gap that holds `words`."""
+        at = 0
+        for base, size in sorted(self.used):
+            if at + words <= base:
+                break
+            at = max(at, base + size)
+        return at
+
+    def take(self, base: int, words: int) -> None:
+        self.used.append((base, words))
+        self.peak = max(self.peak, base + words)
+
+    def free(self, base: int, words: int) -> None:
+        self.used.remove((base, words))
+
+
+def _place(lowered: Lowered, geometry: Geometry, images: int) -> tuple[list[dict[str, Place]], tuple[int, int]]:
+    """For each stage the places of the tensors it touches, and the peak of both memories."""
+    colours = memory_constraints(lowered.stages)
+    fixed: dict[str, int] = {}  # representative of a constraint group -> memory of parity 0
+    limits = geometry.map_words or (None, None)
+    memories = (_Memory(limits[0]), _Memory(limits[1]))
+    last: dict[str, int] = {}
+    for index, stage in enumerate(lowered.stages):
+        for name in (stage.source, stage.residual, stage.output):
+            if name:
+                last[name] = index
+    places: dict[str, Place] = {}
+    result: list[dict[str, Place]] = []
+    for index, stage in enumerate(lowered.stages):
+        if stage.op is not Op.STORE:
+            words = _words(lowered.shapes[stage.output], geometry)
+            root, parity = colours.find(stage.output)
+            allowed = [fixed[root] ^ parity] if root in fixed else [0, 1]
+            options = []
+            for memory in allowed:
+                over = stage.residual
+                in_place = over is not None and last[over] == index and places[over].memory == memory
+                base = places[over].base if in_place and over is not None else memories[memory].fit(words * images)
+                top = base + words * images
+                limit = memories[memory].limit
+                grown = max(0, top - memories[memory].peak)
+                options.append((limit is not None and top > limit, grown, top, memory, base))
+            beyond, _, top, memory, base = min(options)
+            if beyond:
+                limit = memories[memory].limit or 0
+                width = geometry.map_word_bytes
+                raise DoesNotFit(f"bytes of feature-map memory {memory}", top * width, limit * width, stage.name)
+            fixed.setdefault(root, memory ^ parity)
+            places[stage.output] = Place(memory, base, words)
+            memories[memory].take(base, words * images)
+        result.append({name: places[name] for name in {stage.source, stage.residual, stage.output} if name})
+        for name in {stage.source, stage.residual, stage.output}:
+            if name and last[name] == index:
+                memories[places[name].memory].free(places[name].base, places[name].words * images)
+    return result, (memories[0].peak, memories[1].peak)
+
+
+def _words(shape: tuple[int, int, int], geometry: Geometry) -> int:
+    return shape[0] * ceil_div(shape[1], geometry.pix) * ceil_div(shape[2], geometry.vec)
+
+
+def plan(network: IntegerNetwork, geometry: Geometry, images: int = 1, max_lag: int | None = None) -> Plan:
+    """Compile a network for a geometry.
+
+    Args:
+        network: What to run.
+        geometry: The bitstream's shape.
+        images: Images interleaved in one run: they share each group of weights.
+        max_lag: None for hardware, where results always come `geometry.lag` iterations later. The emulator's
+            results come at any time; there a lag of this size, at most a whole layer, lets kernels run freely.
+
+    Raises:
+        ModelError: A step that the pipeline cannot do.
+        DoesNotFit: Maps or weights are larger than the geometry's memories.
+    """
+    lowered = lower(network, geometry)
+    places, peak = _place(lowered, geometry, images)
+    descriptors: list[Descriptor] = []
+    weight_word = parameter = 0
+    for stage, at in zip(lowered.stages, places, strict=True):
+        made = _describe(stage, at, lowered, geometry, images, weight_word, parameter)
+        descriptors += made
+        if stage.op is Op.CONV:
+            weight_word += made[0]["w_words"]
+        if stage.op in (Op.CONV, Op.MAX, Op.SUM):
+            parameter += made[0]["groups"]
+    _schedule(descriptors, geometry, max_lag)
+    return Plan(geometry, images, lowered, tuple(descriptors), peak, weight_word, parameter)
+
+
+def _describe(
+    stage: Stage,
+    at: dict[str, Place],
+    lowered: Lowered,
+    geometry: Geometry,
+    images: int,
+    weight_word: int,
+    parameter: int,
+) -> list[Descriptor]:
+    cols = ceil_div(stage.width, geometry.pix)
+    vectors = ceil_div(stage.channels, geometry.vec)
+    values = {
+        "op": int(stage.op), "images": images, "rows": stage.height, "cols": cols, "parts": 1,
+        "taps_y": stage.kernel[0], "taps_x": stage.kernel[1], "stride_y": stage.strides[0],
+        "stride_x": stage.strides[1], "pad_y": stage.pads[0], "pad_x": stage.pads[1], "pad_value": stage.pad_value,
+        "group_vecs": stage.vector_step, "red_vecs": stage.reduced_vectors, "out_channels": stage.channels,
+    }  # fmt: skip
+    if stage.source:
+        place, (height, width, channels) = at[stage.source], lowered.shapes[stage.source]
+        values |= {
+            "in_mem": place.memory, "in_base": place.base, "in_step": place.words, "in_h": height, "in_w": width,
+            "in_cols": ceil_div(width, geometry.pix), "in_vecs": ceil_div(channels, geometry.vec),
+        }  # fmt: skip
+    if stage.op is Op.STORE:
+        values |= {"groups": 1, "red_vecs": vectors, "acts": vectors, "period": vectors}
+    else:
+        place = at[stage.output]
+        values |= {"out_mem": place.memory, "out_base": place.base, "out_step": place.words, "out_vecs": vectors}
+    if stage.op is Op.LOAD:
+        values |= {"groups": vectors, "out_words": geometry.nh, "period": geometry.nh}
+    if stage.op in (Op.CONV, Op.MAX, Op.SUM):
+        acts = stage.taps * stage.reduced_vectors
+        convolution = stage.op is Op.CONV
+        out_words = geometry.result_words if convolution else geometry.nh
+        values |= {
+            "groups": ceil_div(stage.channels, geometry.lane) if convolution else vectors,
+            "out_words": out_words, "acts": acts, "period": max(acts, out_words), "last_acts": acts,
+            "par_base": parameter,
+        }  # fmt: skip
+        if stage.requantise is not None:
+            rule = stage.requantise
+            values |= {"pre_shift": rule.pre_shift, "low": rule.low, "high": rule.high}
+        if stage.residual is not None and stage.add is not None:
+            place, rule_add = at[stage.residual], stage.add
+            values |= {
+                "add": 1, "skip_base": place.base, "skip_step": place.words, "add_first": rule_add.multiplier,
+                "add_second": rule_add.residual_multiplier, "add_offset": rule_add.offset,
+                "add_shift": rule_add.fraction_bits, "add_low": rule_add.low, "add_high": rule_add.high,
+            }  # fmt: skip
+    repeat = 1
+    if stage.op is Op.CONV:
+        repeat = _weights(values, stage, geometry, weight_word)
+    values["outputs"] = values["groups"] * values["images"] * values["rows"] * values["cols"]
+    made = []
+    for image in range(repeat):
+        own = dict(values)
+        for base, step in (("in_base", "in_step"), ("out_base", "out_step"), ("skip_base", "skip_step")):
+            own[base] = values.get(base, 0) + image * values.get(step, 0)
+        made.append(Descriptor(own, stage.name, stage.output, stage.macs * images // repeat))
+    return made
+
+
+def _weights(values: dict[str, int], stage: Stage, geometry: Geometry, weight_word: int) -> int:
+    """Fill in how weights are loaded; returns into how many single-image layers this one is split.
+
+    A reduction of more tiles than a buffer holds is loaded in parts while one pixel group keeps its accumulators,
+    which needs a layer of a single pixel group: a fully connected one, image by image.
+    """
+    acts, repeat = values["acts"], 1
+    parts = ceil_div(acts, geometry.weight_tiles)
+    if parts > 1:
+        if values["rows"] * values["cols"] > 1:
+            raise DoesNotFit("weight tiles of a lane group", acts, geometry.weight_tiles, stage.name)
+        repeat, values["images"] = values["images"], 1
+    part_acts = ceil_div(acts, parts)
+    parts = ceil_div(acts, part_acts)
+    last_acts = acts - (parts - 1) * part_acts
+    values |= {
+        "parts": parts, "part_acts": part_acts, "last_acts": last_acts, "w_base": weight_word,
+        "part_words": part_acts * geometry.tile_words, "last_words": last_acts * geometry.tile_words,
+        "w_words": values["groups"] * acts * geometry.tile_words,
+    }  # fmt: skip
+    return repeat
+
+
+def array_parts(descriptor: Descriptor) -> list[tuple[int, int, int]]:
+    """(times, steps, words loaded meanwhile) of `array`'s parts, in classes: what its loop goes through."""
+    d = descriptor
+    if d.op is Op.STORE:
+        return []
+    if d.op is Op.LOAD:
+        return [(1, 0, d["next_words"])]
+    pixel_groups = d["images"] * d["rows"] * d["cols"]
+    first_words = d["part_words"] if d["parts"] > 1 else d["last_words"]
+    classes = [
+        (d["groups"] * (d["parts"] - 2), pixel_groups * d["part_acts"], d["part_words"]),
+        (d["groups"] * min(d["parts"] - 1, 1), pixel_groups * d["part_acts"], d["last_words"]),
+        (d["groups"] - 1, pixel_groups * d["last_acts"], first_words),
+        (1, pixel_groups * d["last_acts"], d["next_words"]),
+    ]
+    return [c for c in classes if c[0] > 0]
+
+
+def _schedule(descriptors: list[Descriptor], geometry: Geometry, max_lag: int | None) -> None:
+    """Fill in what depends on the neighbours: prefetched weights, lags and trip counts."""
+    for before, after in zip(descriptors, descriptors[1:], strict=False):
+        if after.op is Op.CONV:
+            before.values["next_words"] = after["part_words"] if after["parts"] > 1 else after["last_words"]
+    for d in descriptors:
+        work = d["outputs"] * d["period"]
+        lag = 0
+        if d.op not in (Op.LOAD, Op.STORE):
+            lag = geometry.lag if max_lag is None else min(max_lag, work)
+        d.values["lag"] = lag
+        d.values["trips"] = work if d.op is Op.STORE else work + lag + d["out_words"] - 1
+        d.values["array_trips"] = sum(times * max(steps, words) for times, steps, words in array_parts(d))
