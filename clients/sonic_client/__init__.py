@@ -1,0 +1,50 @@
+"""Tag jets with models that a Triton server serves: asynchronously, over gRPC or HTTP, from any laptop.
+
+from sonic_client import Client
+client = Client("triton+grpc://localhost:8001/top_tagger")
+scores = client.tag(jets)
+"""
+
+from sonic_client.client import AsyncClient, Client, tag
+from sonic_client.errors import (
+    AuthenticationError,
+    BadReplyError,
+    ClientError,
+    ConfigurationError,
+    DeadlineError,
+    InvalidRequestError,
+    JetError,
+    ModelNotFoundError,
+    RequestError,
+    ServerFaultError,
+    ServerUnavailableError,
+)
+from sonic_client.jets import MAX_CONSTITUENTS, prepare
+from sonic_client.options import LocalModel, LocalServer, Options, Retry, Tls, token_from_environment
+from sonic_client.session import Reply
+
+__all__ = [
+    "MAX_CONSTITUENTS",
+    "AsyncClient",
+    "AuthenticationError",
+    "BadReplyError",
+    "Client",
+    "ClientError",
+    "ConfigurationError",
+    "DeadlineError",
+    "InvalidRequestError",
+    "JetError",
+    "LocalModel",
+    "LocalServer",
+    "ModelNotFoundError",
+    "Options",
+    "Reply",
+    "RequestError",
+    "Retry",
+    "ServerFaultError",
+    "ServerUnavailableError",
+    "Tls",
+    "prepare",
+    "tag",
+    "token_from_environment",
+]

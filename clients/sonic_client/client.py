@@ -1,0 +1,473 @@
+"""The two clients: `AsyncClient` for asyncio, `Client` for everybody else. Both tag jets and send plain tensors."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import dataclasses
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sonic_client.errors import BadReplyError, ClientError, ConfigurationError, JetError
+from sonic_client.jets import Bad, JetBatch, prepare, prepare_images
+from sonic_client.options import Options
+from sonic_client.session import Reply, Session
+from sonic_client.statistics import Breakdown, Totals
+from sonic_client.transports.base import ModelInfo, Tensor
+from sonic_client.url import resolve
+
+T = TypeVar("T")
+E = TypeVar("E")
+R = TypeVar("R")
+
+Progress = Callable[[int], None]
+"""Called with the number of jets just answered."""
+
+
+class AsyncClient:
+    """One model on one or more servers, for asyncio.
+
+    async with AsyncClient("triton+grpc://localhost:8001/top_tagger") as client:
+        scores = await client.tag(jets)
+
+    Args:
+        urls: `triton+grpc://host:port/model/version`, or several: a list, or a string with commas.
+        model: The model, if the URLs do not name it.
+        version: The version; "" is the server's choice.
+        options: All settings; single ones may be given by name instead (`AsyncClient(url, deadline=5)`).
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        model: str = "",
+        version: str = "",
+        *,
+        options: Options | None = None,
+        **settings: Any,
+    ) -> None:
+        self.options = _options(options, settings)
+        self.servers_asked, self.model, self.version = resolve(urls, model, version)
+        self._session: Session | None = None
+
+    # ---- tensors
+
+    async def infer(self, inputs: Mapping[str, Tensor], **request: Any) -> Reply:
+        """One request, one answer; see `Session.infer` for request_id, traceparent, deadline and parameters."""
+        return await self._open().infer(inputs, **request)
+
+    async def stream(
+        self, source: Iterable[Mapping[str, Tensor]] | AsyncIterable[Mapping[str, Tensor]], *, ordered: bool = True
+    ) -> AsyncIterator[Reply]:
+        """Answers to an unbounded source of requests.
+
+        At most `max_in_flight` requests are taken from the source ahead of what the consumer has taken: a slow
+        consumer or server holds the source back. `ordered=False` gives answers as they come.
+        """
+        pending: deque[asyncio.Task[Reply]] = deque()
+        iterator = _as_async(source)
+        exhausted = False
+        try:
+            while True:
+                while not exhausted and len(pending) < self.options.max_in_flight:
+                    try:
+                        inputs = await anext(iterator)
+                    except StopAsyncIteration:
+                        exhausted = True
+                        break
+                    pending.append(asyncio.create_task(self.infer(inputs)))
+                    await asyncio.sleep(0)  # let it be sent before the source is asked again
+                if not pending:
+                    return
+                if ordered:
+                    task = pending.popleft()
+                else:
+                    done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    task = next(one for one in pending if one in done)
+                    pending.remove(task)
+                try:
+                    reply = await task
+                except asyncio.CancelledError:
+                    task.cancel()
+                    raise
+                yield reply
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    # ---- jets
+
+    async def tag(self, jets: Any, *, label: str = "top", bad: Bad = "raise", progress: Progress | None = None) -> Any:
+        """The score of one class for every jet, in the jets' own order and structure.
+
+        Jets are constituents (see `jets.prepare`) or, for a model that takes images, numpy images. The result is
+        awkward for awkward jets and numpy float32 for numpy jets.
+        """
+        if label not in self.options.labels:
+            raise ConfigurationError(f"no class '{label}'; the classes are {', '.join(self.options.labels)}")
+        column = self.options.labels.index(label)
+        return await self._score(jets, bad, progress, lambda rows: np.ascontiguousarray(rows[:, column]))
+
+    async def probabilities(self, jets: Any, *, bad: Bad = "raise", progress: Progress | None = None) -> Any:
+        """As `tag`, with one probability a class for every jet."""
+        return await self._score(jets, bad, progress, lambda rows: rows)
+
+    # ---- about
+
+    async def info(self) -> ModelInfo:
+        """The model's inputs and outputs."""
+        return await self._open().info()
+
+    async def config(self) -> dict[str, Any]:
+        """The model's configuration."""
+        return await self._open().config()
+
+    async def index(self) -> dict[str, list[dict[str, str]]]:
+        """Which server serves what."""
+        return await self._open().index()
+
+    async def explain(self, inputs: Mapping[str, Tensor]) -> tuple[Reply, Breakdown]:
+        """One request, and where its time went."""
+        return await self._open().explain(inputs)
+
+    async def server_statistics(self) -> dict[str, dict[str, float]]:
+        """The servers' mean times in ms since this client began."""
+        return await self._open().server_statistics()
+
+    def statistics(self) -> Totals:
+        """Sums over this client's calls."""
+        return Totals() if self._session is None else self._session.totals
+
+    def servers(self) -> dict[str, dict[str, Any]]:
+        """What is believed of every server."""
+        return {} if self._session is None else self._session.servers()
+
+    async def close(self) -> None:
+        """Close the connections. The client may be used again afterwards."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_session": None}
+
+    # ---- inside
+
+    def _open(self) -> Session:
+        if self._session is None:
+            self._session = Session(self.servers_asked, self.model, self.version, self.options)
+        return self._session
+
+    async def _score(
+        self,
+        jets: Any,
+        bad: Bad,
+        progress: Progress | None,
+        choose: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    ) -> Any:
+        info = await self.info()
+        name, shape = _jet_input(info)
+        if len(shape) == 3:
+            images, single = prepare_images(jets, (shape[0], shape[1], shape[2]))
+            size = self.options.batch_size
+            rows = await self._rows(name, info, (images[i : i + size] for i in range(0, len(images), size)), progress)
+            scores = choose(rows)
+            return scores[0] if single else scores
+        batch: JetBatch = prepare(jets, bad=bad)
+        rows = await self._rows(name, info, batch.chunks(self.options.batch_size), progress)
+        return batch.restore(choose(rows))
+
+    async def _rows(
+        self, name: str, info: ModelInfo, tensors: Iterator[NDArray[np.float32]], progress: Progress | None
+    ) -> NDArray[np.float32]:
+        """All answers in the order of the tensors: float32[N, classes]."""
+        output = _score_output(info, len(self.options.labels))
+        parts: list[NDArray[np.float32]] = []
+        async for reply in self.stream({name: tensor} for tensor in tensors):
+            rows = reply.outputs[output]
+            if not np.isfinite(rows).all():
+                raise BadReplyError(
+                    f"output '{output}' holds NaN or infinite values",
+                    request_id=reply.request_id,
+                    model=self.model,
+                    server=reply.server,
+                    attempts=reply.attempts,
+                )
+            parts.append(rows)
+            if progress is not None:
+                progress(len(rows))
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.options.labels)), np.float32)
+
+
+class Client:
+    """One model on one or more servers, for ordinary Python: the same as `AsyncClient`, without `await`.
+
+    client = Client("triton+grpc://localhost:8001/top_tagger")
+    scores = client.tag(jets)
+
+    Thread-safe and picklable: a copy in another process connects anew. All clients of a process share one background
+    thread, in which everything is asynchronous.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        model: str = "",
+        version: str = "",
+        *,
+        options: Options | None = None,
+        **settings: Any,
+    ) -> None:
+        self._client = AsyncClient(urls, model, version, options=options, **settings)
+
+    @property
+    def options(self) -> Options:
+        """The settings."""
+        return self._client.options
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self._client.model
+
+    # ---- synchronous, asynchronous, streaming
+
+    def infer(self, inputs: Mapping[str, Tensor], **request: Any) -> Reply:
+        """Send one request and wait for the answer."""
+        return _wait(self.submit(inputs, **request))
+
+    def submit(
+        self, inputs: Mapping[str, Tensor], callback: Callable[[Future[Reply]], None] | None = None, **request: Any
+    ) -> Future[Reply]:
+        """Send one request and return at once. `future.cancel()` cancels it on the server as well (gRPC).
+
+        The callback gets the finished future, in the client's thread: it must return soon.
+        """
+        _open_clients.add(self)
+        future = _background().submit(self._client.infer(inputs, **request))
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
+
+    def stream(self, source: Iterable[Mapping[str, Tensor]]) -> Iterator[Reply]:
+        """Answers, in order, to an unbounded source, of which at most `max_in_flight` are held at once."""
+        return self.process(source, acquire=lambda inputs: inputs, produce=lambda _, reply: reply)
+
+    def process(
+        self,
+        events: Iterable[E],
+        *,
+        acquire: Callable[[E], Mapping[str, Tensor]],
+        produce: Callable[[E, Reply], R],
+    ) -> Iterator[R]:
+        """SONIC's pattern: `acquire(event)` makes an event's inputs, the work goes on, `produce(event, reply)` ends it.
+
+        Results come in the order of the events; at most `max_in_flight` events are between the two at any time.
+        """
+        pending: deque[tuple[E, Future[Reply]]] = deque()
+        try:
+            for event in events:
+                pending.append((event, self.submit(acquire(event))))
+                if len(pending) >= self.options.max_in_flight:
+                    yield self._produce(pending, produce)
+            while pending:
+                yield self._produce(pending, produce)
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+    @staticmethod
+    def _produce(pending: deque[tuple[E, Future[Reply]]], produce: Callable[[E, Reply], R]) -> R:
+        event, future = pending[0]
+        reply = _wait(future)
+        pending.popleft()
+        return produce(event, reply)
+
+    # ---- jets
+
+    def tag(self, jets: Any, *, label: str = "top", bad: Bad = "raise", progress: Progress | None = None) -> Any:
+        """The score of one class for every jet, in the jets' own order and structure."""
+        return self._run(self._client.tag(jets, label=label, bad=bad, progress=progress))
+
+    def probabilities(self, jets: Any, *, bad: Bad = "raise", progress: Progress | None = None) -> Any:
+        """As `tag`, with one probability a class for every jet."""
+        return self._run(self._client.probabilities(jets, bad=bad, progress=progress))
+
+    # ---- about
+
+    def info(self) -> ModelInfo:
+        """The model's inputs and outputs."""
+        return self._run(self._client.info())
+
+    def config(self) -> dict[str, Any]:
+        """The model's configuration."""
+        return self._run(self._client.config())
+
+    def index(self) -> dict[str, list[dict[str, str]]]:
+        """Which server serves what."""
+        return self._run(self._client.index())
+
+    def explain(self, inputs: Mapping[str, Tensor]) -> tuple[Reply, Breakdown]:
+        """One request, and where its time went."""
+        return self._run(self._client.explain(inputs))
+
+    def server_statistics(self) -> dict[str, dict[str, float]]:
+        """The servers' mean times in ms since this client began."""
+        return self._run(self._client.server_statistics())
+
+    def statistics(self) -> Totals:
+        """Sums over this client's calls."""
+        return self._client.statistics()
+
+    def servers(self) -> dict[str, dict[str, Any]]:
+        """What is believed of every server."""
+        return self._client.servers()
+
+    def close(self) -> None:
+        """Close the connections. The client may be used again afterwards."""
+        if self._client._session is not None:
+            self._run(self._client.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        client = getattr(self, "_client", None)
+        if client is not None and client._session is not None and _shared is not None and not sys.is_finalizing():
+            with suppress(RuntimeError, ConfigurationError):
+                _shared.submit(client.close())
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        _open_clients.add(self)
+        return _wait(_background().submit(work))
+
+
+def tag(jets: Any, urls: str | Sequence[str], **settings: Any) -> Any:
+    """The top score of every jet, in one call: `tag(jets, "triton+grpc://localhost:8001/top_tagger")`."""
+    with Client(urls, **settings) as client:
+        return client.tag(jets)
+
+
+class _Background:
+    """The event loop of all synchronous clients of this process, in a daemon thread."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="sonic-client", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise ConfigurationError("a callback must not wait for the client in the client's own thread; use a future")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+_open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Leave no connection, shared memory or local server behind, whatever the user forgot to close."""
+    for client in list(_open_clients):
+        if _shared is not None and _shared.pid == os.getpid():
+            with suppress(ClientError, CancelledError, TimeoutError):
+                _shared.submit(client._client.close()).result(timeout=10.0)
+
+
+_shared: _Background | None = None
+_shared_lock = threading.Lock()
+
+
+def _background() -> _Background:
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = _Background()
+        elif _shared.pid != os.getpid():
+            raise ConfigurationError(
+                "this process was forked from one whose client was in use, which gRPC does not survive; "
+                'use multiprocessing.get_context("spawn") (dask does), or make the first call after the fork'
+            )
+        return _shared
+
+
+def _wait(future: Future[T]) -> T:
+    """The future's result; Ctrl-C cancels the request instead of abandoning it."""
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        with suppress(CancelledError, TimeoutError):
+            future.exception(timeout=2.0)
+        raise
+
+
+def _options(options: Options | None, settings: Mapping[str, Any]) -> Options:
+    unknown = set(settings) - {field.name for field in dataclasses.fields(Options)}
+    if unknown:
+        raise ConfigurationError(
+            f"no such setting: {', '.join(sorted(unknown))}; there are "
+            f"{', '.join(field.name for field in dataclasses.fields(Options))}"
+        )
+    return dataclasses.replace(options or Options(), **settings)
+
+
+async def _as_async(source: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(source, AsyncIterable):
+        async for item in source:
+            yield item
+    else:
+        for item in source:
+            yield item
+
+
+def _jet_input(info: ModelInfo) -> tuple[str, tuple[int, ...]]:
+    """The one input and its shape without the batch: (200, 4) for constituents, (planes, H, W) for images."""
+    if len(info.inputs) == 1:
+        tensor = info.inputs[0]
+        shape = tensor.shape[1:]
+        if tensor.dtype == "FP32" and -1 not in shape and (shape == (200, 4) or len(shape) == 3):
+            return tensor.name, shape
+    raise JetError(
+        f"model '{info.name}' takes {', '.join(f'{t.name} {t}' for t in info.inputs)}; tag needs one input, "
+        "constituents FP32[-1, 200, 4] or images FP32[-1, planes, height, width]. Use infer for other models"
+    )
+
+
+def _score_output(info: ModelInfo, classes: int) -> str:
+    fitting = [t.name for t in info.outputs if t.dtype == "FP32" and t.shape[1:] == (classes,)]
+    if "probabilities" in fitting:
+        return "probabilities"
+    if len(fitting) == 1:
+        return fitting[0]
+    raise JetError(
+        f"model '{info.name}' has the outputs {', '.join(f'{t.name} {t}' for t in info.outputs)}; expected "
+        f"probabilities FP32[-1, {classes}] for the classes of options.labels"
+    )

@@ -1,0 +1,161 @@
+"""Settings of a client: plain, frozen, picklable data."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sonic_client.errors import ConfigurationError
+
+Token = str | Path | Callable[[], str]
+"""A bearer token: the token itself, a file that is read again for every request, or a function (picklable)."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files (PEM) for an encrypted connection; `certificate` and `key` together make it mutual."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ConfigurationError("mutual TLS needs both a certificate and its key")
+        for file in (self.ca, self.certificate, self.key):
+            if file is not None and not Path(file).is_file():
+                raise ConfigurationError(f"TLS file {file} does not exist")
+
+    def context(self) -> ssl.SSLContext:
+        """The same settings for HTTPS."""
+        context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
+        if self.certificate is not None and self.key is not None:
+            context.load_cert_chain(str(self.certificate), str(self.key))
+        return context
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Exponential back-off with full jitter: before attempt n, wait uniformly in [0, min(cap, base * 2^n)] seconds.
+
+    Full jitter is the rule of M. Brooker, "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015). The total is
+    bounded by the request's deadline; `attempts` bounds the number of sendings besides.
+    """
+
+    base: float = 0.05
+    cap: float = 2.0
+    attempts: int = 50
+
+    def __post_init__(self) -> None:
+        if self.base <= 0 or self.cap < self.base or self.attempts < 1:
+            raise ConfigurationError(f"expected 0 < base <= cap and attempts >= 1, got {self}")
+
+    def ceiling(self, failures: int) -> float:
+        """Longest wait after so many failures, in seconds."""
+        return min(self.cap, self.base * 2.0 ** min(failures - 1, 60))
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """Local fallback in this process: the same integer network through `fpga_ops`, so the same bits.
+
+    Args:
+        path: The `model.onnx` of the version that the servers serve.
+        device: As for `fpga_ops.load`; None takes the best one that is usable.
+    """
+
+    path: Path
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class LocalServer:
+    """Local fallback with a Triton server of our own, started when first needed and stopped with the client."""
+
+    model_repository: Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a client behaves. All times are in seconds.
+
+    Attributes:
+        deadline: Total time of one request, retries included.
+        attempt_timeout: Longest time of one sending; None leaves it to the deadline.
+        warm_up: How long to wait, beyond the deadline, for a server that is still starting. It counts only until the
+            client's first answer.
+        max_in_flight: Requests under way at once, over all servers; also the bound on memory when streaming.
+        batch_size: Jets in a request. 1 keeps the lowest latency; more is client-side batching.
+        compression: None, "gzip" or "deflate", of what is sent.
+        tls: Certificates; the URL's scheme (grpcs, https) switches encryption on.
+        token: Bearer token, sent as `Authorization`. Refused on an unencrypted connection to another machine unless
+            `allow_plaintext_token`.
+        shared_memory: True, False, or None: used for servers on this machine once it has been measured to be faster.
+        hedge_after: Send a second copy elsewhere when no answer came for so long; None never does.
+        fallback: What to use when no server answers; None raises.
+        fallback_after: How long to look for a server before the fallback takes over.
+        eject_after: Consecutive failures that take a server out of use.
+        eject_for: How long at first; it doubles with every further ejection, up to a minute.
+        labels: The classes, in the order of the model's output.
+    """
+
+    deadline: float = 60.0
+    attempt_timeout: float | None = None
+    warm_up: float = 120.0
+    max_in_flight: int = 32
+    batch_size: int = 1
+    compression: str | None = None
+    tls: Tls = field(default_factory=Tls)
+    token: Token | None = None
+    allow_plaintext_token: bool = False
+    shared_memory: bool | None = None
+    hedge_after: float | None = None
+    fallback: LocalModel | LocalServer | None = None
+    fallback_after: float = 5.0
+    eject_after: int = 3
+    eject_for: float = 0.5
+    retry: Retry = field(default_factory=Retry)
+    labels: tuple[str, ...] = ("qcd", "top")
+
+    def __post_init__(self) -> None:
+        for name in ("deadline", "eject_for"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"{name}: expected more than 0 s, got {getattr(self, name)}")
+        for name in ("max_in_flight", "batch_size", "eject_after"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("attempt_timeout", "hedge_after"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigurationError(f"{name}: expected None or more than 0 s, got {value}")
+        if self.compression not in (None, "gzip", "deflate"):
+            raise ConfigurationError(f"compression: expected None, 'gzip' or 'deflate', got {self.compression!r}")
+
+
+def read_token(token: Token) -> str:
+    """The token's present value. Raises ConfigurationError when there is none."""
+    if isinstance(token, Path):
+        try:
+            value = token.read_text().strip()
+        except OSError as error:
+            raise ConfigurationError(f"the token file cannot be read: {error}") from error
+    else:
+        value = token() if callable(token) else token
+    if not value or any(character.isspace() for character in value):
+        raise ConfigurationError("the bearer token is empty or holds white space")
+    return value
+
+
+def token_from_environment() -> Token | None:
+    """Where WLCG tools keep a token: BEARER_TOKEN, else BEARER_TOKEN_FILE, else /run/user/UID/bt_uUID."""
+    value = os.environ.get("BEARER_TOKEN")
+    if value:
+        return value
+    file = os.environ.get("BEARER_TOKEN_FILE")
+    if file:
+        return Path(file)
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")) / f"bt_u{os.getuid()}"
+    return runtime if runtime.is_file() else None

@@ -1,0 +1,553 @@
+"""The asynchronous core: one request with retries, hedging, several servers and a fallback, under one deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sonic_client.errors import (
+    BadReplyError,
+    ConfigurationError,
+    DeadlineError,
+    JetError,
+    ModelNotFoundError,
+    RequestError,
+    ServerUnavailableError,
+)
+from sonic_client.fallback import LocalTransport, OwnServer
+from sonic_client.faults import RETRIED, Fault, Kind
+from sonic_client.options import LocalModel, Options, read_token
+from sonic_client.pool import Pool, Server, State
+from sonic_client.shared_memory import Arena, Lease
+from sonic_client.statistics import Breakdown, CallTiming, ServerTimes, Totals
+from sonic_client.tracing import Identity, child_span
+from sonic_client.transports.base import Call, ModelInfo, RawReply, Tensor, Transport
+from sonic_client.url import ServerUrl
+
+_CONTROL_TIMEOUT = 10.0
+"""Seconds for one control call (ready, metadata, statistics, registration)."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answered request.
+
+    Attributes:
+        outputs: Tensors by name, batch first.
+        request_id: The id it carried.
+        server: Who answered: a server's URL, or `local:...` for the in-process fallback.
+        model_version: The version that answered.
+        attempts: How often it was sent.
+        timing: Where the time went, as far as the client sees it.
+        parameters: Response parameters, if the server sends any.
+    """
+
+    outputs: dict[str, Tensor]
+    request_id: str
+    server: str
+    model_version: str
+    attempts: int
+    timing: CallTiming
+    parameters: dict[str, Any]
+
+
+def make_transport(url: ServerUrl, options: Options) -> Transport:
+    """Open a connection (lazily) to a server."""
+    if url.protocol == "http":
+        from sonic_client.transports.http import HttpTransport
+
+        return HttpTransport(url, options.tls, options.max_in_flight)
+    from sonic_client.transports.grpc import GrpcTransport
+
+    return GrpcTransport(url, options.tls)
+
+
+class Session:
+    """One model on several servers. Lives in one event loop; `AsyncClient` and `Client` wrap it."""
+
+    def __init__(self, servers: tuple[ServerUrl, ...], model: str, version: str, options: Options) -> None:
+        self.model = model
+        self.version = version
+        self.options = options
+        self.totals = Totals()
+        self._identity = Identity()
+        self._check_token(servers)
+        self._pool = Pool(
+            [Server(make_transport(url, options), self._arena(url)) for url in servers],
+            self._probe,
+            eject_after=options.eject_after,
+            eject_for=options.eject_for,
+        )
+        self._places = asyncio.Semaphore(options.max_in_flight)
+        self._starting: asyncio.Task[None] | None = None
+        self._info: ModelInfo | None = None
+        self._before: dict[str, ServerTimes] = {}
+        self._local: Server | None = None
+        self._own: OwnServer | None = None
+        self._fallback_lock = asyncio.Lock()
+
+    # ---- requests
+
+    async def infer(
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+        deadline: float | None = None,
+        parameters: Mapping[str, str | int | bool | float] | None = None,
+    ) -> Reply:
+        """Send one request and wait for its answer.
+
+        The deadline (default: the options') runs from the moment the request has its place among those in flight and
+        the client has met a ready server; it covers every retry.
+
+        Raises:
+            RequestError: A subclass says why; it names the request. Nothing is ever answered by an empty result.
+            JetError: The inputs are not what the model's metadata say.
+        """
+        limit = self.options.deadline if deadline is None else deadline
+        info = await self.info()
+        arrays = self._checked(inputs, info)
+        call = Call(
+            self.model,
+            self.version,
+            arrays,
+            request_id or self._identity.next_request(),
+            self._headers(child_span(traceparent)),
+            parameters or {},
+            self.options.compression,
+        )
+        async with self._places:
+            return await self._persist(call, info, limit)
+
+    async def explain(self, inputs: Mapping[str, Tensor]) -> tuple[Reply, Breakdown]:
+        """Send one request between two looks at the server's statistics, to see where its time goes."""
+        await self.info()
+        server = await self._any_server()
+        began = time.perf_counter()
+        arrays = self._checked(inputs, await self.info())
+        prepared = time.perf_counter()
+        before = await self._server_times(server)
+        reply = await self.infer(arrays)
+        delta = await self._server_times(server) - before
+        means = delta.mean_ms()
+        client = (prepared - began) * 1e3
+        return reply, Breakdown(
+            client_ms=client + reply.timing.waiting_ms,
+            network_ms=max(0.0, reply.timing.answer_ms - means["server_ms"]),
+            queue_ms=means["queue_ms"],
+            compute_input_ms=means["compute_input_ms"],
+            compute_infer_ms=means["compute_infer_ms"],
+            compute_output_ms=means["compute_output_ms"],
+            total_ms=client + reply.timing.total_ms,
+            exclusive=delta.requests == 1,
+        )
+
+    # ---- what the servers say
+
+    async def info(self) -> ModelInfo:
+        """Inputs and outputs of the model; waits for a server that is still starting."""
+        if self._info is None:
+            if self._starting is None or self._starting.done():
+                self._starting = asyncio.create_task(self._start())
+            await asyncio.shield(self._starting)
+        if self._info is None:  # pragma: no cover - _start either sets it or raises
+            raise ServerUnavailableError("no server described the model", model=self.model)
+        return self._info
+
+    async def config(self) -> dict[str, Any]:
+        """The model's configuration, as a server tells it."""
+        return await self._control(
+            lambda transport: transport.model_config(self.model, self.version, self._headers(), _CONTROL_TIMEOUT)
+        )
+
+    async def index(self) -> dict[str, list[dict[str, str]]]:
+        """Who serves what: the repository index of every server that answers."""
+        found: dict[str, list[dict[str, str]]] = {}
+        for server in self._pool.servers:
+            try:
+                found[server.name] = await server.transport.index(self._headers(), _CONTROL_TIMEOUT)
+            except Fault:
+                found[server.name] = []
+        return found
+
+    async def server_statistics(self) -> dict[str, dict[str, float]]:
+        """The servers' mean times (ms) of this model since this client began, and how many requests that were."""
+        result = {}
+        for server in self._pool.servers:
+            if server.name in self._before:
+                delta = await self._server_times(server) - self._before[server.name]
+                result[server.name] = delta.mean_ms() | {"requests": float(delta.requests)}
+        return result
+
+    def servers(self) -> dict[str, dict[str, Any]]:
+        """What is believed of every server."""
+        return {
+            server.name: {
+                "state": server.state.value,
+                "reason": server.reason,
+                "outstanding": server.outstanding,
+                "answered": server.answered,
+                "shared_memory": bool(server.arena and server.arena.decision),
+            }
+            for server in self._pool.servers + ([self._local] if self._local else [])
+        }
+
+    async def close(self) -> None:
+        """Close all connections; stop a server of our own."""
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+        await self._pool.close()
+        for server in self._pool.servers:
+            if server.arena is not None:
+                await server.arena.close(server.transport, self._headers_or_none())
+            await server.transport.close()
+        if self._local is not None:
+            await self._local.transport.close()
+        if self._own is not None:
+            await asyncio.to_thread(self._own.stop)
+
+    # ---- starting
+
+    async def _start(self) -> None:
+        """Find a server that has the model ready, waiting for one that is still warming up."""
+        patience = self.options.warm_up if self.options.fallback is None else self.options.fallback_after
+        await self._pool.look()
+        server = await self._pool.choose(patience)
+        if server is None:
+            server = await self._fallback()
+        if server is None:
+            kind = (
+                ModelNotFoundError
+                if all(server.state is State.ABSENT for server in self._pool.servers)
+                else ServerUnavailableError
+            )
+            raise kind(f"no server is ready: {self._pool.reasons()}", model=self.model)
+        try:
+            info = await server.transport.model_info(self.model, self.version, self._headers(), _CONTROL_TIMEOUT)
+        except Fault as fault:
+            raise fault.error(request_id="", model=self.model, server=server.name, attempts=1) from fault
+        if not info.inputs or not info.outputs:
+            raise BadReplyError("the metadata name no inputs or no outputs", model=self.model, server=server.name)
+        self._info = info
+        for one in self._pool.servers:
+            if one.usable():
+                try:
+                    self._before[one.name] = await self._server_times(one)
+                except Fault:  # statistics are a service, not a condition
+                    continue
+
+    async def _probe(self, server: Server) -> State:
+        """Ask one server whether it has the model ready."""
+        transport = server.transport
+        try:
+            if await transport.model_ready(self.model, self.version, self._headers(), _CONTROL_TIMEOUT):
+                server.reason = ""
+                return State.READY
+            rows = [
+                row
+                for row in await transport.index(self._headers(), _CONTROL_TIMEOUT)
+                if row["name"] == self.model and self.version in ("", row["version"])
+            ]
+        except Fault as fault:
+            server.reason = fault.reason
+            if fault.kind is Kind.AUTHENTICATION:
+                raise fault.error(request_id="", model=self.model, server=server.name, attempts=1) from fault
+            return State.OUT
+        if not rows:
+            server.reason = f"it does not serve model '{self.model}'" + (
+                f" version {self.version}" if self.version else ""
+            )
+            return State.ABSENT
+        server.reason = f"model '{self.model}' is {rows[0]['state'] or 'not loaded'}"
+        return State.OUT
+
+    # ---- one request, persistently
+
+    async def _persist(self, call: Call, info: ModelInfo, limit: float) -> Reply:
+        """Send until answered, refused for good, or out of time."""
+        began = time.monotonic()
+        end = began + limit
+        failed: list[Server] = []
+        attempts = 0
+        last: Fault | None = None
+        inline = False
+        try:
+            while True:
+                server = await self._server_for(end, failed)
+                if server is None:
+                    raise self._out_of_time(call, last, attempts, limit)
+                attempts += 1
+                self.totals.attempts += 1
+                sent = time.monotonic()
+                try:
+                    raw, server = await self._send(server, call, info, end, inline)
+                except Fault as fault:
+                    last = fault
+                    inline = inline or fault.kind is Kind.SHARED_MEMORY
+                    failed.append(server)
+                    self._give_up_or_not(call, fault, server, failed, attempts, end)
+                    if not self._elsewhere(failed):
+                        pause = random.uniform(0.0, self.options.retry.ceiling(attempts))  # noqa: S311 - jitter
+                        await asyncio.sleep(min(pause, max(0.0, end - time.monotonic())))
+                    continue
+                now = time.monotonic()
+                timing = CallTiming((sent - began) * 1e3, (now - sent) * 1e3, (now - began) * 1e3)
+                self.totals.add(timing, _batch(call.inputs))
+                return Reply(
+                    raw.outputs, call.request_id, server.name, raw.model_version, attempts, timing, raw.parameters
+                )
+        except RequestError:
+            self.totals.failures += 1
+            raise
+
+    def _give_up_or_not(
+        self, call: Call, fault: Fault, server: Server, failed: list[Server], attempts: int, end: float
+    ) -> None:
+        """Raise when another attempt cannot help."""
+        hopeless = fault.kind not in RETRIED or attempts >= self.options.retry.attempts
+        if fault.kind is Kind.NOT_FOUND:
+            # Another server may have it.
+            hopeless = all(one.state is State.ABSENT for one in self._pool.servers)
+        if fault.kind is Kind.REPLY:
+            hopeless = failed.count(server) > 1
+        if hopeless or time.monotonic() >= end:
+            raise fault.error(
+                request_id=call.request_id, model=call.model, server=server.name, attempts=attempts
+            ) from fault
+
+    def _elsewhere(self, failed: list[Server]) -> bool:
+        """Whether a server is free that has not failed this request: then there is nothing to wait for."""
+        return any(server.usable() and server not in failed for server in self._pool.servers)
+
+    def _out_of_time(self, call: Call, last: Fault | None, attempts: int, limit: float) -> RequestError:
+        reason = f"no answer within the deadline of {limit:g} s"
+        if last is None:
+            return ServerUnavailableError(
+                f"{reason}: {self._pool.reasons()}", request_id=call.request_id, model=call.model, attempts=attempts
+            )
+        error = last.error(request_id=call.request_id, model=call.model, server="", attempts=attempts)
+        kind = DeadlineError if last.kind is Kind.SLOW else type(error)
+        return kind(f"{reason}; last: {last.reason}", request_id=call.request_id, model=call.model, attempts=attempts)
+
+    async def _server_for(self, end: float, failed: list[Server]) -> Server | None:
+        """A server to send to, waiting for one; the fallback when none came back for too long."""
+        remaining = end - time.monotonic()
+        if self.options.fallback is None:
+            return await self._pool.choose(max(0.0, remaining), failed)
+        since = self._pool.unavailable_since
+        patience = self.options.fallback_after
+        if since is not None:
+            patience = max(0.0, since + patience - time.monotonic())
+        server = await self._pool.choose(min(max(0.0, remaining), patience), failed)
+        return server if server is not None else await self._fallback()
+
+    async def _send(
+        self, server: Server, call: Call, info: ModelInfo, end: float, inline: bool
+    ) -> tuple[RawReply, Server]:
+        """One attempt, hedged if so wished."""
+        after = self.options.hedge_after
+        if after is None:
+            return await self._once(server, call, info, end, inline), server
+        first = asyncio.create_task(self._once(server, call, info, end, inline))
+        try:
+            done, _ = await asyncio.wait({first}, timeout=after)
+            other = None if done else self._pool.pick(avoid=[server])
+            if other is None:
+                return await _owned(first), server
+            self.totals.hedges += 1
+            second = asyncio.create_task(self._once(other, call, info, end, inline=True))
+            return await _first_answer({first: server, second: other})
+        finally:
+            first.cancel()
+
+    async def _once(self, server: Server, call: Call, info: ModelInfo, end: float, inline: bool) -> RawReply:
+        """Send once to one server and tell the pool how it went."""
+        timeout = max(0.001, end - time.monotonic())
+        if self.options.attempt_timeout is not None:
+            timeout = min(timeout, self.options.attempt_timeout)
+        self._pool.started(server)
+        lease: Lease | None = None
+        arena = None if inline else server.arena
+        size = call.byte_size
+        try:
+            if arena is not None and arena.next_is_shared(size):
+                lease = await arena.lease(server.transport, call.inputs, call.headers, _CONTROL_TIMEOUT)
+            sending = call if lease is None else _with_regions(call, lease)
+            sent = time.monotonic()
+            raw = await server.transport.infer(sending, timeout)
+            _check_reply(raw, info, _batch(call.inputs))
+        except Fault as fault:
+            self._settle(lease, answered=fault.kind is Kind.CALLER)
+            if fault.kind is Kind.SHARED_MEMORY and arena is not None:
+                arena.reset()
+            self._pool.finished(server, fault)
+            raise
+        except BaseException:  # cancelled
+            self._settle(lease, answered=False)
+            self._pool.abandoned(server)
+            raise
+        self._settle(lease, answered=True)
+        if arena is not None:
+            arena.timed(lease is not None, time.monotonic() - sent, size)
+        self.totals.bytes_sent += sending.byte_size
+        self._pool.finished(server, None)
+        return raw
+
+    @staticmethod
+    def _settle(lease: Lease | None, *, answered: bool) -> None:
+        if lease is None:
+            return
+        if answered:
+            lease.answered()
+        else:
+            lease.lost()
+
+    # ---- fallback
+
+    async def _fallback(self) -> Server | None:
+        """The local fallback, started when first needed; None when the options have none."""
+        wanted = self.options.fallback
+        if wanted is None:
+            return None
+        async with self._fallback_lock:
+            self.totals.fallbacks += 1
+            if isinstance(wanted, LocalModel):
+                if self._local is None:
+                    transport = await asyncio.to_thread(LocalTransport, wanted, self.model)
+                    self._local = Server(transport)
+                    self._local.state = State.READY
+                return self._local
+            if self._own is None:
+                self._own = OwnServer(wanted)
+                url = await asyncio.to_thread(self._own.start)
+                server = Server(make_transport(url, self.options), self._arena(url))
+                self._pool.add(server)
+                await self._pool.look()
+            return await self._pool.choose(self.options.warm_up)
+
+    # ---- helpers
+
+    def _checked(self, inputs: Mapping[str, Tensor], info: ModelInfo) -> dict[str, Tensor]:
+        expected = {tensor.name: tensor for tensor in info.inputs}
+        if set(inputs) != set(expected):
+            raise JetError(
+                f"model '{self.model}' takes the inputs {', '.join(f'{t.name} {t}' for t in info.inputs)}; "
+                f"got {', '.join(sorted(inputs)) or 'none'}"
+            )
+        for name, array in inputs.items():
+            if not expected[name].fits(array):
+                raise JetError(
+                    f"input '{name}': expected {expected[name]}, got {array.dtype}[{', '.join(map(str, array.shape))}]"
+                )
+            if array.size == 0:
+                raise JetError(f"input '{name}': it is empty {list(array.shape)}; there is nothing to infer")
+        return dict(inputs)
+
+    def _headers(self, traceparent: str | None = None) -> dict[str, str]:
+        headers = {} if traceparent is None else {"traceparent": traceparent}
+        if self.options.token is not None:
+            headers["authorization"] = f"Bearer {read_token(self.options.token)}"
+        return headers
+
+    def _headers_or_none(self) -> dict[str, str]:
+        try:
+            return self._headers()
+        except ConfigurationError:
+            return {}
+
+    def _check_token(self, servers: tuple[ServerUrl, ...]) -> None:
+        if self.options.token is None or self.options.allow_plaintext_token:
+            return
+        for url in servers:
+            if not url.tls and not url.is_loopback:
+                raise ConfigurationError(
+                    f"a bearer token would travel unencrypted to {url}; use grpcs or https, or allow_plaintext_token"
+                )
+
+    def _arena(self, url: ServerUrl) -> Arena | None:
+        if self.options.shared_memory is False or (self.options.shared_memory is None and not url.is_loopback):
+            return None
+        return Arena(self.options.shared_memory)
+
+    async def _any_server(self) -> Server:
+        server = await self._pool.choose(self.options.deadline)
+        if server is None:
+            raise ServerUnavailableError(f"no server is ready: {self._pool.reasons()}", model=self.model)
+        return server
+
+    async def _control(self, ask: Callable[[Transport], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        await self.info()
+        server = await self._any_server()
+        try:
+            return await ask(server.transport)
+        except Fault as fault:
+            raise fault.error(request_id="", model=self.model, server=server.name, attempts=1) from fault
+
+    async def _server_times(self, server: Server) -> ServerTimes:
+        said = await server.transport.statistics(self.model, self.version, self._headers(), _CONTROL_TIMEOUT)
+        return ServerTimes.read(said)
+
+
+def _batch(inputs: Mapping[str, Tensor]) -> int:
+    return int(next(iter(inputs.values())).shape[0])
+
+
+def _with_regions(call: Call, lease: Lease) -> Call:
+    return Call(
+        call.model,
+        call.version,
+        call.inputs,
+        call.request_id,
+        call.headers,
+        call.parameters,
+        call.compression,
+        lease.regions,
+    )
+
+
+def _check_reply(raw: RawReply, info: ModelInfo, batch: int) -> None:
+    """The answer must be what the metadata promise, one row for each row sent."""
+    for tensor in info.outputs:
+        array = raw.outputs.get(tensor.name)
+        if array is None:
+            raise Fault(
+                Kind.REPLY, f"the answer lacks output '{tensor.name}'; it has {', '.join(raw.outputs) or 'none'}"
+            )
+        if not tensor.fits(array) or array.shape[0] != batch:
+            raise Fault(
+                Kind.REPLY,
+                f"output '{tensor.name}': expected {tensor} with {batch} rows, got {array.dtype}{list(array.shape)}",
+            )
+
+
+async def _owned(task: asyncio.Task[RawReply]) -> RawReply:
+    """Await a task; being cancelled cancels it and waits until it has ended."""
+    try:
+        return await task
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+
+
+async def _first_answer(racers: dict[asyncio.Task[RawReply], Server]) -> tuple[RawReply, Server]:
+    """The first answer of several copies of one request; the losers are cancelled. The last fault if all failed."""
+    pending = set(racers)
+    try:
+        while True:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task.exception() is None:
+                    return task.result(), racers[task]
+            if not pending:
+                return next(iter(done)).result(), racers[next(iter(done))]
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Ways to reach a model: gRPC, HTTP, or this process."""
