@@ -1,0 +1,40 @@
+"""Quantised ONNX models on OpenCL devices, to the bit the same on each.
+
+    import fpga_ops
+
+    network = fpga_ops.load("model.onnx")            # the best usable device; `device="cpu"` and others name one
+    outputs = network.run({"images": images})        # float32[N, C, H, W]
+
+Knows nothing of Triton or of physics.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+# Imported here, not on demand: the module has the name of the function, and the later of the two would win.
+from fpga_ops.devices import DeviceInfo, devices
+from fpga_ops.errors import DeviceError, FpgaOpsError, InputError, ModelError
+
+if TYPE_CHECKING:
+    from fpga_ops.model import Network, load
+
+__all__ = [
+    "DeviceError",
+    "DeviceInfo",
+    "FpgaOpsError",
+    "InputError",
+    "ModelError",
+    "Network",
+    "devices",
+    "load",
+]
+
+
+def __getattr__(name: str) -> object:
+    """`load` and `Network`, imported when they are asked for, because onnx takes a while."""
+    if name in ("Network", "load"):
+        from fpga_ops import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module 'fpga_ops' has no attribute '{name}'")

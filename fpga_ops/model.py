@@ -1,0 +1,246 @@
+"""A model ready to run: onnxruntime before, a device in the middle, onnxruntime after."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from fpga_ops import sessions, targets
+from fpga_ops.errors import DeviceError, InputError
+from fpga_ops.fingerprint import fingerprint
+from fpga_ops.importer import import_model
+from fpga_ops.network import Float32Array, UInt8Array
+from fpga_ops.partition import Part, Partition
+
+Array = npt.NDArray[Any]
+
+
+def load(
+    path: str | Path, device: str | None = None, *, max_batch: int = 8, cache_dir: str | Path | None = None
+) -> Network:
+    """Import a QDQ ONNX file and make it ready on a device.
+
+    Args:
+        path: The `.onnx` file.
+        device: A name that `fpga_ops.devices()` gives, or `"reference"`; None takes the best usable one.
+        max_batch: Most images in one call of `run`.
+        cache_dir: Where compiled plans are kept; None means the target's default.
+
+    Raises:
+        ModelError: The file cannot be served.
+        DeviceError: The device is missing or cannot run it.
+    """
+    if max_batch < 1:
+        raise InputError(f"max_batch is {max_batch}; at least 1 is needed")
+    return Network(
+        import_model(path),
+        device if device is not None else targets.best_device(),
+        max_batch,
+        None if cache_dir is None else Path(cache_dir),
+    )
+
+
+class Network:
+    """A model on a device. Thread-safe: any thread may call `run`, `submit` and `features`.
+
+    Args:
+        partition: The imported file.
+        device: Name of the device.
+        max_batch: Most images in one call.
+        cache_dir: Where compiled plans are kept.
+    """
+
+    def __init__(self, partition: Partition, device: str, max_batch: int = 8, cache_dir: Path | None = None) -> None:
+        self.partition = partition
+        self.device = device
+        self.max_batch = max_batch
+        self._inputs = {name: _declared(value) for name, value in partition.graph.inputs.items()}
+        self._outputs = {value.name: _declared(value) for value in partition.graph.model.graph.output}
+        self._before = _session(partition.before, "the part before the integer network")
+        self._after = _session(partition.after, "the part after the integer network")
+        self._executable = targets.compile_network(partition.network, max_batch, device, cache_dir)
+        concurrent = getattr(self._executable, "concurrent", False) or device == targets.REFERENCE
+        self._turn: contextlib.AbstractContextManager[object] = (
+            contextlib.nullcontext() if concurrent else threading.Lock()
+        )
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_lock = threading.Lock()
+        self._closed = False
+        self._fingerprint = fingerprint(partition.network)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs of the file for a batch.
+
+        Args:
+            inputs: `float32` arrays by name, all with the same batch, 1 to `max_batch`.
+
+        Raises:
+            InputError: A tensor is missing, unknown, or of wrong dtype, shape, batch or values.
+            DeviceError: The device failed; the model may be loaded again on another.
+        """
+        return self.run_timed(inputs)[0]
+
+    def run_timed(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
+        """As `run`, with the seconds that the device took, copies included."""
+        self._check(inputs)
+        floats = self._floats(inputs)
+        start = time.perf_counter()
+        integers = self._integers(floats)
+        seconds = time.perf_counter() - start
+        after = self.partition.after
+        if self._after is None:
+            return {name: (integers[name] if name in integers else inputs[name]) for name in after.outputs}, seconds
+        feeds = {name: (integers[name] if name in integers else inputs[name]) for name in after.inputs}
+        return dict(zip(after.outputs, sessions.run_session(self._after, after.outputs, feeds), strict=True)), seconds
+
+    def features(self, inputs: Mapping[str, Array]) -> dict[str, UInt8Array]:
+        """The exact integers that the device stack makes of a batch, for known-answer tests.
+
+        Returns:
+            `uint8[N, C, H, W]` or `uint8[N, C]` by tensor name; tensors that the file holds as int8 are shifted by 128.
+        """
+        self._check(inputs)
+        return self._device(self._floats(inputs))
+
+    def submit(self, inputs: Mapping[str, Array]) -> Future[dict[str, Array]]:
+        """As `run`, in the background: while one batch computes, the next is checked and prepared."""
+        with self._pool_lock:
+            if self._closed:
+                raise DeviceError("the network is closed")
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="fpga-ops")
+            return self._pool.submit(self.run, inputs)
+
+    def describe(self) -> dict[str, Any]:
+        """What this is: inputs, outputs, device, precision, what runs where, and content hashes."""
+        partition = self.partition
+
+        def interface(values: Mapping[str, tuple[str, list[int]]]) -> dict[str, dict[str, Any]]:
+            return {name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in values.items()}
+
+        return {
+            "inputs": interface(self._inputs),
+            "outputs": interface(self._outputs),
+            "device": self.device,
+            "precision": "int8",
+            "max_batch": self.max_batch,
+            "partition": {
+                "before": list(partition.before.nodes),
+                "device": list(partition.device_nodes),
+                "after": list(partition.after.nodes),
+            },
+            "network": self._fingerprint,
+            "kernel": str(getattr(self._executable, "kernel_hash", targets.REFERENCE)),
+        }
+
+    def close(self) -> None:
+        """Finish what was submitted and release the device."""
+        with self._pool_lock:
+            if self._closed:
+                return
+            self._closed = True
+            pool = self._pool
+        if pool is not None:
+            pool.shutdown(wait=True)
+        with self._turn:
+            self._executable.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check(self, inputs: Mapping[str, Array]) -> None:
+        if self._closed:
+            raise DeviceError("the network is closed")
+        if inputs.keys() != self._inputs.keys():
+            raise InputError(f"inputs {sorted(self._inputs)} are expected, {sorted(inputs)} came")
+        batch = -1
+        for name, (dtype, shape) in self._inputs.items():
+            value = inputs[name]
+            check_tensor(name, value, dtype, shape, self.max_batch)
+            if batch not in (-1, len(value)):
+                raise InputError(f"input '{name}': a batch of {batch} is expected as in the others, {len(value)} came")
+            batch = len(value)
+
+    def _floats(self, inputs: Mapping[str, Array]) -> dict[str, Float32Array]:
+        """The float tensors that the device quantises, by name of the quantised tensor."""
+        made: Mapping[str, Array] = inputs
+        if self._before is not None:
+            before = self.partition.before
+            feeds = {name: inputs[name] for name in before.inputs}
+            made = {**inputs, **dict(zip(before.outputs, sessions.run_session(self._before, before.outputs, feeds),
+                                         strict=True))}  # fmt: skip
+        return {name: made[real] for name, real in self.partition.quantised.items()}
+
+    def _device(self, floats: Mapping[str, Float32Array]) -> dict[str, UInt8Array]:
+        with self._turn:
+            if self._closed:
+                raise DeviceError("the network is closed")
+            return self._executable.run(floats)
+
+    def _integers(self, floats: Mapping[str, Float32Array]) -> dict[str, Array]:
+        """Outputs of the device as the file holds them: uint8, or int8."""
+        result: dict[str, Array] = {}
+        for name, value in self._device(floats).items():
+            signed = name in self.partition.network.signed
+            result[name] = (value ^ np.uint8(128)).view(np.int8) if signed else value
+        return result
+
+
+def check_tensor(name: str, value: object, dtype: str, shape: list[int], max_batch: int) -> None:
+    """Refuse a tensor that is not what the model takes.
+
+    Args:
+        name: For the message.
+        value: What came.
+        dtype: Name of the numpy dtype expected.
+        shape: Shape expected; -1 stands for any size, on the first axis for a batch up to `max_batch`.
+        max_batch: Most images in a batch.
+
+    Raises:
+        InputError: With what was expected and what came.
+    """
+    if not isinstance(value, np.ndarray):
+        raise InputError(f"input '{name}': a numpy array is expected, {type(value).__name__} came")
+    if value.dtype.name != dtype:
+        raise InputError(f"input '{name}': dtype {dtype} is expected, {value.dtype.name} came")
+    if value.ndim != len(shape) or any(
+        want not in (-1, size) for want, size in zip(shape[1:], value.shape[1:], strict=True)
+    ):
+        raise InputError(f"input '{name}': shape {shape} is expected, {list(value.shape)} came")
+    if shape and not (1 <= len(value) <= max_batch and shape[0] in (-1, len(value))):
+        most = f"1 to {max_batch}" if shape[0] == -1 else str(shape[0])
+        raise InputError(f"input '{name}': a batch of {most} is expected, {len(value)} came")
+    # The extremes carry NaN and infinities; one pass each, with no array made.
+    if value.dtype.kind == "f" and not (math.isfinite(value.max()) and math.isfinite(value.min())):
+        bad = np.argwhere(~np.isfinite(value))
+        where = bad[0].tolist()
+        raise InputError(
+            f"input '{name}': finite values are expected, {value[tuple(where)]} came at {where}"
+            + (f" and {len(bad) - 1} more" if len(bad) > 1 else "")
+        )
+
+
+def _declared(value: onnx.ValueInfoProto) -> tuple[str, list[int]]:
+    tensor = value.type.tensor_type
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    return dtype, [axis.dim_value if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim]
+
+
+def _session(part: Part, what: str) -> sessions.Session | None:
+    return sessions.make_session(part.model, what) if part.nodes and part.model is not None else None
