@@ -125,7 +125,7 @@ class TritonServer:
         self.choose_ports()
         self._run = Path(tempfile.mkdtemp(prefix="triton-fpga-"))
         try:
-            backends = assemble(self._run, installation, backend_folder())
+            backends = assemble(self._run, installation, backend_folder(), _packages())
             self._launch(self._command(installation, backends), self._environ(installation), backends)
             if timeout_s is not None:
                 self.wait_ready(timeout_s)
@@ -234,9 +234,6 @@ class TritonServer:
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(
             (*installation.library_path, *filter(None, [environment.get("LD_LIBRARY_PATH")]))
         )
-        environment["PYTHONPATH"] = os.pathsep.join(
-            dict.fromkeys((*_package_folders(), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))))
-        )
         return environment
 
     def _launch(self, command: Sequence[str], environment: Mapping[str, str], backends: Path) -> None:
@@ -305,10 +302,8 @@ ADMIN_HEADER = "triton-grpc-protocol-admin-key"
 """The header with the admin key. Triton puts this prefix before gRPC keys itself; HTTP uses the same for one rule."""
 
 
-def _package_folders() -> list[str]:
-    """Where fpga_ops and this package are imported from, for a stub in the same environment but another process."""
+def _packages() -> list[Path]:
+    """The folders of the packages that the plugin imports."""
     import fpga_ops
 
-    folders = [Path(__file__).resolve().parent.parent]
-    folders += [Path(entry).resolve().parent for entry in fpga_ops.__path__]
-    return [str(folder) for folder in folders]
+    return [Path(__file__).resolve().parent, Path(next(iter(fpga_ops.__path__))).resolve()]

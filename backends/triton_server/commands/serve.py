@@ -74,7 +74,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="append Triton's log here, not to stderr")
     parser.add_argument("--json", action="store_true", help="print readiness as one line of JSON")
     parser.add_argument("--triton-flag", action="append", default=[], metavar="FLAG",
-                        help="one more flag for tritonserver, as --triton-flag=--log-verbose=1 (repeatable)")  # fmt: skip
+                        help="one more flag for tritonserver: --triton-flag=--log-verbose=1 (repeatable)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

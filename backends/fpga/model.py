@@ -1,0 +1,184 @@
+"""The ``fpga`` Triton backend: thin glue between Triton's requests and fpga_ops.
+
+What it is made of lies in triton_server.plugin, where it can be tested without Triton.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+import fpga_ops
+from fpga_ops.errors import FpgaOpsError, InputError
+from triton_server.plugin.accounts import FLUSH_S, Accounts, Metrics
+from triton_server.plugin.chain import Chain, Failure, NoDeviceError, split_rows
+from triton_server.plugin.contracts import contract
+from triton_server.plugin.golden import read_golden
+from triton_server.plugin.settings import read_settings
+from triton_server.plugin.version import MODEL_FILE, check_files, describe_onnx
+
+DEFAULT_MAX_BATCH = 8
+_MODEL_PATH_ARGUMENT = 1
+"""Place of <model>/<version>/model.py in the stub's command line: all that tells auto-completion where it is."""
+
+
+class TritonPythonModel:
+    """One instance of a model: one device, and others to take over from it."""
+
+    @staticmethod
+    def auto_complete_config(config: Any) -> Any:
+        """Fill in names, types, shapes and the batch limit from the ONNX file, where config.pbtxt leaves them out."""
+        given = config.as_dict()
+        if given["input"] and given["output"]:
+            return config
+        command = Path("/proc/self/cmdline").read_bytes().split(b"\0")
+        version = Path(command[_MODEL_PATH_ARGUMENT].decode()).parent
+        try:
+            inputs, outputs = describe_onnx(version / MODEL_FILE)
+        except FpgaOpsError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        batched = all(tensor.batched for tensor in (*inputs, *outputs))
+        if batched and given["max_batch_size"] == 0:
+            config.set_max_batch_size(DEFAULT_MAX_BATCH)
+        if not given["input"]:
+            for tensor in inputs:
+                config.add_input(tensor.as_config())
+        if not given["output"]:
+            for tensor in outputs:
+                config.add_output(tensor.as_config())
+        return config
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Verify the version's files, open the first device that works, ask it the known answers."""
+        if int(np.__version__.split(".")[0]) >= 2:
+            raise pb_utils.TritonModelException(
+                f"numpy {np.__version__} corrupts tensors in Triton's Python stub; expected numpy < 2 in the server's "
+                'environment: pip install "numpy<2"'
+            )
+        self._name = f"{args['model_name']} version {args['model_version']}"
+        labels = {"model": args["model_name"], "version": args["model_version"]}
+        config = json.loads(args["model_config"])
+        version = Path(args["model_repository"]) / args["model_version"]
+        self._metrics = Metrics(pb_utils)
+        self._accounts = Accounts(self._metrics.increment, labels)
+        self._labels = labels
+        self._stop = threading.Event()
+        self._inputs = [str(entry["name"]) for entry in config["input"]]
+        self._outputs = [str(entry["name"]) for entry in config["output"]]
+        try:
+            settings = read_settings(config)
+            self._check = contract(settings.contract)
+            check_files(version, required=settings.require_hashes)
+            max_batch = max(1, int(config["max_batch_size"]))
+            self._chain = Chain(
+                lambda device: fpga_ops.load(version / MODEL_FILE, device, max_batch=max_batch),
+                settings.devices,
+                timeout_s=settings.device_timeout_s,
+                on_failure=self._device_failed,
+            )
+            golden = read_golden(version, dict.fromkeys(self._inputs), tuple(self._outputs))
+            self._chain.set_golden(golden)
+        except FpgaOpsError as error:
+            raise pb_utils.TritonModelException(f"{self._name}: {error}") from error
+        self._tell_provenance()
+        tested = "known answers right" if golden is not None else "no golden.npz, so no known-answer test"
+        pb_utils.Logger.log_info(f"{self._name} serves on {self._chain.device}; {tested}")
+        interval = settings.self_test_interval_s if golden is not None else 0.0
+        self._background = threading.Thread(target=self._keep, args=(interval,), name="accounts", daemon=True)
+        self._background.start()
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Check each request, answer the good ones with one device call, and each bad one with its own error."""
+        responses: list[Any] = [None] * len(requests)
+        good: list[int] = []
+        feeds: list[dict[str, Any]] = []
+        for place, request in enumerate(requests):
+            try:
+                feed = {}
+                for name in self._inputs:
+                    values = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+                    self._check(name, values)
+                    feed[name] = values
+            except InputError as error:
+                self._accounts.add("fpga_rejected_requests_total")
+                responses[place] = _error(error, pb_utils.TritonError.INVALID_ARG)
+            else:
+                good.append(place)
+                feeds.append(feed)
+        if not good:
+            return responses
+        counts = [len(feed[self._inputs[0]]) for feed in feeds]
+        batch = feeds[0] if len(feeds) == 1 else {n: np.concatenate([feed[n] for feed in feeds]) for n in self._inputs}
+        try:
+            outputs, seconds, device = self._chain.run(batch)
+        except FpgaOpsError as error:
+            if len(good) > 1 and not isinstance(error, NoDeviceError):
+                for place in good:  # one of them is at fault: the others shall not suffer for it
+                    responses[place] = self.execute([requests[place]])[0]
+                return responses
+            self._accounts.add("fpga_failed_requests_total", len(good))
+            for place in good:
+                responses[place] = _error(error, _code(error))
+        else:
+            self._accounts.add("fpga_inferences_total", sum(counts), device=device)
+            self._accounts.add("fpga_executions_total", device=device)
+            self._accounts.add("fpga_device_seconds_total", seconds, device=device)
+            shares = [outputs] if len(good) == 1 else split_rows(outputs, counts)
+            for place, share in zip(good, shares, strict=True):
+                responses[place] = pb_utils.InferenceResponse([pb_utils.Tensor(n, share[n]) for n in self._outputs])
+        return responses
+
+    def finalize(self) -> None:
+        """Free the device."""
+        self._stop.set()
+        self._background.join(5.0)
+        self._chain.close()
+
+    def _device_failed(self, failure: Failure) -> None:
+        pb_utils.Logger.log_error(
+            f"{self._name}: device {failure.device} is taken out of service ({failure.cause}): {failure.detail}"
+        )
+        self._accounts.add("fpga_failovers_total", device=failure.device, cause=failure.cause)
+
+    def _tell_provenance(self) -> None:
+        """The gauge fpga_model_info: what answers (Triton 2.51 allows a Python backend no response parameters)."""
+        description = self._chain.description
+        told = (self._chain.device, str(description.get("precision", "")), str(description.get("kernel", "")))
+        if told == getattr(self, "_told", None):
+            return
+        for values, value in ((getattr(self, "_told", None), 0.0), (told, 1.0)):
+            if values is not None:
+                labels = {**self._labels, "device": values[0], "precision": values[1], "kernel": values[2]}
+                self._metrics.set_info("fpga_model_info", "1 for the device and kernel that answer now", labels, value)
+        self._told = told
+
+    def _keep(self, self_test_interval: float) -> None:
+        """Hand the counts to Prometheus, and test the device on a timer."""
+        last_test = time.monotonic()
+        while not self._stop.wait(FLUSH_S):
+            if self_test_interval and time.monotonic() - last_test >= self_test_interval:
+                device = self._chain.device
+                try:
+                    wrong = self._chain.self_test()
+                except FpgaOpsError as error:
+                    wrong = str(error)
+                self._accounts.add("fpga_self_tests_total", device=device, result="wrong" if wrong else "right")
+                last_test = time.monotonic()
+            self._tell_provenance()
+            self._accounts.flush()
+
+
+def _code(error: FpgaOpsError) -> int:
+    """UNAVAILABLE is worth a retry (another server may have a device); the others are not."""
+    if isinstance(error, InputError):
+        return int(pb_utils.TritonError.INVALID_ARG)
+    return int(pb_utils.TritonError.UNAVAILABLE if isinstance(error, NoDeviceError) else pb_utils.TritonError.INTERNAL)
+
+
+def _error(error: Exception, code: int) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))

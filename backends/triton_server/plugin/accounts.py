@@ -1,0 +1,70 @@
+"""What the plugin tells Prometheus, gathered in plain numbers and handed over in the background.
+
+Setting a Triton metric from Python is a message to the server's process, too slow for the path of a request.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+FLUSH_S = 1.0
+
+Key = tuple[str, tuple[tuple[str, str], ...]]
+
+DESCRIPTIONS = {
+    "fpga_inferences_total": "Inferences (rows) answered, by device",
+    "fpga_executions_total": "Device calls, by device",
+    "fpga_device_seconds_total": "Time on the device, copies included, by device",
+    "fpga_rejected_requests_total": "Requests answered with INVALID_ARG because of their values",
+    "fpga_failed_requests_total": "Requests answered with an error because no device was left",
+    "fpga_failovers_total": "Devices taken out of service, by device and cause",
+    "fpga_self_tests_total": "Known-answer tests, by device and result",
+}
+
+
+class Accounts:
+    """Counts by name and labels. ``publish(name, labels, increase)`` is called once a second with what was added."""
+
+    def __init__(self, publish: Callable[[str, dict[str, str], float], None], labels: dict[str, str]) -> None:
+        self._publish = publish
+        self._labels = labels
+        self._counts: Counter[Key] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, name: str, value: float = 1.0, **labels: str) -> None:
+        """Add to a count; cheap."""
+        with self._lock:
+            self._counts[name, tuple(labels.items())] += value  # type: ignore[assignment] # Counter adds floats too
+
+    def flush(self) -> None:
+        """Hand over what was added since the last time."""
+        with self._lock:
+            counts, self._counts = self._counts, Counter()
+        for (name, labels), value in counts.items():
+            self._publish(name, {**self._labels, **dict(labels)}, float(value))
+
+
+class Metrics:
+    """Triton metrics made on first use, one family a name. ``utils`` is triton_python_backend_utils."""
+
+    def __init__(self, utils: Any) -> None:
+        self._utils = utils
+        self._families: dict[str, Any] = {}
+        self._metrics: dict[Key, Any] = {}
+
+    def increment(self, name: str, labels: dict[str, str], increase: float) -> None:
+        """Increase a counter."""
+        self._metric(name, DESCRIPTIONS[name], labels, self._utils.MetricFamily.COUNTER).increment(increase)
+
+    def set_info(self, name: str, description: str, labels: dict[str, str], value: float) -> None:
+        """Set a gauge."""
+        self._metric(name, description, labels, self._utils.MetricFamily.GAUGE).set(value)
+
+    def _metric(self, name: str, description: str, labels: dict[str, str], kind: Any) -> Any:
+        key = (name, tuple(sorted(labels.items())))
+        if key not in self._metrics:
+            if name not in self._families:
+                self._families[name] = self._utils.MetricFamily(name=name, description=description, kind=kind)
+            self._metrics[key] = self._families[name].Metric(labels=labels)
+        return self._metrics[key]
