@@ -13,7 +13,7 @@ from fpga_ops.overlay.errors import DoesNotFit
 WORDS = 64
 
 FIELDS = (
-    "op groups images rows cols outputs taps_y taps_x stride_y stride_x pad_y pad_x pad_value "
+    "op groups images rows cols outputs taps_y taps_x stride_y stride_x pad_y pad_x pad_value tap_step "
     "in_mem in_base in_step in_h in_w in_cols in_vecs red_vecs group_vecs "
     "acts period lag trips array_trips "
     "out_mem out_base out_step out_vecs out_words add skip_base skip_step "

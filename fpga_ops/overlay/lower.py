@@ -69,6 +69,7 @@ class Stage:
     kernel: tuple[int, int] = (1, 1)
     strides: tuple[int, int] = (1, 1)
     pads: tuple[int, int] = (0, 0)
+    tap_step: int = 1
     pad_value: int = 0
     residual: str | None = None
     add: AddRule | None = None
@@ -279,9 +280,9 @@ def _stage(
         )  # fmt: skip
     if isinstance(step, GlobalAveragePool):
         height, width, _ = shapes[step.source]
-        return Stage(
-            Op.SUM, step.name, step.source, step.output, **size, kernel=(height, width),
-            requantise=step.requantise, vector_step=1,
+        return Stage(  # each of PIX pixels sums every PIX-th column; the requantiser adds them up
+            Op.SUM, step.name, step.source, step.output, **size, kernel=(height, ceil_div(width, geometry.pix)),
+            tap_step=geometry.pix, requantise=step.requantise, vector_step=1,
         )  # fmt: skip
     if isinstance(step, Add):
         return Stage(

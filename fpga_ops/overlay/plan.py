@@ -178,7 +178,7 @@ def _describe(
     values = {
         "op": int(stage.op), "images": images, "rows": stage.height, "cols": cols, "parts": 1,
         "taps_y": stage.kernel[0], "taps_x": stage.kernel[1], "stride_y": stage.strides[0],
-        "stride_x": stage.strides[1], "pad_y": stage.pads[0], "pad_x": stage.pads[1], "pad_value": stage.pad_value,
+        "stride_x": stage.strides[1], "tap_step": stage.tap_step, "pad_y": stage.pads[0], "pad_x": stage.pads[1], "pad_value": stage.pad_value,
         "group_vecs": stage.vector_step, "red_vecs": stage.reduced_vectors, "out_channels": stage.channels,
     }  # fmt: skip
     if stage.source:

@@ -128,7 +128,7 @@ SERVICE __kernel void features(void)
     const layer_t d = read_channel_intel(to_features);
     UNTIL_END(d);
     COUNT(int trips = 0);
-    int cv = 0, kx = 0, ky = 0, k = 0, xg = 0, y = 0, n = 0;                 /* sending   */
+    int cv = 0, kx = 0, tap_x = 0, ky = 0, k = 0, xg = 0, y = 0, n = 0;                 /* sending   */
     int in_image = d.in_base, first_vec = 0;
     int r_step = 0, r_xg = 0, r_y = 0, r_n = 0, r_first = 0, r_word = 0;     /* receiving */
     int out_row = 0, out_image = d.out_base, skip_image = d.skip_base;
@@ -156,7 +156,7 @@ SERVICE __kernel void features(void)
       bool inside[PIX];
       UNROLL for (int b = 0; b < PIX; ++b) address[b] = d.in_base;
       UNROLL for (int p = 0; p < PIX; ++p) {
-        const int dx = p * d.stride_x + kx - d.pad_x + X_BIAS;
+        const int dx = p * d.stride_x + tap_x - d.pad_x + X_BIAS;
         const int x = x_first + dx - X_BIAS;
         bank_of[p] = dx % PIX;
         inside[p] = row_inside && x >= 0 && x < d.in_w;
@@ -210,8 +210,10 @@ SERVICE __kernel void features(void)
       /* counters: innermost first, each wraps into the next */
       if (send && ++cv == d.red_vecs) {
         cv = 0;
+        tap_x += d.tap_step;
         if (++kx == d.taps_x) {
           kx = 0;
+          tap_x = 0;
           if (++ky == d.taps_y) ky = 0;
         }
       }
@@ -378,9 +380,11 @@ SERVICE __kernel void requant(void)
         if (word == 0) acc = read_channel_intel(acc_ch);
         UNROLL for (int c = 0; c < CW; ++c) {
           const int lane = word * CW + c;
+          int columns = 0;                   /* a global pool leaves one sum for each of PIX columns */
+          UNROLL for (int p = 0; p < PIX; ++p) columns += acc.p[p][lane];
           UNROLL for (int p = 0; p < PIX; ++p)
-            out.p[p].c[c] = requantise(acc.p[p][lane] + par.bias[lane], d.pre_shift, par.shift[lane],
-                                       par.multiplier[lane], d.low, d.high);
+            out.p[p].c[c] = requantise((d.op == OP_SUM ? columns : acc.p[p][lane]) + par.bias[lane], d.pre_shift,
+                                       par.shift[lane], par.multiplier[lane], d.low, d.high);
         }
       }
       write_channel_intel(result_ch, out);

@@ -46,6 +46,7 @@ typedef struct {
   int rows, cols;   /* output rows; PIX-pixel groups in an output row                                  */
   int outputs;      /* pixel groups of the whole layer: groups * images * rows * cols                  */
   int taps_y, taps_x, stride_y, stride_x, pad_y, pad_x, pad_value;
+  int tap_step;     /* pixels from a tap to the next in x: PIX in a global pool, 1 elsewhere            */
   /* source map */
   int in_mem, in_base, in_step;     /* memory, first word, words from an image to the next             */
   int in_h, in_w, in_cols, in_vecs; /* pixels; pixel groups in a row; vectors in a pixel               */
@@ -69,7 +70,7 @@ typedef struct {
   int pre_shift, low, high;
   int add_first, add_second, add_offset, add_shift, add_low, add_high;
   int out_channels;                 /* block floating point: channels beyond are stored as zero            */
-  int spare[9];
+  int spare[8];
   int checksum;
 } layer_t;
 

@@ -1,0 +1,155 @@
+"""Cycle model of the overlay: trip counts exactly, then time on a board.
+
+Trip counts (a test compares them with counters in every loop on the emulator), for a layer of G groups, P pixel
+groups in each (images * rows * ceil(width / PIX)), A array steps a pixel group, r result words, T = max(A, r):
+
+    features = G P T + lag + r - 1                          requant = G P r
+    array    = sum over weight parts of max(steps, words)   params = G, weights = G A LANE VEC / WB, sink = stored words
+
+Time: all loops of a layer run together at one iteration a cycle, so a layer takes what `features` takes, longer by
+what it waits for weights: for each part max(P T share, bytes / external-memory bytes a cycle). The last `lag + r - 1`
+iterations are the drain: the array is idle, because the next layer may read what is still on its way. Interleaved
+images share weights and drains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fpga_ops.overlay.boards import Board
+from fpga_ops.overlay.descriptor import Descriptor, Op
+from fpga_ops.overlay.geometry import Geometry
+from fpga_ops.overlay.plan import Plan, array_parts
+
+
+def trips(descriptor: Descriptor) -> dict[str, int]:
+    """Iterations of every kernel's loop for one layer; the keys of `worker.COUNTERS`."""
+    d = descriptor
+    results = 0 if d.op is Op.STORE else d["outputs"] * d["out_words"]
+    return {
+        "params": {Op.LOAD: results, Op.STORE: 0}.get(d.op, d["groups"]),
+        "weights": d["w_words"],
+        "features": d["trips"],
+        "array": d["array_trips"],
+        "requant": results,
+        "sink": d["outputs"] * d["acts"] if d.op is Op.STORE else 0,
+    }
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Where a layer's cycles go (all interleaved images together).
+
+    Attributes:
+        name, tensor, op: Which layer.
+        cycles: Total.
+        ideal: macs / (macs a cycle): what a perfectly busy array would need.
+        shape: Lost to channels and widths that do not divide by VEC, LANE and PIX, and to layers without products.
+        results: Lost because a pixel group yields more result words than it has array steps.
+        ddr: Waiting for weights or images from external memory.
+        fill: Drain at the layer's end.
+        macs: Multiply-accumulates of the network.
+        bytes: External-memory traffic.
+    """
+
+    name: str
+    tensor: str
+    op: str
+    cycles: float
+    ideal: float
+    shape: float
+    results: float
+    ddr: float
+    fill: float
+    macs: int
+    bytes: int
+
+    @property
+    def bound_by(self) -> str:
+        """The largest share: "macs" is the good answer."""
+        shares = {
+            "macs": self.ideal, "shape": self.shape, "results": self.results, "ddr": self.ddr, "fill": self.fill
+        }  # fmt: skip
+        return max(shares, key=lambda name: shares[name])
+
+    @property
+    def utilisation(self) -> float:
+        """Share of multiplier cycles that do the network's products."""
+        return self.ideal / self.cycles if self.cycles else 0.0
+
+
+def layer_time(geometry: Geometry, descriptor: Descriptor, bytes_per_cycle: float) -> LayerTime:
+    """Time of one layer at `bytes_per_cycle` of external memory."""
+    d = descriptor
+    rate = min(bytes_per_cycle, float(geometry.wb))
+    ideal = d.macs / geometry.macs
+    if d.op in (Op.LOAD, Op.STORE):
+        count = trips(d)
+        words = count["params"] * geometry.cw if d.op is Op.LOAD else count["sink"] * geometry.vec
+        moved = words * geometry.pix
+        work = float(d["outputs"] * d["period"])
+        wait = max(0.0, max(moved / bytes_per_cycle, d["next_words"] * geometry.wb / rate) - work)
+        return LayerTime(d.name, d.tensor, d.op.name, work + wait, 0.0, work, 0.0, wait, 0.0, 0, moved)
+    work = float(d["outputs"] * d["period"])
+    busy = 0.0
+    for times, steps, words in array_parts(d):
+        busy += times * max(steps * d["period"] / d["acts"], words * geometry.wb / rate)
+    wait = max(0.0, busy - work)
+    fill = float(d["lag"] + d["out_words"] - 1)
+    results = float(d["outputs"] * (d["period"] - d["acts"]))
+    shape = work - results - ideal
+    moved = d["w_words"] * geometry.wb + d["groups"] * 8 * geometry.lane
+    return LayerTime(d.name, d.tensor, d.op.name, work + wait + fill, ideal, shape, results, wait, fill, d.macs, moved)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A network on a board at a clock.
+
+    Attributes:
+        plan: What was modelled.
+        clock_mhz: Kernel clock.
+        layers: Per layer, all interleaved images together.
+        cycles: Of one run (`plan.images` images).
+        latency_ms: From the host's call to its result for one run: launch, transfers, kernels.
+        inferences_per_s: Runs follow each other, transfers overlap with the kernels of the run before.
+        mac_utilisation: Over the whole run, drains, loads and stores included.
+        bound_by: What the run loses most to, or "macs".
+    """
+
+    plan: Plan
+    clock_mhz: float
+    layers: tuple[LayerTime, ...]
+    cycles: float
+    latency_ms: float
+    inferences_per_s: float
+    mac_utilisation: float
+    bound_by: str
+
+
+def predict(plan: Plan, board: Board, clock_mhz: float | None = None) -> Prediction:
+    """Model one run of a plan on a board; `clock_mhz` defaults to the board's assumption."""
+    clock = clock_mhz or board.clock_mhz
+    rate = board.bytes_per_cycle(clock)
+    layers = tuple(layer_time(plan.geometry, d, rate) for d in plan.descriptors)
+    cycles = sum(layer.cycles for layer in layers)
+    kernels_ms = cycles / clock / 1e3
+    transfer_ms = (plan.input_bytes + plan.output_bytes) / board.pcie_gbs / 1e6
+    shares = {
+        "macs": sum(x.ideal for x in layers), "shape": sum(x.shape for x in layers), "ddr": sum(x.ddr for x in layers),
+        "results": sum(x.results for x in layers), "fill": sum(x.fill for x in layers),
+    }  # fmt: skip
+    bound = max(shares, key=lambda name: shares[name])
+    slowest = max(kernels_ms, plan.input_bytes / board.pcie_gbs / 1e6)
+    if slowest > kernels_ms:
+        bound = "pcie"
+    return Prediction(
+        plan=plan,
+        clock_mhz=clock,
+        layers=layers,
+        cycles=cycles,
+        latency_ms=kernels_ms + transfer_ms + board.launch_us / 1e3,
+        inferences_per_s=plan.images * 1e3 / slowest,
+        mac_utilisation=shares["macs"] / cycles,
+        bound_by=bound,
+    )
