@@ -113,16 +113,15 @@ def requantise(
 
 def accumulator_bound(weights: Int8Array) -> npt.NDArray[np.int64]:
     """Largest possible |sum(x * w)| per output channel over uint8 x: `int64[OC]`."""
-    flat = weights.reshape(len(weights), -1).astype(np.int64)
-    positive = np.where(flat > 0, flat, 0).sum(1)
-    negative = -np.where(flat < 0, flat, 0).sum(1)
-    bound: npt.NDArray[np.int64] = 255 * np.maximum(positive, negative)
+    flat = weights.reshape(len(weights), -1)
+    positive = np.maximum(flat, 0).sum(1, dtype=np.int64)
+    bound: npt.NDArray[np.int64] = 255 * np.maximum(positive, positive - flat.sum(1, dtype=np.int64))
     return bound
 
 
 def zero_point_correction(weights: Int8Array, zero_point: int) -> npt.NDArray[np.int64]:
     """What a source's zero point adds to the accumulator over raw bytes: `int64[OC]`."""
-    correction: npt.NDArray[np.int64] = zero_point * weights.reshape(len(weights), -1).astype(np.int64).sum(1)
+    correction: npt.NDArray[np.int64] = zero_point * weights.reshape(len(weights), -1).sum(1, dtype=np.int64)
     return correction
 
 

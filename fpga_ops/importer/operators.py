@@ -124,11 +124,12 @@ def centred_weights(value: Value | None, axis: int) -> tuple[Int8Array, Float64A
         raise UnsupportedError(f"its weights are {value.value.dtype}; int8 is expected")
     if value.axis is not None and value.scale.size > 1 and value.axis != axis:
         raise UnsupportedError(f"its weights have scales along axis {value.axis}; axis {axis} (outputs) is expected")
+    scale = np.broadcast_to(value.scale.reshape(-1), (value.value.shape[axis],))
+    if value.value.dtype == np.int8 and not value.zero_point.any():
+        return value.value.astype(np.int8, copy=False), scale
     centred = value.value.astype(np.int16) - value.along(value.zero_point).astype(np.int16)
     if centred.min(initial=0) < -128 or centred.max(initial=0) > 127:
         raise UnsupportedError("its weights are not symmetric around their zero point; quantise them symmetrically")
-    count = value.value.shape[axis]
-    scale = np.broadcast_to(value.scale.astype(np.float64).reshape(-1), (count,))
     return centred.astype(np.int8), scale
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from fpga_ops.errors import ModelError
 from fpga_ops.importer.values import Float64Array, Leaf, Linear, Maximum, Real, Sum
@@ -58,9 +60,26 @@ def is_rescale(step: Step) -> bool:
     return isinstance(step, Add) and step.first == step.second and step.add.residual_multiplier == 0
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """Weights whose bias fits in 32 bits.
+
+    Attributes:
+        weights: `int8[OC, KH, KW, IC / groups]`.
+        scale: `float64[OC]`, output steps per accumulator step.
+        bound: `int64[OC]`, as `accumulator_bound`.
+        correction: `int64[OC]`, as `zero_point_correction`.
+    """
+
+    weights: Int8Array
+    scale: Float64Array
+    bound: npt.NDArray[np.int64]
+    correction: npt.NDArray[np.int64]
+
+
 def fit_channels(
     weights: Int8Array, scale: Float64Array, bias: Float64Array, output_zero: int, source_zero: int
-) -> tuple[Int8Array, Float64Array]:
+) -> Fitted:
     """Coarser weights for channels whose bias would not fit in 32 bits in steps of their tiny scale.
 
     Such a channel's weights are divided by the least power of two that makes the bias fit, and rounded; onnxruntime's
@@ -75,22 +94,22 @@ def fit_channels(
         source_zero: Zero point of the source.
     """
     result, wide = weights, scale
-    for halvings in range(1, 9):
-        bound = accumulator_bound(result)
+    for halvings in range(1, 10):  # after eight, int8 weights are zero
+        bound, correction = accumulator_bound(result), zero_point_correction(result, source_zero)
         live = bound > 0
         if not live.any():
             break
         exponent = np.floor(np.log2(wide))
         pre_shift = max(0.0, FRACTION_BITS + 2 + float(exponent[live].max()))
         saturated = np.exp2(15.0 + np.minimum(-FRACTION_BITS - 2 - exponent, 31.0)) + bound
-        total = np.abs(bias + output_zero + 0.5) / wide + np.abs(zero_point_correction(result, source_zero))
+        total = np.abs(bias + output_zero + 0.5) / wide + np.abs(correction)
         over = live & (np.minimum(total, saturated) + bound + 2.0**20 >= (2.0**31 - 1) / 2.0**pre_shift)
         if not over.any():
             break
         result = result.copy()
         result[over] = np.rint(weights[over] / 2.0**halvings).astype(np.int8)
         wide = np.where(over, scale * 2.0**halvings, wide)
-    return result, wide
+    return Fitted(result, wide, bound, correction)
 
 
 def linear_step(name: str, form: Linear, real: Real, source: Tensor, output: Tensor, nodes: tuple[str, ...]) -> Step:
@@ -101,12 +120,19 @@ def linear_step(name: str, form: Linear, real: Real, source: Tensor, output: Ten
         area = np.full(len(scale), source.height * source.width, np.int64)
         rule = requantise(scale, bias, output.zero_point, area * source.zero_point, low, high, area * 255)
         return GlobalAveragePool(name, source.name, output.name, rule, nodes)
-    weights, scale = fit_channels(form.weights, scale, bias, output.zero_point, source.zero_point)
-    correction = zero_point_correction(weights, source.zero_point)
-    rule = requantise(scale, bias, output.zero_point, correction, low, high, accumulator_bound(weights))
+    fitted = fit_channels(form.weights, scale, bias, output.zero_point, source.zero_point)
+    rule = requantise(fitted.scale, bias, output.zero_point, fitted.correction, low, high, fitted.bound)
     return Conv(
-        name, source.name, output.name, weights, rule, form.strides, form.pads, form.groups, None, None, nodes
-    )  # fmt: skip
+        name,
+        source.name,
+        output.name,
+        fitted.weights,
+        rule,
+        form.strides,
+        form.pads,
+        form.groups,
+        nodes=nodes,
+    )
 
 
 def make_steps(
