@@ -28,6 +28,15 @@ class State(enum.Enum):
     """Ejected, down, or still loading the model; being watched."""
     ABSENT = "absent"
     """It answers and does not have the model."""
+    DENIED = "denied"
+    """It wants a (better) token or certificate."""
+    BROKEN = "broken"
+    """It tried to load the model and failed."""
+
+
+HOPELESS = frozenset({State.ABSENT, State.DENIED, State.BROKEN})
+"""States that waiting will hardly mend; such servers are still looked at now and then."""
+_HOPELESS_EVERY = 10.0
 
 
 class Server:
@@ -92,7 +101,7 @@ class Pool:
             if server is not None:
                 return server
             remaining = end - time.monotonic()
-            if remaining <= 0 or all(server.state is State.ABSENT for server in self.servers):
+            if remaining <= 0 or all(server.state in HOPELESS for server in self.servers):
                 return None
             try:
                 async with asyncio.timeout(remaining):
@@ -141,10 +150,11 @@ class Pool:
         await asyncio.gather(*watchers, return_exceptions=True)
 
     def _count_against(self, server: Server, fault: Fault) -> None:
-        if server.state in (State.OUT, State.ABSENT):
+        if server.state is State.OUT or server.state in HOPELESS:
             return
         if fault.kind is Kind.NOT_FOUND:
             self._set(server, State.ABSENT, fault.reason)
+            self._watch(server, _PROBE_EVERY)
             return
         gone = fault.kind in (Kind.CONNECTION, Kind.NOT_READY) and len(self.servers) > 1
         if gone or server.state is State.PROBATION or server.failures >= self._eject_after:
@@ -157,8 +167,8 @@ class Pool:
     async def _update(self, server: Server) -> None:
         state = await self._probe(server)
         self._set(server, state, server.reason)
-        if state is State.OUT:
-            self._watch(server, _PROBE_EVERY)
+        if state is not State.READY:
+            self._watch(server, _PROBE_EVERY if state is State.OUT else _HOPELESS_EVERY)
 
     def _watch(self, server: Server, pause: float) -> None:
         if id(server) not in self._watchers:
@@ -168,12 +178,12 @@ class Pool:
         try:
             await asyncio.sleep(pause)
             interval = _PROBE_EVERY
-            while (state := await self._probe(server)) is State.OUT:
-                await asyncio.sleep(interval)
+            while (state := await self._probe(server)) is not State.READY:
+                self._set(server, state, server.reason)
+                await asyncio.sleep(_HOPELESS_EVERY if state in HOPELESS else interval)
                 interval = min(_PROBE_AT_MOST, interval * 1.5)
             # A server whose model process died still calls itself ready: only an answer ends the probation.
-            back = State.PROBATION if state is State.READY and server.ejections else state
-            self._set(server, back, server.reason)
+            self._set(server, State.PROBATION if server.ejections else State.READY, "")
         finally:
             self._watchers.pop(id(server), None)
 

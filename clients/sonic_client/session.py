@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sonic_client.errors import (
+    AuthenticationError,
     BadReplyError,
     ConfigurationError,
     DeadlineError,
@@ -21,7 +22,7 @@ from sonic_client.errors import (
 from sonic_client.fallback import LocalTransport, OwnServer
 from sonic_client.faults import RETRIED, Fault, Kind
 from sonic_client.options import LocalModel, Options, read_token
-from sonic_client.pool import Pool, Server, State
+from sonic_client.pool import HOPELESS, Pool, Server, State
 from sonic_client.shared_memory import Arena, Lease
 from sonic_client.statistics import Breakdown, CallTiming, ServerTimes, Totals
 from sonic_client.tracing import Identity, child_span
@@ -222,11 +223,12 @@ class Session:
         if server is None:
             server = await self._fallback()
         if server is None:
-            kind = (
-                ModelNotFoundError
-                if all(server.state is State.ABSENT for server in self._pool.servers)
-                else ServerUnavailableError
-            )
+            states = {server.state for server in self._pool.servers}
+            kind: type[RequestError] = ServerUnavailableError
+            if states == {State.ABSENT}:
+                kind = ModelNotFoundError
+            elif State.DENIED in states and states <= set(HOPELESS):
+                kind = AuthenticationError
             raise kind(f"no server is ready: {self._pool.reasons()}", model=self.model)
         try:
             info = await server.transport.model_info(self.model, self.version, self._headers(), _CONTROL_TIMEOUT)
@@ -245,27 +247,34 @@ class Session:
     async def _probe(self, server: Server) -> State:
         """Ask one server whether it has the model ready."""
         transport = server.transport
+        asked = (self.model, self.version)
         try:
-            if await transport.model_ready(self.model, self.version, self._headers(), _CONTROL_TIMEOUT):
+            if await transport.model_ready(*asked, self._headers(), _CONTROL_TIMEOUT):
                 server.reason = ""
                 return State.READY
-            rows = [
-                row
-                for row in await transport.index(self._headers(), _CONTROL_TIMEOUT)
-                if row["name"] == self.model and self.version in ("", row["version"])
-            ]
         except Fault as fault:
             server.reason = fault.reason
-            if fault.kind is Kind.AUTHENTICATION:
-                raise fault.error(request_id="", model=self.model, server=server.name, attempts=1) from fault
-            return State.OUT
-        if not rows:
-            server.reason = f"it does not serve model '{self.model}'" + (
-                f" version {self.version}" if self.version else ""
-            )
-            return State.ABSENT
-        server.reason = f"model '{self.model}' is {rows[0]['state'] or 'not loaded'}"
-        return State.OUT
+            return State.DENIED if fault.kind is Kind.AUTHENTICATION else State.OUT
+        try:
+            rows = await transport.index(self._headers(), _CONTROL_TIMEOUT)
+        except Fault:  # the index is often closed to the public; then the metadata must tell
+            state, server.reason = await self._without_index(transport)
+            return state
+        state, server.reason = _state_of(
+            [row for row in rows if row["name"] == self.model and self.version in ("", row["version"])]
+        )
+        if state is State.ABSENT:
+            version = f" version {self.version}" if self.version else ""
+            server.reason = f"it does not serve model '{self.model}'{version}"
+        return state
+
+    async def _without_index(self, transport: Transport) -> tuple[State, str]:
+        """Whether a server without an index knows the model, and what it says."""
+        try:
+            await transport.model_info(self.model, self.version, self._headers(), _CONTROL_TIMEOUT)
+        except Fault as fault:
+            return (State.ABSENT if fault.kind is Kind.NOT_FOUND else State.OUT), fault.reason
+        return State.OUT, f"model '{self.model}' is not ready"
 
     # ---- one request, persistently
 
@@ -492,6 +501,16 @@ class Session:
     async def _server_times(self, server: Server) -> ServerTimes:
         said = await server.transport.statistics(self.model, self.version, self._headers(), _CONTROL_TIMEOUT)
         return ServerTimes.read(said)
+
+
+def _state_of(rows: list[dict[str, str]]) -> tuple[State, str]:
+    """What a model's rows in the repository index mean, when it is not ready."""
+    if not rows:
+        return State.ABSENT, ""
+    for row in rows:
+        if row["state"] == "UNAVAILABLE" and row["reason"] not in ("", "unloaded"):
+            return State.BROKEN, f"version {row['version']} failed to load: {row['reason']}"
+    return State.OUT, f"it is {rows[0]['state'].lower() or 'not loaded'}"
 
 
 def _batch(inputs: Mapping[str, Tensor]) -> int:

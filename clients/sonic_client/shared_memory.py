@@ -50,7 +50,7 @@ class _Block:
         self.used = 0
 
     def write(self, array: Tensor) -> None:
-        target = np.frombuffer(self.memory.buf, dtype=array.dtype, count=array.size).reshape(array.shape)
+        target: Tensor = np.ndarray(array.shape, array.dtype, buffer=self.memory.buf)
         np.copyto(target, array)
         self.used = array.nbytes
 

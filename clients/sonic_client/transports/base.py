@@ -127,7 +127,7 @@ class Transport(Protocol):
         """The model's configuration."""
 
     async def index(self, headers: Mapping[str, str], timeout: float) -> list[dict[str, str]]:
-        """The repository index: rows with name, version, state."""
+        """The repository index: rows with name, version, state, reason."""
 
     async def statistics(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> dict[str, Any]:
         """The server's statistics of the model, in Triton's own form."""

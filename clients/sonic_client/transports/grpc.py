@@ -99,9 +99,11 @@ class GrpcTransport:
         return dict(said["config"])
 
     async def index(self, headers: Mapping[str, str], timeout: float) -> list[dict[str, str]]:
-        """The repository index: rows with name, version, state."""
+        """The repository index: rows with name, version, state, reason."""
         said = await _judged(self._client.get_model_repository_index(dict(headers), client_timeout=timeout))
-        return [{"name": row.name, "version": row.version, "state": row.state} for row in said.models]
+        return [
+            {"name": row.name, "version": row.version, "state": row.state, "reason": row.reason} for row in said.models
+        ]
 
     async def statistics(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> dict[str, Any]:
         """The server's statistics of the model, in Triton's own form."""

@@ -84,9 +84,9 @@ class HttpTransport:
         return dict(await _judged(self._client.get_model_config(model, version, _text(headers)), timeout))
 
     async def index(self, headers: Mapping[str, str], timeout: float) -> list[dict[str, str]]:
-        """The repository index: rows with name, version, state."""
+        """The repository index: rows with name, version, state, reason."""
         said = await _judged(self._client.get_model_repository_index(_text(headers)), timeout)
-        return [{key: str(row.get(key, "")) for key in ("name", "version", "state")} for row in said]
+        return [{key: str(row.get(key, "")) for key in ("name", "version", "state", "reason")} for row in said]
 
     async def statistics(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> dict[str, Any]:
         """The server's statistics of the model, in Triton's own form."""
