@@ -90,7 +90,8 @@ class _HttpGate(http.server.ThreadingHTTPServer):
         super().__init__((address, port), _HttpRefuse)
 
     def server_bind(self) -> None:
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            self.socket.setsockopt(socket.SOL_SOCKET, option, 1)
         self.socket.bind(self.server_address)  # not the base's, which looks up the host's name
 
 

@@ -27,7 +27,9 @@ def check_finite(tensor: str, values: Any) -> None:
     if not np.issubdtype(values.dtype, np.floating):
         return
     # The sum is finite only if every value is; it can overflow for finite values, so a miss is looked at closely.
-    if not np.isfinite(np.sum(values, dtype=np.float64)):
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.sum(values, dtype=np.float64)
+    if not np.isfinite(total):
         finite = np.isfinite(values)
         if not finite.all():
             raise _bad(tensor, values, np.argwhere(~finite)[0], "finite values")

@@ -1,0 +1,171 @@
+"""Fail-over: the next device repeats the request; a bad request does not cost a device."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fpga_ops.errors import DeviceError, InputError, ModelError
+from triton_server.plugin.chain import Chain, Failure, NoDeviceError, RequestFailedError, split_rows
+from triton_server.plugin.golden import Golden
+
+X = {"images": np.arange(6, dtype=np.float32).reshape(2, 3)}
+Y = X["images"].sum(axis=1, keepdims=True)
+
+
+class FakeNetwork:
+    """Sums rows; ``fault`` may raise, hang or return another answer."""
+
+    def __init__(self, device: str | None, fault: Callable[[Any], Any] | None = None) -> None:
+        self.device, self.fault, self.closed, self.calls = device or "auto", fault, False, 0
+
+    def run_timed(self, inputs: Any) -> tuple[dict[str, Any], float]:
+        self.calls += 1
+        answer = {"scores": inputs["images"].sum(axis=1, keepdims=True)}
+        return (self.fault(inputs) or answer) if self.fault else answer, 0.001
+
+    def features(self, inputs: Any) -> dict[str, Any]:
+        return {"features": inputs["images"].astype(np.uint8)}
+
+    def describe(self) -> dict[str, Any]:
+        return {"device": self.device, "precision": "int8", "kernel": "k"}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def golden(features: bool = True) -> Golden:
+    return Golden(X, {"scores": Y}, X["images"].astype(np.uint8) if features else None)
+
+
+def chain(networks: dict[str, FakeNetwork | Exception], seen: list[Failure], timeout_s: float = 5.0) -> Chain:
+    def load(device: str | None) -> FakeNetwork:
+        made = networks[device or "auto"]
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    return Chain(load, tuple(networks), timeout_s=timeout_s, on_failure=seen.append)
+
+
+def raises(error: Exception, when: Callable[[Any], bool] = lambda inputs: True) -> Callable[[Any], None]:
+    def fault(inputs: Any) -> None:
+        if when(inputs):
+            raise error
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (DeviceError("device lost"), "lost"),
+        (RuntimeError("clEnqueueNDRangeKernel failed: OUT_OF_RESOURCES"), "lost"),
+        (MemoryError(), "lost"),
+    ],
+)
+def test_a_failing_device_is_replaced_and_the_request_repeated(error: Exception, cause: str) -> None:
+    seen: list[Failure] = []
+    bad, good = FakeNetwork("fpga", raises(error)), FakeNetwork("cpu")
+    with_spare = chain({"fpga": bad, "cpu": good}, seen)
+    outputs, _, device = with_spare.run(X)
+    np.testing.assert_array_equal(outputs["scores"], Y)
+    assert device == "cpu"
+    assert [(f.device, f.cause) for f in seen] == [("fpga", cause)]
+    assert bad.closed
+    with_spare.run(X)
+    assert bad.calls == 1, "the failed device is not asked again"
+
+
+def test_a_device_that_cannot_be_built_is_passed_over() -> None:
+    seen: list[Failure] = []
+    spare = chain({"fpga": DeviceError("no bitstream"), "cpu": FakeNetwork("cpu")}, seen)
+    assert spare.device == "cpu"
+    assert [(f.device, f.cause) for f in seen] == [("fpga", "build")]
+
+
+def test_a_call_that_hangs_is_given_up() -> None:
+    seen: list[Failure] = []
+    release = threading.Event()
+    hanging = FakeNetwork("fpga", lambda inputs: release.wait(20) and None)
+    spare = chain({"fpga": hanging, "cpu": FakeNetwork("cpu")}, seen, timeout_s=0.1)
+    began = time.monotonic()
+    outputs, _, device = spare.run(X)
+    assert time.monotonic() - began < 2
+    assert (device, seen[0].cause) == ("cpu", "timeout")
+    np.testing.assert_array_equal(outputs["scores"], Y)
+    assert not hanging.closed, "closing a device that hangs would hang too"
+    release.set()
+
+
+def test_a_wrong_answer_takes_the_device_out() -> None:
+    seen: list[Failure] = []
+    flipped = FakeNetwork("fpga", lambda inputs: {"scores": Y + 1})
+    spare = chain({"fpga": flipped, "cpu": FakeNetwork("cpu")}, seen)
+    spare.set_golden(golden())
+    assert (spare.device, seen[0].cause) == ("cpu", "wrong_answer")
+
+
+def test_one_flipped_bit_in_the_integers_is_found() -> None:
+    flipped = X["images"].astype(np.uint8)
+    flipped[1, 2] ^= 1
+    assert "1 of 6 integers differ" in str(golden().difference({"scores": Y}, flipped))
+    assert golden().difference({"scores": Y}, X["images"].astype(np.uint8)) is None
+
+
+def test_the_self_test_finds_a_device_that_turns_bad() -> None:
+    seen: list[Failure] = []
+    broken: list[bool] = []
+    turning = FakeNetwork("fpga", lambda inputs: {"scores": Y * 2} if broken else None)
+    spare = chain({"fpga": turning, "cpu": FakeNetwork("cpu")}, seen)
+    spare.set_golden(golden())
+    assert spare.self_test() is None
+    broken.append(True)
+    assert "off by" in str(spare.self_test())
+    assert spare.device == "cpu"
+
+
+def test_a_request_at_fault_costs_no_device() -> None:
+    seen: list[Failure] = []
+    poison = {"images": np.full((1, 3), 9, np.float32)}
+    network = FakeNetwork("fpga", raises(RuntimeError("boom"), lambda inputs: len(inputs["images"]) == 1))
+    spare = chain({"fpga": network, "cpu": FakeNetwork("cpu")}, seen)
+    spare.set_golden(golden())
+    with pytest.raises(RequestFailedError, match="boom"):
+        spare.run(poison)
+    assert spare.device == "fpga"
+    assert not seen
+    assert spare.run(X)[2] == "fpga"
+
+
+def test_input_errors_are_the_callers() -> None:
+    seen: list[Failure] = []
+    network = FakeNetwork("fpga", raises(InputError("input 'images': ...")))
+    with pytest.raises(InputError):
+        chain({"fpga": network, "cpu": FakeNetwork("cpu")}, seen).run(X)
+    assert not seen
+
+
+def test_without_a_device_left_the_error_tells_what_was_tried() -> None:
+    seen: list[Failure] = []
+    spare = chain({"fpga": FakeNetwork("fpga", raises(DeviceError("lost"))), "cpu": DeviceError("no driver")}, seen)
+    for _ in range(2):
+        with pytest.raises(NoDeviceError, match="fpga: lost; cpu: no driver"):
+            spare.run(X)
+
+
+def test_a_faulty_model_is_not_tried_on_every_device() -> None:
+    seen: list[Failure] = []
+    with pytest.raises(ModelError, match="Sigmoid"):
+        chain({"fpga": ModelError("unsupported", operator="Sigmoid"), "cpu": FakeNetwork("cpu")}, seen)
+    assert not seen
+
+
+def test_rows_are_shared_out_in_order() -> None:
+    shares = split_rows({"y": np.arange(6)}, [1, 3, 2])
+    assert [share["y"].tolist() for share in shares] == [[0], [1, 2, 3], [4, 5]]

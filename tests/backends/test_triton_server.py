@@ -1,0 +1,202 @@
+"""Parts of triton_server that need no server."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
+
+from triton_server import locate, shm
+from triton_server.commands.serve import _admin_key, register
+from triton_server.control import Control
+from triton_server.errors import ServerNotFoundError, ServerStartError
+from triton_server.gate import Gate
+from triton_server.health import metrics
+from triton_server.ports import resolve_ports
+from triton_server.probe import KnownAnswer, compare
+from triton_server.processes import cpu_seconds, kill_and_wait, state
+from triton_server.rundir import assemble
+
+
+def test_numpy_2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locate.importlib.metadata, "version", lambda name: "2.1.0")
+    with pytest.raises(ServerNotFoundError, match=r"numpy 2\.1\.0.*numpy < 2"):
+        locate.check_numpy()
+
+
+def test_a_missing_server_tells_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TRITON_SERVER_ROOT", raising=False)
+    monkeypatch.setattr(locate, "_wheel_root", lambda: None)
+    monkeypatch.setattr(locate, "SYSTEM_ROOT", tmp_path)
+    with pytest.raises(ServerNotFoundError, match=r"pip install"):
+        locate.find_installation()
+
+
+def test_a_wrong_root_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRITON_SERVER_ROOT", str(tmp_path))
+    with pytest.raises(ServerNotFoundError, match="TRITON_SERVER_ROOT"):
+        locate.find_installation()
+
+
+def test_a_system_installation_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    python = ("libtriton_python.so", "triton_python_backend_stub", "triton_python_backend_utils.py")
+    for name in ("bin/tritonserver", *(f"backends/python/{file}" for file in python)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setenv("TRITON_SERVER_ROOT", str(tmp_path))
+    assert locate.find_installation().kind == "system"
+
+
+def test_the_run_directory_is_what_triton_wants(tmp_path: Path) -> None:
+    installation = locate.find_installation()
+    backends = assemble(tmp_path, installation, locate.backend_folder(), [Path(locate.__file__).parent])
+    library = backends / "python" / "libtriton_python.so"
+    assert library.is_file()
+    assert not library.is_symlink(), "Triton refuses a link that leaves the backend directory"
+    assert (backends / "python" / "triton_python_backend_stub").is_file()
+    assert (backends / "python" / "triton_server" / "locate.py").is_file()
+    assert (backends / "fpga" / "model.py").is_file()
+
+
+def test_ports() -> None:
+    http, grpc, metrics_port = resolve_ports("127.0.0.1", (0, 0, 0))
+    assert len({http, grpc, metrics_port}) == 3
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ServerStartError, match="choose another port"):
+            resolve_ports("127.0.0.1", (0, taken.getsockname()[1], 0))
+
+
+def test_only_what_dead_owners_left_is_cleaned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shm, "SHM", tmp_path)
+    mine = tmp_path / f"{shm.make_prefix(0)}x"
+    dead = tmp_path / "tfpga-1234567-42-0-x"
+    reused = tmp_path / f"tfpga-{os.getpid()}-1-0-x"
+    foreign = tmp_path / "somebody-else"
+    for path in (mine, dead, reused, foreign):
+        path.touch()
+    assert shm.clean_stale() == 2
+    assert sorted(tmp_path.iterdir()) == sorted([mine, foreign])
+    assert shm.clean(shm.make_prefix(0)) == 1
+    assert list(tmp_path.iterdir()) == [foreign]
+
+
+def test_processes() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert state(child.pid) in "RS"
+    kill_and_wait([child.pid])
+    assert state(child.pid) == "Z"
+    child.wait()
+    assert state(child.pid) == ""
+    assert cpu_seconds(os.getpid()) > 0
+
+
+def test_the_gate_answers_unavailable_at_once() -> None:
+    http, grpc = resolve_ports("127.0.0.1", (0, 0))
+    gate = Gate("127.0.0.1", http, grpc)
+    gate.open("the model server is restarting (dead)")
+    try:
+        images = np.zeros((1, 3, 224, 224), np.float32)
+        for module, url in ((tritonclient.grpc, f"127.0.0.1:{grpc}"), (tritonclient.http, f"127.0.0.1:{http}")):
+            tensor = module.InferInput("images", images.shape, "FP32")
+            tensor.set_data_from_numpy(images)
+            client = module.InferenceServerClient(url)
+            with pytest.raises(InferenceServerException, match=r"restarting.*retry in 500 ms") as caught:
+                client.infer("resnet50_top", [tensor])
+            assert str(caught.value.status()) in ("StatusCode.UNAVAILABLE", "503")
+            client.close()
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"http://127.0.0.1:{http}/v2/health/ready")
+        assert refused.value.headers["Retry-After"] == "1"
+        refused.value.close()
+        assert not Control("127.0.0.1", http).live()
+    finally:
+        gate.close()
+    assert resolve_ports("127.0.0.1", (http, grpc)) == [http, grpc]
+
+
+@pytest.mark.parametrize(
+    ("data", "correct", "words"),
+    [([0.25, 0.75], True, "equal"), ([0.2, 0.8], False, "off by"), ([float("nan"), 1.0], False, "off by")],
+)
+def test_probes_judge_answers(data: list[float], correct: bool, words: str) -> None:
+    known = KnownAnswer("m", "1", "x", "FP32", np.zeros((1, 1)), "p", np.array([[0.25, 0.75]], np.float32))
+    answer = compare(known, {"outputs": [{"name": "p", "shape": [1, 2], "data": data}]})
+    assert (answer.correct, words in answer.detail) == (correct, True)
+
+
+def test_probes_refuse_empty_answers() -> None:
+    known = KnownAnswer("m", "1", "x", "FP32", np.zeros((1, 1)), "p", None)
+    assert not compare(known, {"outputs": [{"name": "p", "shape": [0, 2], "data": []}]}).correct
+    assert not compare(known, {"outputs": []}).correct
+
+
+def test_health_metrics_are_prometheus_text() -> None:
+    entry = {"model": "m", "version": "1", "state": "serving", "detail": "", "probe_ms": 1.5}
+    text = metrics({"up": True, "ready": True, "last_outage_s": 0.0, "restarts": {"dead": 2}, "models": [entry],
+                    "refused": {}})  # fmt: skip
+    assert 'triton_fpga_restarts_total{cause="dead"} 2' in text
+    assert 'triton_fpga_model_state{model="m",version="1",state="serving"} 1' in text
+    for line in text.splitlines():
+        assert line.startswith("#") or len(line.rsplit(" ", 1)) == 2
+
+
+def parse(*words: str) -> object:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    register(parser)
+    return parser.parse_args(words)
+
+
+def test_the_admin_key_is_made_once_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "admin"
+    args = parse("--address", "192.0.2.1", "--admin-key-file", str(path))
+    key = _admin_key(args)  # type: ignore[arg-type]
+    assert key is not None
+    assert len(key) >= 32
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert _admin_key(args) == key  # type: ignore[arg-type]
+
+
+def test_loopback_needs_no_key() -> None:
+    assert _admin_key(parse()) is None  # type: ignore[arg-type]
+
+
+def test_control_errors_hold_the_servers_message() -> None:
+    import http.server
+    import threading
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"error": "no such model"}).encode()
+            self.send_response(404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    control = Control("127.0.0.1", server.server_address[1])
+    with pytest.raises(Exception, match="no such model"):
+        control.metadata("x")
+    assert not control.ready()
+    server.shutdown()
+    thread.join()
+    server.server_close()
