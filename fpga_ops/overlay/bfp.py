@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from fpga_ops import reference
 from fpga_ops.network import Conv, Int8Array, IntegerNetwork, UInt8Array, sources
-from fpga_ops.overlay.geometry import Geometry, ceil_div
+from fpga_ops.overlay.geometry import ceil_div
+from fpga_ops.overlay.lower import Fold, folded_conv
 
 MANTISSA_MAX = 31
 
@@ -56,20 +57,13 @@ def round_activations(x: UInt8Array, vec: int) -> npt.NDArray[np.int16]:
     return (mantissa << exponent).reshape(padded.shape)[..., :channels].astype(np.int16)
 
 
-def _rounded_weights(step: Conv, vec: int, folded: bool) -> npt.NDArray[np.int16]:
+def _rounded_weights(step: Conv, vec: int) -> npt.NDArray[np.int16]:
     """Weights after rounding, `int16[OC, KH, KW, IC / groups]`, in blocks that start at multiples of `vec`.
 
-    Zeros between the channel groups of a grouped convolution do not change an exponent, so each group's channels are
-    placed at their absolute positions and cut out again.
+    Zeros beside the channels of a group do not change an exponent, so each group's channels are placed at their
+    absolute positions and cut out again.
     """
     outputs, kernel_h, kernel_w, inputs = step.weights.shape
-    if folded:
-        flat = step.weights.reshape(outputs, -1)
-        padded = np.zeros((outputs, ceil_div(flat.shape[1], vec) * vec), np.int8)
-        padded[:, : flat.shape[1]] = flat
-        return round_blocks(padded.reshape(outputs, -1, vec)).reshape(outputs, -1)[:, : flat.shape[1]].reshape(
-            step.weights.shape
-        )
     result = np.empty(step.weights.shape, np.int16)
     per_group = outputs // step.groups
     for group in range(step.groups):
@@ -83,31 +77,34 @@ def _rounded_weights(step: Conv, vec: int, folded: bool) -> npt.NDArray[np.int16
 
 
 def convolution(
-    x: UInt8Array, step: Conv, zero_point: int, vec: int, residual: UInt8Array | None = None, folded: bool = False
+    x: UInt8Array,
+    step: Conv,
+    zero_point: int,
+    vec: int,
+    residual: UInt8Array | None = None,
+    fold: Fold | None = None,
 ) -> UInt8Array:
-    """One convolution as the "bfp" array computes it; see `reference.convolution`."""
-    weights = _rounded_weights(step, vec, folded)
-    kernel = (weights.shape[1], weights.shape[2])
-    if folded:  # blocks run over the window, so the window is what is rounded
-        view = reference.windows(x, kernel, step.strides, step.pads, zero_point).transpose(0, 1, 2, 4, 5, 3)
-        columns = round_activations(np.ascontiguousarray(view).reshape(*view.shape[:3], -1), vec).astype(np.float64)
-        accumulator = np.rint(columns @ weights.reshape(len(weights), -1).T.astype(np.float64)).astype(np.int64)
-    else:  # rounding a padded map: padding forms blocks of the zero point, alone in their pixel
-        top, left, bottom, right = step.pads
-        padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=zero_point)
-        accumulator = _accumulate(round_activations(padded, vec), step, weights)
-    lost = step.weights.reshape(len(weights), -1).astype(np.int64).sum(1) - weights.reshape(len(weights), -1).sum(
-        1, dtype=np.int64
-    )
+    """One convolution as the "bfp" array computes it; see `reference.convolution`.
+
+    With a fold the blocks run over the window, as the host lays it out.
+    """
+    if fold is not None:
+        x, step = fold.apply(x), folded_conv(step, fold)
+    weights = _rounded_weights(step, vec)
+    top, left, bottom, right = step.pads
+    # A padding pixel is a block of zero points alone, whatever the other pixels hold.
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=zero_point)
+    accumulator = _accumulate(round_activations(padded, vec), step, weights)
+    kept = step.weights.reshape(len(weights), -1).astype(np.int64).sum(1)
+    lost = kept - weights.reshape(len(weights), -1).sum(1, dtype=np.int64)
     y = reference.requantise(accumulator + zero_point * lost, step.requantise)
     if step.add is None or residual is None:
         return y
     return reference.add(y, residual, step.add)
 
 
-def _accumulate(
-    rounded: npt.NDArray[np.int16], step: Conv, weights: npt.NDArray[np.int16]
-) -> npt.NDArray[np.int64]:
+def _accumulate(rounded: npt.NDArray[np.int16], step: Conv, weights: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
+    """Sums of products, exact: every partial sum is an integer below 2^24 * 2^29, within float64."""
     outputs, kernel_h, kernel_w, inputs = weights.shape
     view = np.lib.stride_tricks.sliding_window_view(rounded, (kernel_h, kernel_w), axis=(1, 2))  # type: ignore[call-overload]
     view = view[:, :: step.strides[0], :: step.strides[1]]
@@ -118,22 +115,24 @@ def _accumulate(
         columns = view[:, :, :, group * inputs : (group + 1) * inputs].transpose(0, 1, 2, 4, 5, 3)
         matrix = columns.reshape(n * height * width, -1).astype(np.float64)
         chosen = slice(group * per_group, (group + 1) * per_group)
-        result[..., chosen] = np.rint(matrix @ weights[chosen].reshape(per_group, -1).T.astype(np.float64)).reshape(
-            n, height, width, per_group
-        )
+        product = matrix @ weights[chosen].reshape(per_group, -1).T.astype(np.float64)
+        result[..., chosen] = np.rint(product).reshape(n, height, width, per_group)
     return result
 
 
 def run_integers(
-    network: IntegerNetwork, inputs: Mapping[str, UInt8Array], geometry: Geometry, folded: frozenset[str] = frozenset()
+    network: IntegerNetwork,
+    inputs: Mapping[str, UInt8Array],
+    vec: int,
+    folds: Mapping[str, Fold] | None = None,
 ) -> dict[str, UInt8Array]:
     """All tensors of a network under block floating point; as `reference.run_integers` otherwise.
 
     Args:
         network: The integer network.
         inputs: Quantised inputs, `uint8[N, H, W, C]`.
-        geometry: Its `vec` is the block.
-        folded: Inputs that are laid out as im2col, whose blocks run over the window (`Plan.lowered.folds`).
+        vec: Channels in a block.
+        folds: Inputs that are laid out as im2col (`Plan.lowered.folds`).
     """
     values: dict[str, UInt8Array] = {name: inputs[name] for name in network.inputs}
     for step in network.steps:
@@ -141,9 +140,8 @@ def run_integers(
             operands = [values[name] for name in sources(step)]
             zero_point = network.tensors[step.source].zero_point
             residual = operands[1] if step.residual is not None else None
-            values[step.output] = convolution(
-                operands[0], step, zero_point, geometry.vec, residual, step.source in folded
-            )
+            fold = (folds or {}).get(step.source)
+            values[step.output] = convolution(operands[0], step, zero_point, vec, residual, fold)
         else:
             values[step.output] = reference.apply(network, step, values)
     return values

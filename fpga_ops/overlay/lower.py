@@ -1,7 +1,7 @@
 """Integer network -> stages: the forms that the overlay's one pipeline executes.
 
 - The first convolution of an input may be *folded*: the host lays out the input as im2col, so that a 7x7 stride-2
-  convolution on few planes becomes a 1x1 on 49 and the array's VEC input channels are full. Chosen by cycles.
+  convolution on one plane becomes a 1x1 on 49 (or, rows only, a 7x1 on 7) and more of VEC is used. Chosen by cycles.
 - A grouped convolution becomes a dense one on a sliding range of channels with zeros off the blocks.
 - Max-pooling and stand-alone additions pass the requantiser with constants that leave a byte unchanged.
 - A residual operand must not lie in the memory that the source is read from; where no placement does it, a copy is
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from math import gcd
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ _X_BIAS = 64
 
 @dataclass(frozen=True)
 class Fold:
-    """How an input is laid out as im2col: every output pixel holds its window, channels innermost."""
+    """How an input is laid out as im2col: every output pixel holds its window (or its row), channels innermost."""
 
     kernel: tuple[int, int]
     strides: tuple[int, int]
@@ -151,31 +152,54 @@ def _map_fits(geometry: Geometry, *shapes: tuple[int, int, int]) -> bool:
     return all(n <= m for n, m in zip(words, sorted(geometry.map_words, reverse=True), strict=False))
 
 
-def _fold(network: IntegerNetwork, step: Conv, geometry: Geometry) -> Fold | None:
-    """The im2col of a network input for its only reader, if that is quicker and fits."""
-    source, out = network.tensors[step.source], network.tensors[step.output]
-    outputs, kernel_h, kernel_w, inputs = step.weights.shape
+def folded_conv(step: Conv, fold: Fold) -> Conv:
+    """The convolution that is left to do on the im2col."""
+    outputs, kernel_h, _, _ = step.weights.shape
+    if fold.kernel[0] > 1 or kernel_h == 1:
+        return replace(
+            step, weights=step.weights.reshape(outputs, 1, 1, -1), strides=(1, 1), pads=(0, 0, 0, 0)
+        )  # fmt: skip
+    pads = (step.pads[0], 0, step.pads[2], 0)
+    return replace(step, weights=step.weights.reshape(outputs, kernel_h, 1, -1), strides=(step.strides[0], 1), pads=pads)
+
+
+def _folds(step: Conv, fill: int) -> tuple[Fold, ...]:
+    """The layouts that the host can make: whole windows, or rows of windows only."""
+    _, kernel_h, kernel_w, _ = step.weights.shape
     if step.groups != 1 or step.residual is not None or (kernel_h, kernel_w) == (1, 1) == step.strides:
-        return None
-    plain = _load_cycles(geometry, *source.shape) + _features_cycles(
-        geometry, out.height, out.width, kernel_h * kernel_w, inputs, outputs
-    )
-    window = kernel_h * kernel_w * inputs
-    folded_shape = (out.height, out.width, window)
-    folded = _load_cycles(geometry, *folded_shape) + _features_cycles(
-        geometry, out.height, out.width, 1, window, outputs
-    )
-    impossible = step.strides[1] % geometry.pix == 0 or step.pads[1] >= _X_BIAS * geometry.pix
-    if (folded >= plain and not impossible) or not _map_fits(geometry, folded_shape, out.shape):
-        return None
-    return Fold((kernel_h, kernel_w), step.strides, step.pads, source.zero_point)
+        return ()
+    whole = Fold((kernel_h, kernel_w), step.strides, step.pads, fill)
+    rows = Fold((1, kernel_w), (1, step.strides[1]), (0, step.pads[1], 0, step.pads[3]), fill)
+    return (whole, rows) if kernel_h > 1 else (whole,)
+
+
+def _choose_fold(network: IntegerNetwork, step: Conv, geometry: Geometry) -> Fold | None:
+    """The quickest layout of a network input for its only reader, among those that fit; None: as it is."""
+    source, out = network.tensors[step.source], network.tensors[step.output]
+
+    def cycles(height: int, width: int, conv: Conv) -> int:
+        outputs, kernel_h, kernel_w, channels = conv.weights.shape
+        return _load_cycles(geometry, height, width, channels) + _features_cycles(
+            geometry, out.height, out.width, kernel_h * kernel_w, channels, outputs
+        )
+
+    possible = gcd(step.strides[1], geometry.pix) == 1 and step.pads[1] < _X_BIAS * geometry.pix
+    best: tuple[float, Fold | None] = (cycles(source.height, source.width, step) if possible else float("inf"), None)
+    for fold in _folds(step, source.zero_point):
+        left = folded_conv(step, fold)
+        height = out.height if fold.kernel[0] > 1 or left.weights.shape[1] == 1 else source.height
+        if _map_fits(geometry, (height, out.width, left.weights.shape[3]), out.shape):
+            need = cycles(height, out.width, left)
+            if need < best[0]:
+                best = (need, fold)
+    return best[1]
 
 
 def _check(step: Conv | MaxPool, kernel: tuple[int, int], geometry: Geometry) -> None:
-    if step.strides[1] % geometry.pix == 0:
+    if gcd(step.strides[1], geometry.pix) != 1:
         raise ModelError(
-            f"a horizontal stride of {step.strides[1]} puts all {geometry.pix} pixels into one memory bank; "
-            f"use a geometry whose pix does not divide it",
+            f"a horizontal stride of {step.strides[1]} puts several of {geometry.pix} pixels into one memory bank; "
+            f"use a geometry whose pix has no common factor with it",
             node=step.name,
         )
     limit = _X_BIAS * geometry.pix
@@ -226,7 +250,7 @@ def lower(network: IntegerNetwork, geometry: Geometry) -> Lowered:
     for step in network.steps:
         if isinstance(step, Conv) and step.source in network.inputs:
             if readers[step.source] == 1 and step.source not in network.outputs:
-                fold = _fold(network, step, geometry)
+                fold = _choose_fold(network, step, geometry)
                 if fold is not None:
                     folds[step.source] = fold
     shapes = {name: tensor.shape for name, tensor in network.tensors.items()}
@@ -234,8 +258,9 @@ def lower(network: IntegerNetwork, geometry: Geometry) -> Lowered:
     stages: list[Stage] = []
     for step in network.steps:
         if isinstance(step, Conv) and step.source in folds:
-            out = network.tensors[step.output]
-            shapes[step.source] = (out.height, out.width, step.weights[0].size)
+            source, out, left = network.tensors[step.source], network.tensors[step.output], folds[step.source]
+            rows = source.height if left.kernel[0] == 1 < step.weights.shape[1] else out.height
+            shapes[step.source] = (rows, out.width, folded_conv(step, left).weights.shape[3])
     for name in network.inputs:
         h, w, c = shapes[name]
         stages.append(Stage(Op.LOAD, "load", "", name, h, w, c))
@@ -259,18 +284,14 @@ def _stage(
     if isinstance(step, Conv):
         macs = out.height * out.width * step.weights.size
         vectors = ceil_div(shapes[step.source][2], geometry.vec)
-        common = {"conv": step, "requantise": step.requantise, "residual": step.residual, "add": step.add, "macs": macs}
-        if step.source in folds:
-            return Stage(
-                Op.CONV, step.name, step.source, step.output, **size, **common, reduced_vectors=vectors  # type: ignore[arg-type]
-            )  # fmt: skip
-        kernel = (step.weights.shape[1], step.weights.shape[2])
-        _check(step, kernel, geometry)
-        reduced, moved = _group_vectors(step, geometry, vectors)
+        conv = folded_conv(step, folds[step.source]) if step.source in folds else step
+        kernel = (conv.weights.shape[1], conv.weights.shape[2])
+        _check(conv, kernel, geometry)
+        reduced, moved = _group_vectors(conv, geometry, vectors)
         return Stage(
-            Op.CONV, step.name, step.source, step.output, **size, **common, kernel=kernel, strides=step.strides,  # type: ignore[arg-type]
-            pads=step.pads[:2], pad_value=network.tensors[step.source].zero_point, reduced_vectors=reduced,
-            vector_step=moved,
+            Op.CONV, step.name, step.source, step.output, **size, kernel=kernel, strides=conv.strides,
+            pads=conv.pads[:2], pad_value=network.tensors[step.source].zero_point, residual=step.residual, add=step.add,
+            conv=conv, requantise=step.requantise, reduced_vectors=reduced, vector_step=moved, macs=macs,
         )  # fmt: skip
     if isinstance(step, MaxPool):
         _check(step, step.kernel, geometry)

@@ -12,11 +12,11 @@ from fpga_ops.overlay.lower import Stage
 from fpga_ops.overlay.plan import Plan
 
 
-def dense_weights(stage: Stage, conv: Conv, geometry: Geometry, folded: bool) -> Int8Array:
+def dense_weights(stage: Stage, conv: Conv, geometry: Geometry) -> Int8Array:
     """`int8[groups * LANE, taps, reduced vectors * VEC]`: groups of channels become zeros off the blocks."""
     outputs, kernel_h, kernel_w, inputs = conv.weights.shape
     lanes = ceil_div(outputs, geometry.lane) * geometry.lane
-    taps = 1 if folded else kernel_h * kernel_w
+    taps = kernel_h * kernel_w
     full = np.zeros((lanes, taps, stage.reduced_vectors * geometry.vec), np.int8)
     if conv.groups == 1:
         flat = conv.weights.reshape(outputs, taps, -1)
@@ -36,7 +36,7 @@ def weights(plan: Plan) -> Int8Array:
     blocks: list[Int8Array] = []
     for stage in plan.lowered.stages:
         if stage.op is Op.CONV and stage.conv is not None:
-            full = dense_weights(stage, stage.conv, geometry, stage.source in plan.lowered.folds)
+            full = dense_weights(stage, stage.conv, geometry)
             full = full.reshape(-1, geometry.lane, full.shape[1], stage.reduced_vectors, geometry.vec)
             block = np.ascontiguousarray(full.transpose(0, 2, 3, 1, 4))
             blocks.append((bfp.encode(block) if geometry.arithmetic == "bfp" else block).ravel())
@@ -47,7 +47,7 @@ def _bias(stage: Stage, rule: Requantise, plan: Plan) -> np.ndarray[tuple[int, .
     """The bias; with block floating point, corrected for what the rounded weights take from the zero point."""
     if plan.geometry.arithmetic != "bfp" or stage.conv is None:
         return rule.bias
-    full = dense_weights(stage, stage.conv, plan.geometry, stage.source in plan.lowered.folds)
+    full = dense_weights(stage, stage.conv, plan.geometry)
     blocks = full.reshape(*full.shape[:2], stage.reduced_vectors, plan.geometry.vec)
     lost = full.astype(np.int64).sum((1, 2)) - bfp.round_blocks(blocks).astype(np.int64).sum((1, 2, 3))
     correction = plan.lowered.zero_points[stage.source] * lost[: len(rule.bias)]

@@ -3,7 +3,8 @@
 Constants and where they come from:
 - two int8 products in one 18x19 multiplier cost 7 ALMs a product at best (Langhammer et al., "Extracting INT8
   multipliers from INT18 multipliers", FPL 2019); 10 are counted for the mixed signs here;
-- a 5x6-bit product in logic: 30 partial-product bits, about two to an ALM, and an adder row: 18 ALMs counted;
+- a 5x6-bit product in logic: two rows that add pairs of partial products (3.5 ALMs each), a last ternary
+  row of 11 bits (6 ALMs) and the sign: 15 ALMs counted;
 - an adder tree costs about half an ALM for each bit of each addition.
 """
 
@@ -16,7 +17,7 @@ from fpga_ops.overlay.errors import DoesNotFit
 from fpga_ops.overlay.geometry import Geometry, ceil_div
 
 PAIR_ALMS = 10
-SOFT_PRODUCT_ALMS = 18
+SOFT_PRODUCT_ALMS = 15
 ADDER_ALMS = 10
 REQUANTISER_ALMS = 150
 CONTROL_ALMS = 20_000
