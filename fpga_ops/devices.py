@@ -1,0 +1,157 @@
+"""Devices that can run integer networks, and why others cannot.
+
+`triton-fpga devices` lists them. Names are what `fpga_ops.load` and a model's `device` parameter take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+
+from fpga_ops import opencl
+from fpga_ops.errors import DeviceError
+
+REFERENCE = "reference"
+KINDS = ("fpga", "gpu", "cpu", "fpga-emulator", REFERENCE)
+"""Kinds, best first. An emulator is for checking, so it comes after a CPU; the reference always works."""
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One device.
+
+    Attributes:
+        name: "cpu", "cpu:1", "fpga-emulator", "fpga", "gpu", "reference": the kind, with a number from the second on.
+        kind: One of `KINDS`.
+        platform: The OpenCL platform's name, or "numpy".
+        usable: Whether `fpga_ops.load` can run a network on it.
+        reason: Why not, and what to do about it; or how it will run.
+        description: The vendor's name of the device.
+        driver: The driver's version.
+        compute_units: What the driver reports; 1 for the reference.
+        target: "vector" (NDRange kernels), "overlay" (FPGA kernels) or "reference".
+    """
+
+    name: str
+    kind: str
+    platform: str
+    usable: bool
+    reason: str
+    description: str = ""
+    driver: str = ""
+    compute_units: int = 1
+    target: str = REFERENCE
+
+
+def _kind(device: opencl.OpenCLDevice) -> str:
+    if device.is_emulator:
+        return "fpga-emulator"
+    if device.is_cpu:
+        return "cpu"
+    cl = opencl.module()
+    return "fpga" if device.handle.type & cl.device_type.ACCELERATOR else "gpu"
+
+
+def _survey() -> list[tuple[DeviceInfo, opencl.OpenCLDevice | None]]:
+    """Every device with its OpenCL handle, numbered within its kind, best kind first."""
+    found: list[tuple[DeviceInfo, opencl.OpenCLDevice | None]] = []
+    counts: dict[str, int] = {}
+    try:
+        handles = opencl.list_devices()
+        problem = "no OpenCL CPU driver: pip install 'triton-fpga[engine]' (intel-opencl-rt, intel-cmplr-lib-rt)"
+    except DeviceError as error:
+        handles, problem = [], str(error)
+    # Intel's CPU runtime is the fast one: it is 'cpu', any other CPU driver 'cpu:1'
+    for handle in sorted(handles, key=lambda d: not d.is_intel_cpu):
+        kind = _kind(handle)
+        number = counts.get(kind, 0)
+        counts[kind] = number + 1
+        usable, reason = _verdict(handle, kind)
+        found.append(
+            (
+                DeviceInfo(
+                    f"{kind}:{number}" if number else kind, kind, handle.platform, usable, reason, handle.name,
+                    handle.driver, handle.units, "overlay" if kind.startswith("fpga") else "vector",
+                ),
+                handle,
+            )
+        )  # fmt: skip
+    if "cpu" not in counts:
+        found.append((DeviceInfo("cpu", "cpu", "", False, problem, target="vector"), None))
+    if "fpga-emulator" not in counts:
+        reason = "not installed: triton-fpga emulator install"
+        found.append((DeviceInfo("fpga-emulator", "fpga-emulator", "", False, reason, target="overlay"), None))
+    if "fpga" not in counts:
+        reason = "no OpenCL driver of an FPGA board is registered in /etc/OpenCL/vendors"
+        found.append((DeviceInfo("fpga", "fpga", "", False, reason, target="overlay"), None))
+    reference = DeviceInfo(REFERENCE, REFERENCE, "numpy", True, "plain numpy, slow: the definition", "numpy integers")
+    found.append((reference, None))
+    return sorted(found, key=lambda pair: KINDS.index(pair[0].kind))
+
+
+def _verdict(device: opencl.OpenCLDevice, kind: str) -> tuple[bool, str]:
+    handle = device.handle
+    if not handle.available:
+        return False, "the driver says it is not available"
+    if not handle.compiler_available and kind != "fpga":
+        return False, "its driver has no compiler"
+    if kind == "cpu":
+        from fpga_ops.vector import instruction
+
+        if instruction.may_exist(device):
+            return True, "int8 dot instruction where the probe confirms it"
+        return True, "standard OpenCL C (no int8 dot instruction)"
+    if kind == "fpga":
+        return True, "needs a bitstream of the overlay"
+    return True, "checks FPGA kernels; slow" if kind == "fpga-emulator" else "standard OpenCL C"
+
+
+def devices() -> list[DeviceInfo]:
+    """All devices, usable or not, best kind first. Never raises: what is missing is a `reason`."""
+    return [info for info, _ in _survey()]
+
+
+def find(name: str | None = None) -> tuple[DeviceInfo, opencl.OpenCLDevice | None]:
+    """A usable device by name, with its OpenCL handle (None for the reference); None means the best CPU or board.
+
+    Raises:
+        DeviceError: No such device, or it is not usable; says why.
+    """
+    survey = _survey()
+    if name is None:
+        for kind in ("gpu", "cpu", REFERENCE):  # a board needs a bitstream, so it is asked for by name
+            for info, handle in survey:
+                if info.kind == kind and info.usable:
+                    return info, handle
+    for info, handle in survey:
+        if info.name == name:
+            if not info.usable:
+                raise DeviceError(f"device '{name}' is not usable: {info.reason}")
+            return info, handle
+    usable = ", ".join(info.name for info, _ in survey if info.usable)
+    raise DeviceError(f"no device '{name}'; usable here: {usable}")
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `triton-fpga devices`."""
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List the devices."""
+    from rich.console import Console
+    from rich.table import Table
+
+    found = devices()
+    if args.json:
+        Console(width=10**6, soft_wrap=True, highlight=False, markup=False).print(
+            json.dumps([asdict(info) for info in found], indent=2)
+        )
+        return 0
+    table = Table("name", "usable", "platform", "device", "units", "remark", box=None, pad_edge=False)
+    for info in found:
+        mark = "[green]yes[/]" if info.usable else "[red]no[/]"
+        table.add_row(info.name, mark, info.platform, info.description, str(info.compute_units), info.reason)
+    Console().print(table)
+    return 0

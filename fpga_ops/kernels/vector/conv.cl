@@ -1,0 +1,198 @@
+// One convolution as an implicit matrix product: output pixels x bytes of the window x output channels.
+//
+// This file is included once per shape; the generator defines before each inclusion:
+//   ID            number of the shape
+//   CIN, COUT     bytes per pixel of the source and of the output (channels, padded)
+//   ROWS, SEGMENT the window is ROWS runs of SEGMENT contiguous bytes (a multiple of 4; weights past the end are 0)
+//   ROW_TAPS      runs per kernel row: 1, or the kernel's width when a run is one pixel's group of channels
+//   STRIDE_Y/X    strides;  PITCH, OUT_PITCH, RES_PITCH  pixels per stored row of source, output and residual
+//   OW            width of the output map
+//   MR, NV        pixels and 16-channel vectors of one register tile
+//   ONE_ROW       1: pixels of a tile are evenly spaced in the source
+//   PIXELS_OUTER  1: for each tile of pixels all panels of the task; 0: for each panel all tiles
+//   GROUP_OUT/IN  output channels of a convolution group, and how far its source channels are from the last group's
+//   RESIDUAL      1: a second tensor is added after requantisation
+//   PRE, BOUNDED, SUM_BOUNDED  pre-shift; 1 if the result (of the convolution, of the sum) needs explicit bounds
+//   AHEAD         1: fetch the next task's weights meanwhile
+//   BLOCK         (portable code) products summed in float before they move to int: at most 512, so sums are exact
+//
+// Weights are packed per panel of 16*NV output channels: FAST [step of 4 bytes][vector][16 channels][4 bytes], else
+// [byte][channel]. Parameters of a panel: int32 bias, int32 shift, int16 multiplier, in the order the packing
+// instructions need (fpga_ops/vector/packing.py).
+
+#define PANEL (NV * 16)
+#define PARAMETERS (PANEL * 5 / 2)
+#define STEPS (ROWS * SEGMENT / 4)
+#if ONE_ROW
+#define SOURCE(i) (first + (i) * STRIDE_X * CIN)
+#else
+#define SOURCE(i) pixel[i]
+#endif
+#if OUT_PITCH == OW
+#define PLACE(m) ((long)(m) * COUT)
+#else
+#define PLACE(m) (((long)((m) / OW) * OUT_PITCH + (m) % OW) * COUT)
+#endif
+#if RES_PITCH == OW
+#define RES_PLACE(m) ((long)(m) * COUT)
+#else
+#define RES_PLACE(m) (((long)((m) / OW) * RES_PITCH + (m) % OW) * COUT)
+#endif
+
+INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restrict weights,
+                            G const int* restrict parameters, G uchar* restrict output,
+                            G const uchar* restrict residual, G const long* restrict rule, const int m,
+                            G const char* ahead)
+{
+#if ONE_ROW
+  G const uchar* first = source + ((m / OW) * STRIDE_Y * PITCH + (m % OW) * STRIDE_X) * CIN;
+#else
+  G const uchar* pixel[MR];
+  #pragma unroll
+  for (int i = 0; i < MR; ++i)
+    pixel[i] = source + (((m + i) / OW) * STRIDE_Y * PITCH + ((m + i) % OW) * STRIDE_X) * CIN;
+#endif
+  int16 sum[MR][NV];
+  #pragma unroll
+  for (int i = 0; i < MR; ++i)
+    #pragma unroll
+    for (int j = 0; j < NV; ++j) sum[i][j] = vload16(j, parameters);
+
+#if FAST
+  for (int row = 0; row < ROWS; ++row) {
+    const int offset = (row / ROW_TAPS) * PITCH * CIN + (row % ROW_TAPS) * CIN;
+    #pragma unroll 2
+    for (int k = 0; k < SEGMENT; k += 4) {
+      int16 w[NV];
+      #pragma unroll
+      for (int j = 0; j < NV; ++j) w[j] = weights[j];
+      weights += NV;
+#if AHEAD
+      FETCH_AHEAD(ahead);
+      ahead += 64;
+#endif
+      #pragma unroll
+      for (int i = 0; i < MR; ++i) {
+        const int16 bytes = as_int(vload4(0, SOURCE(i) + offset + k));
+        #pragma unroll
+        for (int j = 0; j < NV; ++j)
+          sum[i][j] = dot_u8s8(sum[i][j], __builtin_astype(bytes, char64), __builtin_astype(w[j], char64));
+      }
+    }
+  }
+#else
+  G const char16* taps = (G const char16*)weights;
+  for (int block = 0; block < ROWS * SEGMENT / BLOCK; ++block) {
+    const int row = block / (SEGMENT / BLOCK);
+    const int offset = (row / ROW_TAPS) * PITCH * CIN + (row % ROW_TAPS) * CIN + block % (SEGMENT / BLOCK) * BLOCK;
+    float16 part[MR][NV];
+    #pragma unroll
+    for (int i = 0; i < MR; ++i)
+      #pragma unroll
+      for (int j = 0; j < NV; ++j) part[i][j] = 0.0f;
+    #pragma unroll 2
+    for (int k = 0; k < BLOCK; ++k) {
+      float16 w[NV];
+      #pragma unroll
+      for (int j = 0; j < NV; ++j) w[j] = convert_float16(taps[j]);
+      taps += NV;
+      #pragma unroll
+      for (int i = 0; i < MR; ++i) {
+        const float16 value = (float)SOURCE(i)[offset + k];
+        #pragma unroll
+        for (int j = 0; j < NV; ++j) part[i][j] = fma(value, w[j], part[i][j]);
+      }
+    }
+    #pragma unroll
+    for (int i = 0; i < MR; ++i)
+      #pragma unroll
+      for (int j = 0; j < NV; ++j) sum[i][j] += convert_int16(part[i][j]);
+  }
+#endif
+
+  // requantise, add, store
+  #pragma unroll
+  for (int i = 0; i < MR; ++i) {
+    G uchar* out = output + PLACE(m + i);
+    G const uchar* other = residual + RES_PLACE(m + i);
+#if FAST && NV > 1
+    G const short32* multiplier = (G const short32*)(parameters + 2 * PANEL);
+#define SHIFTED(j) ((sum[i][j] << PRE) >> vload16(j, parameters + PANEL))
+    const short32 x = high_product(pack_int_to_short(SHIFTED(0), SHIFTED(1)), multiplier[0]) >> (short)4;
+#if NV == 4
+    const short32 y = high_product(pack_int_to_short(SHIFTED(2), SHIFTED(3)), multiplier[1]) >> (short)4;
+    uchar64 z = pack_short_to_uchar(x, y);
+#else
+    uchar64 z = pack_short_to_uchar(x, x); // each 8 bytes twice
+#endif
+#if BOUNDED
+    z = __builtin_elementwise_min(__builtin_elementwise_max(z, (uchar64)(uchar)rule[4]), (uchar64)(uchar)rule[5]);
+#endif
+#if RESIDUAL
+    const ushort32 first_factor = (ushort)rule[0], second_factor = (ushort)rule[1], addend = (ushort)rule[2];
+    const short32 bits = (short)rule[3];
+#if NV == 4
+    const uchar64 r = *(G const uchar64*)other;
+#else
+    const long4 r4 = *(G const long4*)other;
+    const uchar64 r = __builtin_astype((long8)(r4.s0, r4.s0, r4.s1, r4.s1, r4.s2, r4.s2, r4.s3, r4.s3), uchar64);
+#endif
+    const short32 low = __builtin_astype(high_product_unsigned(WORDS_LOW(z), first_factor)
+                                         + high_product_unsigned(WORDS_LOW(r), second_factor) + addend, short32);
+#if NV == 4
+    const short32 high = __builtin_astype(high_product_unsigned(WORDS_HIGH(z), first_factor)
+                                          + high_product_unsigned(WORDS_HIGH(r), second_factor) + addend, short32);
+#else
+    const short32 high = low;
+#endif
+    z = pack_short_to_uchar(low >> bits, high >> bits);
+#if SUM_BOUNDED
+    z = __builtin_elementwise_min(__builtin_elementwise_max(z, (uchar64)(uchar)rule[6]), (uchar64)(uchar)rule[7]);
+#endif
+#endif
+#if NV == 4
+    *(G uchar64*)out = z;
+#else
+    *(G long4*)out = __builtin_astype(z, long8).s0246;
+#endif
+#undef SHIFTED
+#else
+    G const short16* multiplier = (G const short16*)(parameters + 2 * PANEL);
+    #pragma unroll
+    for (int j = 0; j < NV; ++j) {
+      uchar16 z = clip16(requantise16(sum[i][j], PRE, vload16(j, parameters + PANEL), multiplier[j]), rule + 4);
+#if RESIDUAL
+      z = clip16(add16(z, vload16(j, other), rule), rule + 6);
+#endif
+      vstore16(z, j, out);
+    }
+#endif
+  }
+}
+
+// Output pixels m0 to m1 (at least MR of them) and panels p0 to p1. `source` is the first byte of pixel 0's window.
+SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* restrict weights,
+                              G const int* restrict parameters, G uchar* restrict output,
+                              G const uchar* restrict residual, G const long* restrict rule,
+                              const int m0, const int m1, const int p0, const int p1, G const char* ahead)
+{
+#if PIXELS_OUTER
+  for (int m = m0; m < m1; m += MR)
+    for (int p = p0; p < p1; ++p) {
+#else
+  for (int p = p0; p < p1; ++p)
+    for (int m = m0; m < m1; m += MR) {
+#endif
+      // the last tile overlaps its neighbour, which costs less than masks: equal bytes are written twice
+      JOIN(tile_, ID)(source + p * PANEL / GROUP_OUT * GROUP_IN, (G const int16*)weights + (long)p * STEPS * NV,
+                      parameters + (long)p * PARAMETERS, output + p * PANEL, residual + p * PANEL, rule,
+                      min(m, m1 - MR), ahead);
+    }
+}
+
+#undef PANEL
+#undef PARAMETERS
+#undef STEPS
+#undef SOURCE
+#undef PLACE
+#undef RES_PLACE

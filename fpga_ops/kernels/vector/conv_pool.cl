@@ -1,0 +1,33 @@
+// A convolution whose only reader is a max-pool: rows of the convolution live in a ring of POOL_KERNEL rows and are
+// pooled while they are in the first-level cache. Included after conv.cl with the same ID; defines besides:
+//   OH             rows of the convolution's output
+//   POOL_KERNEL_Y/X, POOL_STRIDE_Y/X, POOL_TOP/LEFT, POOL_WIDTH   the pool's window and output width
+//
+// Pooled rows y0 to y1; `ring` belongs to this task alone.
+SEPARATE void JOIN(conv_pool_, ID)(G const uchar* restrict source, G const char* restrict weights,
+                                   G const int* restrict parameters, G uchar* restrict output, const long out_pitch,
+                                   G uchar* restrict ring, G const long* restrict rule, const int panels, const int y0,
+                                   const int y1)
+{
+  int done = -1; // the last row of the convolution that the ring holds
+  for (int y = y0; y < y1; ++y) {
+    const int top = max(y * POOL_STRIDE_Y - POOL_TOP, 0);
+    const int bottom = min(y * POOL_STRIDE_Y - POOL_TOP + POOL_KERNEL_Y, OH);
+    for (int row = max(top, done + 1); row < bottom; ++row)
+      JOIN(conv_, ID)(source, weights, parameters, ring + (long)(row % POOL_KERNEL_Y - row) * OW * COUT, ring, rule,
+                      row * OW, (row + 1) * OW, 0, panels, weights);
+    done = bottom - 1;
+    for (int x = 0; x < POOL_WIDTH; ++x) {
+      const int left = max(x * POOL_STRIDE_X - POOL_LEFT, 0);
+      const int right = min(x * POOL_STRIDE_X - POOL_LEFT + POOL_KERNEL_X, OW);
+      for (int c = 0; c < COUT; c += WIDE) {
+        wide best = 0;
+        for (int row = top; row < bottom; ++row) {
+          G const uchar* line = ring + ((long)(row % POOL_KERNEL_Y) * OW) * COUT + c;
+          for (int u = left; u < right; ++u) best = WIDE_MAX(best, *(G const wide*)(line + (long)u * COUT));
+        }
+        *(G wide*)(output + y * out_pitch + (long)x * COUT + c) = best;
+      }
+    }
+  }
+}

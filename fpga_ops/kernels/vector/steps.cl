@@ -1,0 +1,124 @@
+// The steps that are not convolutions. Tensors are uint8 NHWC with `channels` padded to 16 unless said otherwise;
+// pitches are bytes per stored row; `y0` to `y1` are the output rows of a task.
+
+#if FAST
+#define WIDE 64
+typedef uchar64 wide;
+#define WIDE_MAX __builtin_elementwise_max
+#else
+#define WIDE 16
+typedef uchar16 wide;
+#define WIDE_MAX max
+#endif
+
+// float32 planes [channels][height][width] to uint8: clip(round_half_even(x * factor) + zero_point)
+INLINE uchar16 quantise16(float16 value, float factor, int zero_point)
+{
+  const float16 scaled = clamp(rint(value * factor), -1024.0f, 1024.0f);
+  return convert_uchar16_sat(convert_int16(scaled) + zero_point);
+}
+
+SEPARATE void quantise_input(G const float* restrict planes, G uchar* restrict output, const int channels,
+                             const int stored_channels, const int height, const int width, const long pitch,
+                             const float factor, const int zero_point, const int y0, const int y1)
+{
+  const long plane = (long)height * width;
+  for (int y = y0; y < y1; ++y) {
+    G const float* in = planes + (long)y * width;
+    G uchar* out = output + y * pitch;
+    int x = 0;
+#if FAST
+    if (channels == 3 && stored_channels == 3)
+      for (; x + 16 <= width; x += 16) {
+        const uchar16 a = quantise16(vload16(0, in + x), factor, zero_point);
+        const uchar16 b = quantise16(vload16(0, in + x + plane), factor, zero_point);
+        const uchar16 c = quantise16(vload16(0, in + x + 2 * plane), factor, zero_point);
+        const uchar32 ab = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17,
+                                                   18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
+        const uchar32 cc = __builtin_shufflevector(c, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1,
+                                                   2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        const uchar16 first = __builtin_shufflevector(ab, cc, 0, 16, 32, 1, 17, 33, 2, 18, 34, 3, 19, 35, 4, 20, 36, 5);
+        const uchar16 next = __builtin_shufflevector(ab, cc, 21, 37, 6, 22, 38, 7, 23, 39, 8, 24, 40, 9, 25, 41, 10, 26);
+        const uchar16 last =
+            __builtin_shufflevector(ab, cc, 42, 11, 27, 43, 12, 28, 44, 13, 29, 45, 14, 30, 46, 15, 31, 47);
+        vstore16(first, 0, out + 3 * x);
+        vstore16(next, 0, out + 3 * x + 16);
+        vstore16(last, 0, out + 3 * x + 32);
+      }
+#endif
+    if (channels == 1 && stored_channels == 1)
+      for (; x + 16 <= width; x += 16) vstore16(quantise16(vload16(0, in + x), factor, zero_point), 0, out + x);
+    for (; x < width; ++x)
+      for (int c = 0; c < channels; ++c) {
+        const float scaled = clamp(rint(in[x + c * plane] * factor), -1024.0f, 1024.0f);
+        out[(long)x * stored_channels + c] = convert_uchar_sat(convert_int(scaled) + zero_point);
+      }
+  }
+}
+
+// Window maximum; windows are cut at the map's edge, so padding never wins.
+SEPARATE void max_pool(G const uchar* restrict source, G uchar* restrict output, const int channels,
+                       const int in_height, const int in_width, const long in_pitch, const int out_width,
+                       const long out_pitch, const int kernel_y, const int kernel_x, const int stride_y,
+                       const int stride_x, const int pad_top, const int pad_left, const int y0, const int y1)
+{
+  for (int y = y0; y < y1; ++y) {
+    const int top = max(y * stride_y - pad_top, 0), bottom = min(y * stride_y - pad_top + kernel_y, in_height);
+    for (int x = 0; x < out_width; ++x) {
+      const int left = max(x * stride_x - pad_left, 0), right = min(x * stride_x - pad_left + kernel_x, in_width);
+      G uchar* out = output + y * out_pitch + (long)x * channels;
+      int c = 0;
+      for (; c + WIDE <= channels; c += WIDE) {
+        wide best = 0;
+        for (int v = top; v < bottom; ++v)
+          for (int u = left; u < right; ++u)
+            best = WIDE_MAX(best, *(G const wide*)(source + v * in_pitch + (long)u * channels + c));
+        *(G wide*)(out + c) = best;
+      }
+      for (; c < channels; c += 16) {
+        uchar16 best = 0;
+        for (int v = top; v < bottom; ++v)
+          for (int u = left; u < right; ++u)
+            best = max(best, vload16(0, source + v * in_pitch + (long)u * channels + c));
+        vstore16(best, 0, out + c);
+      }
+    }
+  }
+}
+
+// Mean over the map for vectors v0 to v1 of 16 channels; parameters: int32 bias, int32 shift, int16 multiplier [channels].
+SEPARATE void average_pool(G const uchar* restrict source, G const int* restrict parameters, G uchar* restrict output,
+                           G const long* restrict rule, const int channels, const int height, const int width,
+                           const long pitch, const int pre_shift, const int v0, const int v1)
+{
+  G const short* multiplier = (G const short*)(parameters + 2 * channels);
+  for (int v = v0; v < v1; ++v) {
+    int16 sum = vload16(v, parameters);
+    for (int y = 0; y < height; ++y)
+      for (int x = 0; x < width; ++x)
+        sum += convert_int16(vload16(v, source + y * pitch + (long)x * channels));
+    const short16 u = requantise16(sum, pre_shift, vload16(v, parameters + channels), vload16(v, multiplier));
+    vstore16(clip16(u, rule + 4), v, output);
+  }
+}
+
+SEPARATE void add_tensors(G const uchar* restrict first, G const uchar* restrict second, G uchar* restrict output,
+                          G const long* restrict rule, const int row_bytes, const long first_pitch,
+                          const long second_pitch, const long out_pitch, const int y0, const int y1)
+{
+  for (int y = y0; y < y1; ++y)
+    for (int x = 0; x < row_bytes; x += 16)
+      vstore16(clip16(add16(vload16(0, first + y * first_pitch + x), vload16(0, second + y * second_pitch + x), rule),
+                      rule + 6), 0, output + y * out_pitch + x);
+}
+
+// An output tensor to ONNX's layout: [channels][height][width].
+SEPARATE void emit(G const uchar* restrict source, G uchar* restrict output, const int channels,
+                   const int stored_channels, const int height, const int width, const long pitch, const int y0,
+                   const int y1)
+{
+  for (int c = 0; c < channels; ++c)
+    for (int y = y0; y < y1; ++y)
+      for (int x = 0; x < width; ++x)
+        output[((long)c * height + y) * width + x] = source[y * pitch + (long)x * stored_channels + c];
+}

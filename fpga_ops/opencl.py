@@ -1,0 +1,285 @@
+"""A small layer over pyopencl: find the platforms, build programs through a cache, turn every status into an error.
+
+OpenCL is touched when a function here is called, never on import. Nothing needs root or environment variables: the
+ICD loader inside pyopencl's wheel is pointed at a folder of `.icd` files that is written here, before the first call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from fpga_ops.errors import DeviceError
+
+VENDORS_VARIABLE = "OCL_ICD_VENDORS"
+SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
+CPU_LIBRARY = "libintelocl.so"
+
+_LOCK = Lock()
+
+
+def cache_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
+    """Where programs, verdicts and tiles are kept: `chosen`, or `fpga_ops` under `$XDG_CACHE_HOME` (`~/.cache`).
+
+    Falls back to a private folder in the temporary directory where the first choice cannot be written.
+    """
+    if chosen is not None:
+        folder = Path(chosen)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DeviceError(f"cache directory {folder} cannot be made: {error.strerror}") from error
+        return folder
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (no home raises in Path)
+    folder = Path(base) / "fpga_ops"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass  # a read-only or missing home: the next choice
+    folder = Path(tempfile.gettempdir()) / f"fpga_ops-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise DeviceError(f"{folder} belongs to somebody else: set XDG_CACHE_HOME to a folder you can write")
+    return folder
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that another process never sees half-written. A full or read-only disc costs only the cache."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
+            stream.write(content)
+        Path(stream.name).replace(path)
+    except OSError:
+        return
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction-set flags of this machine's first CPU, as Linux names them; empty where they cannot be read."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+@cache
+def cpu_name() -> str:
+    """The CPU's model name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _cpu_driver() -> Path | None:
+    """The OpenCL library of the `intel-opencl-rt` wheel in this environment."""
+    candidates = [Path(sys.prefix) / "lib" / CPU_LIBRARY, Path(sys.base_prefix) / "lib" / CPU_LIBRARY]
+    try:
+        files = importlib.metadata.files("intel-opencl-rt") or []
+        candidates += [Path(str(f.locate())).resolve() for f in files if f.name == CPU_LIBRARY]
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def driver_libraries() -> list[str]:
+    """OpenCL drivers to load: the CPU driver's wheel, the FPGA emulator, then what the system has registered."""
+    from fpga_ops.overlay import emulator
+
+    found = [str(path) for path in (_cpu_driver(), emulator.find()) if path is not None]
+    if SYSTEM_VENDORS.is_dir():
+        for entry in sorted(SYSTEM_VENDORS.glob("*.icd")):
+            try:
+                library = entry.read_text().strip()
+            except OSError:
+                continue
+            if Path(library).name not in {Path(path).name for path in found}:
+                found.append(library)
+    return found
+
+
+def set_up_vendors() -> None:
+    """Point the ICD loader at the drivers found. A value that the user has set is respected."""
+    if os.environ.get(VENDORS_VARIABLE):
+        return
+    libraries = driver_libraries()
+    key = hashlib.sha256("\n".join(libraries).encode()).hexdigest()[:12]
+    folder = cache_directory() / f"vendors-{key}"
+    folder.mkdir(exist_ok=True)
+    for index, library in enumerate(libraries):
+        entry = folder / f"{index}-{Path(library).stem}.icd"
+        if not entry.is_file():
+            write_atomically(entry, f"{library}\n".encode())
+    os.environ[VENDORS_VARIABLE] = str(folder)
+
+
+def module() -> Any:
+    """pyopencl, imported with the drivers set up.
+
+    Raises:
+        DeviceError: pyopencl is not installed.
+    """
+    with _LOCK:
+        if "pyopencl" not in sys.modules:
+            set_up_vendors()
+        try:
+            import pyopencl
+        except ImportError as error:
+            raise DeviceError("pyopencl is not installed: pip install 'triton-fpga[engine]'") from error
+    return pyopencl
+
+
+@contextmanager
+def checked(doing: str) -> Iterator[None]:
+    """Turn OpenCL's statuses into `DeviceError`: 'doing: what failed (STATUS)'."""
+    cl = module()
+    try:
+        yield
+    except cl.MemoryError as error:
+        raise DeviceError(f"{doing}: the device is out of memory ({error})") from error
+    except cl.Error as error:
+        raise DeviceError(f"{doing}: {str(error).strip()[:2000]}") from error
+
+
+@dataclass(frozen=True)
+class OpenCLDevice:
+    """One device of one platform, with what identifies the code made for it.
+
+    Attributes:
+        handle: The `pyopencl.Device`.
+        name, platform, vendor, driver, version: As OpenCL reports them.
+        units: Compute units.
+        is_cpu: True for a CPU (also an emulator that runs on one).
+        isa: What distinguishes CPUs of one name: a digest of the instruction-set flags; empty for other devices.
+    """
+
+    handle: Any
+    name: str
+    platform: str
+    vendor: str
+    driver: str
+    version: str
+    units: int
+    is_cpu: bool
+    isa: str
+
+    @property
+    def key(self) -> str:
+        """Names the device, its driver and its instruction set in caches."""
+        text = "\n".join((self.platform, self.name, self.driver, self.version, self.isa))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def is_intel_cpu(self) -> bool:
+        """True for Intel's CPU runtime (which also drives other vendors' x86 CPUs)."""
+        return self.is_cpu and self.platform == "Intel(R) OpenCL"
+
+    @property
+    def is_emulator(self) -> bool:
+        """True for Intel's FPGA emulator."""
+        return "FPGA Emulation" in self.platform
+
+    @property
+    def language(self) -> tuple[int, int]:
+        """Highest OpenCL C version that programs may ask for."""
+        text = str(self.handle.opencl_c_version).removeprefix("OpenCL C").split()[0]
+        major, _, minor = text.partition(".")
+        return int(major), int(minor or 0)
+
+
+def list_devices() -> list[OpenCLDevice]:
+    """All devices of all platforms; empty where no driver is found.
+
+    Raises:
+        DeviceError: pyopencl is missing or a driver fails.
+    """
+    cl = module()
+    try:
+        platforms = cl.get_platforms()
+    except cl.Error as error:
+        if "PLATFORM_NOT_FOUND" in str(error):
+            return []
+        raise DeviceError(f"OpenCL platforms cannot be listed: {error}") from error
+    result = []
+    for entry in platforms:
+        try:
+            handles = entry.get_devices()
+        except cl.Error:
+            continue  # a driver without a device
+        for handle in handles:
+            kind = handle.type
+            is_cpu = bool(kind & cl.device_type.CPU) or "Emulation" in entry.name
+            isa = hashlib.sha256(" ".join(sorted(cpu_flags())).encode()).hexdigest()[:12] if is_cpu else ""
+            result.append(
+                OpenCLDevice(
+                    handle, handle.name.strip(), entry.name.strip(), handle.vendor.strip(), handle.driver_version.strip(),
+                    handle.version.strip(), handle.max_compute_units, is_cpu, isa,
+                )
+            )  # fmt: skip
+    return result
+
+
+def build(
+    context: Any, device: OpenCLDevice, source: str, options: Sequence[str], cache_dir: Path | None
+) -> tuple[Any, str]:
+    """Build a program, from the cache where its binary is there.
+
+    Args:
+        context: A `pyopencl.Context` of `device`.
+        device: Its key is part of the cache's key, so code never meets a CPU it was not made for.
+        source: OpenCL C.
+        options: Compiler options.
+        cache_dir: Where binaries are kept; None builds afresh.
+
+    Returns:
+        The `pyopencl.Program` and its key, a hexadecimal digest of all that went into it.
+
+    Raises:
+        DeviceError: The compiler refused the source; the message holds its log.
+    """
+    cl = module()
+    key = hashlib.sha256("\0".join((device.key, *options, source)).encode()).hexdigest()[:24]
+    path = cache_dir / f"program-{key}.bin" if cache_dir is not None else None
+    if path is not None and path.is_file():
+        try:
+            program = cl.Program(context, [device.handle], [path.read_bytes()])
+            _quiet_build(program, options)
+        except (cl.Error, OSError):
+            path.unlink(missing_ok=True)  # truncated, or of another driver: make it again
+        else:
+            return program, key
+    with checked("building a program"):
+        program = cl.Program(context, source)
+        _quiet_build(program, options)
+    if path is not None:
+        with checked("reading a program's binary"):
+            write_atomically(path, program.get_info(cl.program_info.BINARIES)[0])
+    return program, key
+
+
+def _quiet_build(program: Any, options: Sequence[str]) -> None:
+    """Build without pyopencl's own cache (its key knows no instruction set) and its notice of compiler remarks."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program.build(options=list(options), cache_dir=False)

@@ -1,0 +1,325 @@
+"""A plan on a device: buffers, kernels and the few calls of one inference."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fpga_ops import opencl
+from fpga_ops.errors import DeviceError, InputError
+from fpga_ops.network import Float32Array, IntegerNetwork, UInt8Array
+from fpga_ops.vector import instruction, tiles
+from fpga_ops.vector.plan import Plan, make_plan
+from fpga_ops.vector.source import generate
+
+SYNC_INTS = 16
+"""Ints between two counters: a cache line."""
+
+
+class VectorExecutable:
+    """An integer network on one OpenCL device. Thread-safe; make it with `compile`.
+
+    Attributes:
+        plan: What it executes.
+        kernel_hash: Digest of the program with its options and device.
+        fast: True if the CPU's int8 dot instruction is used.
+        persistent: True if the network is one launch, False if each layer is one.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        device: opencl.OpenCLDevice,
+        cache_dir: Path | None,
+        *,
+        persistent: bool,
+        profile: bool = False,
+    ) -> None:
+        cl = opencl.module()
+        self.plan, self.device, self.persistent, self.fast = plan, device, persistent, plan.fast
+        self._cl = cl
+        self._lock = Lock()
+        self._closed = False
+        self._waiter: Thread | None = None
+        self._pending: queue.SimpleQueue[tuple[Any, Future[dict[str, UInt8Array]], dict[str, UInt8Array], Any] | None]
+        self._pending = queue.SimpleQueue()
+        network = plan.network
+        with opencl.checked("opening the device"):
+            self._context = cl.Context([device.handle])
+            self._queue = cl.CommandQueue(self._context)
+        source = generate(plan, persistent=persistent, intel=device.is_intel_cpu, profile=profile)
+        options = ["-cl-std=CL3.0"] if device.language >= (3, 0) else ["-cl-std=CL1.2"]
+        self._program, self.kernel_hash = opencl.build(self._context, device, source, options, cache_dir)
+        flags = cl.mem_flags
+        with opencl.checked("allocating memory on the device"):
+            arena = _aligned(plan.arena_size)
+            _fill_frames(plan, arena)
+            constants = _aligned(plan.constants.size)
+            constants[:] = plan.constants
+            # on a CPU the arrays are the memory; elsewhere they are copied
+            place = flags.USE_HOST_PTR if device.is_cpu else flags.COPY_HOST_PTR
+            self._keep = [arena, constants]
+            self._arena = cl.Buffer(self._context, flags.READ_WRITE | place, hostbuf=arena)
+            self._constants = cl.Buffer(self._context, flags.READ_ONLY | place, hostbuf=constants)
+            self._records = cl.Buffer(self._context, flags.READ_ONLY | flags.COPY_HOST_PTR, hostbuf=plan.records)
+            counters = np.zeros((len(plan.layers) + 2) * SYNC_INTS, np.int32)
+            self._sync = cl.Buffer(self._context, flags.READ_WRITE | flags.COPY_HOST_PTR, hostbuf=counters)
+            self._profile: Any = None
+            if profile:
+                stamps = np.zeros(len(plan.layers) + 1, np.uint64)
+                self._profile = cl.Buffer(self._context, flags.READ_WRITE | flags.COPY_HOST_PTR, hostbuf=stamps)
+            # a device that reads the caller's memory in place needs no staging
+            self._in_place = bool(device.handle.svm_capabilities & 4) if device.is_intel_cpu else False
+            self._in_sizes = [network.tensors[name].size for name in network.inputs]
+            self._out_sizes = [network.tensors[name].size for name in network.outputs]
+            self._staging: list[Any] = []
+            if not self._in_place:
+                sizes = [4 * size for size in self._in_sizes] + self._out_sizes
+                self._staging = [cl.Buffer(self._context, flags.READ_WRITE, size * plan.max_batch) for size in sizes]
+            self._kernel = cl.Kernel(self._program, "network" if persistent else "one_layer")
+        with opencl.checked("setting the kernel's arguments"):
+            fixed = [self._arena, self._constants, self._records]
+            fixed += [self._sync] if persistent else []
+            for index, buffer in enumerate(fixed):
+                self._kernel.set_arg(index, buffer)
+            # for persistent kernels the next is `images`, for others (index, images); then inputs and outputs
+            self._images_at = len(fixed) if persistent else len(fixed) + 1
+            for index, buffer in enumerate(self._staging):
+                self._kernel.set_arg(self._images_at + 1 + index, buffer)
+            if profile:
+                count = len(network.inputs) + len(network.outputs)
+                self._kernel.set_arg(self._images_at + 1 + count, self._profile)
+        self._images = -1
+        self._counts = [np.int32(n) for n in range(plan.max_batch + 1)]
+        self._shapes = {
+            name: (network.tensors[name].channels, network.tensors[name].height, network.tensors[name].width)
+            for name in network.inputs
+        }
+
+    @property
+    def network(self) -> IntegerNetwork:
+        """The network it executes."""
+        return self.plan.network
+
+    def run(self, inputs: Mapping[str, Float32Array]) -> dict[str, UInt8Array]:
+        """Float inputs `float32[N, C, H, W]` (or `[N, C]`) to the network's outputs in ONNX layout.
+
+        Raises:
+            InputError: An input is missing or has another dtype or shape.
+            DeviceError: The device failed, or the executable is closed.
+        """
+        arrays, images = self._check(inputs)
+        with self._lock:
+            event, outputs, used = self._start(arrays, images)
+            if not self._in_place:
+                self._finish_staged(outputs, images)
+                return outputs
+        with opencl.checked("running the network"):
+            event.wait()
+        del used  # the device has read its inputs
+        return outputs
+
+    def submit(self, inputs: Mapping[str, Float32Array]) -> Future[dict[str, UInt8Array]]:
+        """As `run`, without waiting: consecutive inferences follow each other on the device without a gap.
+
+        The arrays must not be changed before the future is done.
+        """
+        future: Future[dict[str, UInt8Array]] = Future()
+        future.set_running_or_notify_cancel()
+        arrays, images = self._check(inputs)
+        with self._lock:
+            if self._waiter is None:
+                self._waiter = Thread(target=self._wait_for_all, name="fpga_ops-vector", daemon=True)
+                self._waiter.start()
+            event, outputs, used = self._start(arrays, images)
+            if self._in_place:
+                with opencl.checked("running the network"):
+                    self._queue.flush()
+                self._pending.put((event, future, outputs, used))
+                return future
+            self._finish_staged(outputs, images)
+        future.set_result(outputs)
+        return future
+
+    def close(self) -> None:
+        """Wait for what runs and release the device. Later calls raise `DeviceError`."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            waiter = self._waiter
+            self._pending.put(None)
+        if waiter is not None:
+            waiter.join()
+        self._queue.finish()
+        for buffer in (self._arena, self._constants, self._records, self._sync, *self._staging):
+            buffer.release()
+        self._keep = []
+
+    def layer_times(self) -> npt.NDArray[np.uint64]:
+        """Time stamps (CPU cycles of the counter) of the last inference: its start, then the end of each layer."""
+        if self._profile is None:
+            raise DeviceError("this executable was compiled without profile=True")
+        stamps = np.empty(len(self.plan.layers) + 1, np.uint64)
+        self._cl.enqueue_copy(self._queue, stamps, self._profile)
+        return stamps
+
+    def read_tensor(self, name: str, images: int) -> UInt8Array:
+        """A stored tensor of the last inference, `uint8[N, H, W, C]`; only meaningful if nothing has reused its place."""
+        place, tensor = self.plan.places[name], self.plan.network.tensors[name]
+        whole = np.empty(self.plan.arena_size, np.uint8)
+        self._cl.enqueue_copy(self._queue, whole, self._arena)
+        shape = (tensor.height + place.pads[0] + place.pads[2], place.pitch, place.channels)
+        top, left = place.pads[:2]
+        frames = [whole[place.offset + n * place.step :][: place.size].reshape(shape) for n in range(images)]
+        return np.stack(frames)[:, top : top + tensor.height, left : left + tensor.width, : tensor.channels].copy()
+
+    def _check(self, inputs: Mapping[str, Float32Array]) -> tuple[list[Float32Array], int]:
+        arrays = []
+        images = -1
+        for name, shape in self._shapes.items():
+            value = inputs.get(name)
+            if value is None:
+                raise InputError(f"input '{name}' is missing; expected float32 {['N', *shape]}")
+            if value.dtype != np.float32 or (value.shape[1:] != shape and value.size != len(value) * np.prod(shape)):
+                raise InputError(
+                    f"input '{name}': expected float32 {['N', *shape]}, got {value.dtype} {list(value.shape)}"
+                )
+            if images not in (-1, len(value)):
+                raise InputError(f"input '{name}': {len(value)} images, but another input has {images}")
+            images = len(value)
+            arrays.append(value if value.flags.c_contiguous else np.ascontiguousarray(value))
+        if not 1 <= images <= self.plan.max_batch:
+            raise InputError(f"1 to {self.plan.max_batch} images are accepted at once, got {images}")
+        return arrays, images
+
+    def _start(self, arrays: list[Float32Array], images: int) -> tuple[Any, dict[str, UInt8Array], Any]:
+        """Enqueue one inference; the lock is held. Returns its event, the outputs to be, and what must stay alive."""
+        if self._closed:
+            raise DeviceError("the executable is closed")
+        cl, network, kernel = self._cl, self.plan.network, self._kernel
+        outputs = {}
+        for name, size in zip(network.outputs, self._out_sizes, strict=True):
+            tensor = network.tensors[name]
+            shape = (images, tensor.channels) if tensor.flat else (images, *self._onnx_shape(name))
+            outputs[name] = np.empty(shape, np.uint8)
+            del size
+        used: list[Any] = [arrays]
+        with opencl.checked("starting the network"):
+            if images != self._images:
+                kernel.set_arg(self._images_at, self._counts[images])
+                self._images = images
+            if self._in_place:
+                for index, array in enumerate((*arrays, *outputs.values())):
+                    pointer = cl.SVM(array)
+                    used.append(pointer)
+                    kernel.set_arg(self._images_at + 1 + index, pointer)
+            else:
+                for array, buffer in zip(arrays, self._staging, strict=False):
+                    cl.enqueue_copy(self._queue, buffer, array, is_blocking=False)
+            if self.persistent:
+                event = cl.enqueue_nd_range_kernel(self._queue, kernel, (self.plan.workers,), (1,))
+            else:
+                event = self._launch_layers(images)
+        return event, outputs, used
+
+    def _launch_layers(self, images: int) -> Any:
+        event = None
+        for index, layer in enumerate(self.plan.layers):
+            self._kernel.set_arg(self._images_at - 1, np.int32(index))
+            event = self._cl.enqueue_nd_range_kernel(self._queue, self._kernel, (layer.tasks * images,), (1,))
+        return event
+
+    def _finish_staged(self, outputs: dict[str, UInt8Array], images: int) -> None:
+        with opencl.checked("running the network"):
+            for array, buffer in zip(outputs.values(), self._staging[len(self._in_sizes) :], strict=True):
+                self._cl.enqueue_copy(self._queue, array, buffer)
+        del images
+
+    def _onnx_shape(self, name: str) -> tuple[int, int, int]:
+        tensor = self.plan.network.tensors[name]
+        return tensor.channels, tensor.height, tensor.width
+
+    def _wait_for_all(self) -> None:
+        """Body of the waiting thread: completes futures in order."""
+        while (item := self._pending.get()) is not None:
+            event, future, outputs, used = item
+            try:
+                with opencl.checked("running the network"):
+                    event.wait()
+            except DeviceError as error:
+                future.set_exception(error)
+            else:
+                future.set_result(outputs)
+            del item, event, future, outputs, used
+
+
+def _aligned(size: int) -> npt.NDArray[np.uint8]:
+    """Zeroed bytes that start on a page, as USE_HOST_PTR wants them."""
+    whole = np.zeros(size + 4096, np.uint8)
+    start = -whole.ctypes.data % 4096
+    return whole[start : start + size]
+
+
+def _fill_frames(plan: Plan, arena: npt.NDArray[np.uint8]) -> None:
+    """Write the zero points around every framed tensor; the maps are written by each inference."""
+    for name, place in plan.places.items():
+        if name not in plan.direct and place.framed:
+            for image in range(plan.max_batch):
+                start = place.offset + image * place.step
+                arena[start : start + place.step] = place.fill
+
+
+def compile(  # noqa: A001 (the name that every target has)
+    network: IntegerNetwork,
+    max_batch: int = 8,
+    device: opencl.OpenCLDevice | None = None,
+    cache_dir: Path | None = None,
+    *,
+    fast: bool | None = None,
+    persistent: bool | None = None,
+    workers: int | None = None,
+    profile: bool = False,
+    table: tiles.TileTable | None = None,
+) -> VectorExecutable:
+    """Compile a network for an OpenCL device.
+
+    Args:
+        network: What to execute.
+        max_batch: Largest number of images of one inference.
+        device: An OpenCL device (`devices.find`); None takes the CPU.
+        cache_dir: Where programs, verdicts and tiles are kept; None is the user's cache.
+        fast: Use the CPU's int8 dot instruction; None asks `instruction.available`. True is obeyed: only for a device
+            that has it.
+        persistent: One launch per inference; None decides by what the device offers.
+        workers: Concurrent work-groups; None is the device's compute units.
+        profile: Record the time of each layer (`layer_times`).
+        table: Tiles to use instead of the device's.
+
+    Raises:
+        DeviceError: No device, or it cannot build or hold the network.
+        ModelError: The network is beyond what the kernels hold.
+    """
+    folder = opencl.cache_directory(cache_dir)
+    if device is None:
+        from fpga_ops.devices import find
+
+        device = find("cpu")[1]
+    if device is None:
+        raise DeviceError("no OpenCL device")
+    if fast is None:
+        fast = instruction.available(device, folder)
+    if persistent is None:
+        persistent = device.is_intel_cpu
+    count = workers or max(1, device.units)
+    if table is None:
+        table = tiles.load(device, count, fast, folder)
+    plan = make_plan(network, max_batch, table, fast)
+    return VectorExecutable(plan, device, folder, persistent=persistent, profile=profile)

@@ -1,0 +1,54 @@
+"""Whether the CPU's int8 dot instruction (AVX-512 VNNI) may be used on a device.
+
+It is reached through a name that OpenCL does not document, and where CPU or compiler lack it the process dies rather
+than raising. So the CPU's flags are looked at first, then a child process tries it, and the verdict is kept per CPU,
+driver and platform.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from fpga_ops.opencl import OpenCLDevice, cpu_flags, write_atomically
+
+FLAGS = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni"})
+TIMEOUT_S = 120
+
+
+def _interpreter() -> str:
+    """A Python to start; inside an embedding server `sys.executable` may be the server's own program."""
+    if Path(sys.executable or "").name.startswith("python"):
+        return sys.executable
+    return str(Path(sys.prefix) / "bin" / "python3")
+
+
+def may_exist(device: OpenCLDevice) -> bool:
+    """True if the CPU has the instruction and the device's compiler is one through which it was reached."""
+    return device.is_intel_cpu and cpu_flags() >= FLAGS
+
+
+def available(device: OpenCLDevice, cache_dir: Path) -> bool:
+    """True if a child process has computed the right answer with the instruction on this device."""
+    if not may_exist(device):
+        return False
+    path = cache_dir / f"instruction-{device.key}.json"
+    try:
+        return bool(json.loads(path.read_text())["vnni"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not asked yet, or the file is damaged
+    command = [_interpreter(), "-m", "fpga_ops.vector.probe", device.platform, device.name]
+    search = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
+    try:
+        outcome = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+            env={**os.environ, "PYTHONPATH": search},
+        )  # fmt: skip
+        verdict, detail = outcome.returncode == 0, outcome.stderr[-500:]
+    except (OSError, subprocess.TimeoutExpired):
+        return False  # nothing was learned: ask again next time
+    write_atomically(path, json.dumps({"vnni": verdict, "detail": detail}).encode())
+    return verdict

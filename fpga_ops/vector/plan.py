@@ -1,0 +1,393 @@
+"""From an integer network to a plan: layers with places in memory, packed constants and tasks.
+
+Passes, in this order: fuse each stem with its max-pool, decide channels and frames of the tensors, make the layers
+(quantise inputs, the network's steps, emit outputs), place the tensors, pack constants, write the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from fpga_ops.errors import ModelError
+from fpga_ops.network import (
+    Add,
+    AddRule,
+    Conv,
+    GlobalAveragePool,
+    IntegerNetwork,
+    MaxPool,
+    Requantise,
+    Step,
+    Tensor,
+    sources,
+    step_operations,
+)
+from fpga_ops.requantise import input_multiplier
+from fpga_ops.vector import packing
+from fpga_ops.vector.layout import ALIGNMENT, VECTOR, Arena, Layout, round_up, stored_channels
+from fpga_ops.vector.shapes import ConvShape, Geometry, geometry, pool_constants
+from fpga_ops.vector.tiles import TileTable
+
+FIELDS = (
+    "KIND", "TASKS", "FIRST", "WAIT", "IMAGE_INNER", "SOURCE", "SOURCE_STEP", "OTHER", "OTHER_STEP", "OUTPUT",
+    "OUTPUT_STEP", "WEIGHTS", "PARAMETERS", "ROWS", "ROWS_PER_TASK", "GROUPS", "GROUP_BYTES", "PANELS", "DIRECT", "RULE",
+)  # fmt: skip
+"""Longs of a layer's record, in order; RULE opens the 8 that `AddRule` and the bounds take."""
+
+RECORD = len(FIELDS) + 7
+NO_ADD = AddRule(0, 0, 0, 1)
+MAX_ARENA = 1 << 34
+FUSED_WEIGHTS = 1 << 16
+"""A convolution is fused with its max-pool if its weights, read once per row, are at most this many bytes."""
+
+
+@dataclass
+class Layer:
+    """One entry of the plan: a fused step, an input's quantisation or an output's emission.
+
+    Attributes:
+        name: For tables: the step's name.
+        kind: "conv", "conv_pool", "max_pool", "average_pool", "add", "quantise" or "emit".
+        reads, writes: Tensors; `writes` is empty for "emit".
+        step: The network's step, if it stands for one.
+        pool: The max-pool fused into "conv_pool".
+        shape: Compile-time shape of a convolution.
+        operations: Multiplications and additions per image.
+    """
+
+    name: str
+    kind: str
+    reads: tuple[str, ...]
+    writes: str
+    step: Step | None = None
+    pool: MaxPool | None = None
+    shape: ConvShape | None = None
+    operations: int = 0
+    wait: int = -1
+    tasks: int = 1
+    rows: int = 0
+    rows_per_task: int = 0
+    groups: int = 1
+    group_bytes: int = 0
+    panels: int = 1
+    weights: int = 0
+    parameters: int = 0
+    scratch: int = 0
+    scratch_step: int = 0
+    case: int = 0
+    rule: tuple[int, ...] = (0, 0, 0, 1, 0, 255, 0, 255)
+    argument: int = -1
+    """Number of the input or output argument that it reads or writes."""
+
+
+@dataclass
+class Plan:
+    """What an executable needs, for one device and one largest batch.
+
+    Attributes:
+        layers: In execution order.
+        places: Layout of every stored tensor; of a direct output, within its argument.
+        direct: Outputs written straight to their argument, with the argument's number.
+        shapes: Distinct convolution shapes with the fused-pool flag, in order of their case.
+        constants: Packed weights and parameters.
+        records: `int64[layers + 1, RECORD]`.
+        arena_size: Bytes of activations for `max_batch` images.
+    """
+
+    network: IntegerNetwork
+    max_batch: int
+    fast: bool
+    workers: int
+    layers: list[Layer]
+    places: dict[str, Layout]
+    direct: dict[str, int]
+    shapes: list[ConvShape]
+    constants: npt.NDArray[np.uint8]
+    records: npt.NDArray[np.int64]
+    arena_size: int
+
+
+@dataclass
+class _Constants:
+    """Collects packed bytes, each piece aligned."""
+
+    size: int = 0
+    pieces: list[tuple[int, npt.NDArray[np.uint8]]] = field(default_factory=list)
+
+    def put(self, content: npt.NDArray[np.uint8]) -> int:
+        offset, self.size = self.size, self.size + round_up(content.size, ALIGNMENT)
+        self.pieces.append((offset, content))
+        return offset
+
+    def joined(self) -> npt.NDArray[np.uint8]:
+        result = np.zeros(self.size + 4096, np.uint8)  # what prefetching may touch
+        for offset, content in self.pieces:
+            result[offset : offset + content.size] = content
+        return result
+
+
+def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: bool) -> Plan:
+    """Compile a network.
+
+    Args:
+        network: What to execute.
+        max_batch: Largest number of images of one inference.
+        table: Tiles of the device.
+        fast: Pack for the dot instruction.
+
+    Raises:
+        ModelError: A shape is beyond what the kernels hold.
+    """
+    layers = _layers(network)
+    channels, frames = _storage(network, layers)
+    produced = {layer.writes: index for index, layer in enumerate(layers) if layer.writes}
+    last_use = {name: index for name, index in produced.items()}
+    for index, layer in enumerate(layers):
+        layer.wait = max((produced[name] for name in layer.reads), default=-1)
+        for name in layer.reads:
+            last_use[name] = index
+    direct = _direct_outputs(network, layers, channels)
+    arena = Arena(max_batch)
+    places: dict[str, Layout] = {}
+    constants = _Constants()
+    cases: dict[ConvShape, int] = {}
+    for index, layer in enumerate(layers):
+        if layer.writes:
+            tensor = network.tensors[layer.writes]
+            if layer.writes in direct:
+                places[layer.writes] = Layout(0, tensor.size, tensor.channels, 1, 1, (0, 0, 0, 0), tensor.zero_point)
+            else:
+                places[layer.writes] = arena.place(
+                    tensor, channels[layer.writes], frames[layer.writes], layer.wait, last_use[layer.writes]
+                )
+        _detail(network, layer, places, channels, table, fast, constants, cases)
+        if layer.kind == "conv_pool" and isinstance(layer.step, Conv) and layer.pool and layer.shape:
+            ring = round_up(layer.pool.kernel[0] * layer.shape.geometry.width * layer.shape.geometry.out_channels, 64)
+            layer.scratch_step = ring * layer.tasks
+            layer.scratch = arena.take(layer.scratch_step * max_batch, None, layer.wait, index)
+    if arena.size > MAX_ARENA:
+        raise ModelError(f"{max_batch} images would need {arena.size >> 30} GB of activations: lower max_batch")
+    for number, layer in enumerate(item for item in layers if item.shape is None):
+        layer.case = len(cases) + number
+    records = _records(network, layers, places, direct)
+    return Plan(
+        network, max_batch, fast, table.workers, layers, places, direct, list(cases), constants.joined(), records,
+        arena.size + ALIGNMENT,
+    )  # fmt: skip
+
+
+def _layers(network: IntegerNetwork) -> list[Layer]:
+    """Layers in order, with stems and their pools fused."""
+    readers: dict[str, list[Step]] = {}
+    for step in network.steps:
+        for name in sources(step):
+            readers.setdefault(name, []).append(step)
+    fused: dict[str, MaxPool] = {}
+    for step in network.steps:
+        if isinstance(step, Conv) and step.output not in network.outputs and _fusible(network, step):
+            after = readers.get(step.output, [])
+            if len(after) == 1 and isinstance(after[0], MaxPool) and after[0].strides[0] <= after[0].kernel[0] <= 4:
+                fused[step.output] = after[0]
+    skipped = {pool.name for pool in fused.values()}
+    layers = [
+        Layer(f"quantise {name}", "quantise", (), name, argument=number) for number, name in enumerate(network.inputs)
+    ]
+    for step in network.steps:
+        operations = step_operations(network, step)
+        if isinstance(step, Conv) and step.output in fused:
+            pool = fused[step.output]
+            layers.append(Layer(step.name, "conv_pool", sources(step), pool.output, step, pool, operations=operations))
+        elif isinstance(step, Conv):
+            layers.append(Layer(step.name, "conv", sources(step), step.output, step, operations=operations))
+        elif isinstance(step, MaxPool):
+            if step.name not in skipped:
+                layers.append(Layer(step.name, "max_pool", sources(step), step.output, step))
+        elif isinstance(step, GlobalAveragePool):
+            layers.append(Layer(step.name, "average_pool", sources(step), step.output, step))
+        else:
+            layers.append(Layer(step.name, "add", sources(step), step.output, step))
+    return layers
+
+
+def _fusible(network: IntegerNetwork, step: Conv) -> bool:
+    output = network.tensors[step.output]
+    return step.residual is None and step.weights.size <= FUSED_WEIGHTS and output.height > 1 and output.width >= 4
+
+
+def _storage(
+    network: IntegerNetwork, layers: list[Layer]
+) -> tuple[dict[str, int], dict[str, tuple[int, int, int, int]]]:
+    """Stored channels and frame of every tensor that is stored."""
+    channels: dict[str, int] = {}
+    frames: dict[str, tuple[int, int, int, int]] = {}
+    for layer in layers:
+        tensor = network.tensors[layer.writes]
+        only_convolved = all(
+            isinstance(other.step, Conv) and layer.writes != other.step.residual
+            for other in layers
+            if layer.writes in other.reads
+        )
+        raw = layer.kind == "quantise" and only_convolved and tensor.channels < VECTOR
+        channels[layer.writes] = tensor.channels if raw else stored_channels(tensor.channels)
+        frames[layer.writes] = (0, 0, 0, 0)
+    for layer in layers:
+        if isinstance(layer.step, Conv):
+            name = layer.step.source
+            before, wanted = frames[name], layer.step.pads
+            frames[name] = (
+                max(before[0], wanted[0]), max(before[1], wanted[1]), max(before[2], wanted[2]), max(before[3], wanted[3])
+            )  # fmt: skip
+        elif isinstance(layer.step, (Add, MaxPool)):
+            widest = max(channels[name] for name in (*layer.reads, layer.writes))
+            if any(channels[name] != widest for name in (*layer.reads, layer.writes)):
+                raise ModelError(f"step '{layer.name}': operands are stored with different channels")
+    return channels, frames
+
+
+def _direct_outputs(network: IntegerNetwork, layers: list[Layer], channels: Mapping[str, int]) -> dict[str, int]:
+    """Outputs that a layer can write to their argument; appends an emission for the others."""
+    direct: dict[str, int] = {}
+    kinds = {layer.writes: layer.kind for layer in layers}
+    produced = {layer.writes: index for index, layer in enumerate(layers)}
+    for number, name in enumerate(network.outputs):
+        tensor = network.tensors[name]
+        unread = not any(name in layer.reads for layer in layers)
+        plain = (tensor.height, tensor.width) == (1, 1) and channels[name] == tensor.channels
+        if unread and plain and kinds[name] in ("conv", "average_pool") and name not in direct:
+            direct[name] = number
+        else:
+            layers.append(Layer(f"emit {name}", "emit", (name,), "", argument=number, wait=produced[name]))
+    return direct
+
+
+def _split(layer: Layer, rows: int, tasks: int) -> None:
+    layer.rows = rows
+    layer.rows_per_task = max(1, -(-rows // max(1, tasks)))
+    layer.tasks = -(-rows // layer.rows_per_task)
+
+
+def _detail(
+    network: IntegerNetwork,
+    layer: Layer,
+    places: Mapping[str, Layout],
+    channels: Mapping[str, int],
+    table: TileTable,
+    fast: bool,
+    constants: _Constants,
+    cases: dict[ConvShape, int],
+) -> None:
+    """Tasks, shape, constants and rule of one layer."""
+    step, few, many = layer.step, 2 * table.workers, 4 * table.workers
+    if isinstance(step, Conv):
+        _detail_convolution(network, layer, step, places, channels, table, fast, constants, cases)
+    elif isinstance(step, MaxPool):
+        _split(layer, places[layer.writes].height, many)
+    elif isinstance(step, GlobalAveragePool):
+        stored = places[step.source].channels
+        layer.parameters = constants.put(packing.pack_parameters(step.requantise, stored, stored // VECTOR, False))
+        _split(layer, stored // VECTOR, few)
+        layer.rule = _rule(NO_ADD, step.requantise)
+    elif isinstance(step, Add):
+        _split(layer, places[layer.writes].height, many)
+        layer.rule = _rule(step.add, None)
+    else:
+        tensor = network.tensors[layer.writes or layer.reads[0]]
+        _split(layer, tensor.height, many if layer.kind == "quantise" else few)
+        factor = int(input_multiplier(tensor.scale).view(np.int32))  # the kernel takes the float32's bits
+        layer.rule = (factor, tensor.zero_point, 0, 0, 0, 0, 0, 0)
+
+
+def _rule(add: AddRule, requantise: Requantise | None) -> tuple[int, ...]:
+    low, high = (requantise.low, requantise.high) if requantise is not None else (0, 255)
+    return (
+        add.multiplier, add.residual_multiplier, add.offset, add.fraction_bits, low, high, add.low, add.high
+    )  # fmt: skip
+
+
+def _detail_convolution(
+    network: IntegerNetwork,
+    layer: Layer,
+    step: Conv,
+    places: Mapping[str, Layout],
+    channels: Mapping[str, int],
+    table: TileTable,
+    fast: bool,
+    constants: _Constants,
+    cases: dict[ConvShape, int],
+) -> None:
+    output = network.tensors[step.output]
+    source, written = places[step.source], places[layer.writes]
+    pooled = written.height if layer.pool else 0
+    shape, matrix = geometry(step, source.channels, written.channels, output, pooled)
+    tile = table.choose(shape)
+    rule, add = step.requantise, step.add or NO_ADD
+    conv_shape = ConvShape(
+        shape, tile, source.pitch, shape.width if layer.pool else written.pitch,
+        places[step.residual].pitch if step.residual is not None else shape.width, rule.pre_shift,
+        (rule.low, rule.high) != (0, 255), (add.low, add.high) != (0, 255),
+        pool_constants(layer.pool, written) if layer.pool else (),
+    )  # fmt: skip
+    layer.shape = conv_shape
+    layer.case = cases.setdefault(conv_shape, len(cases))
+    layer.weights = constants.put(packing.pack_weights(matrix, tile.vectors, fast))
+    layer.parameters = constants.put(packing.pack_parameters(rule, written.channels, tile.vectors, fast))
+    layer.rule = _rule(add, rule)
+    panels = written.channels // (16 * tile.vectors)
+    layer.panels, layer.groups = tile.panels, panels // tile.panels
+    layer.group_bytes = shape.window * 16 * tile.vectors * tile.panels
+    if layer.pool:
+        _split(layer, pooled, -(-pooled // tile.strip))
+    else:
+        layer.rows, layer.rows_per_task = shape.pixels, tile.strip
+        layer.tasks = -(-shape.pixels // tile.strip) * layer.groups
+
+
+def _records(
+    network: IntegerNetwork, layers: list[Layer], places: Mapping[str, Layout], direct: Mapping[str, int]
+) -> npt.NDArray[np.int64]:
+    records = np.zeros((len(layers) + 1, RECORD), np.int64)
+    place_of = {name: index for index, name in enumerate(FIELDS)}
+    first = 0
+    for row, layer in zip(records, layers, strict=False):
+        values = {
+            "KIND": layer.case, "TASKS": layer.tasks, "FIRST": first, "WAIT": layer.wait, "ROWS": layer.rows,
+            "ROWS_PER_TASK": layer.rows_per_task, "WEIGHTS": layer.weights, "PARAMETERS": layer.parameters,
+            "GROUPS": layer.groups, "GROUP_BYTES": layer.group_bytes, "PANELS": layer.panels,
+            # consecutive tasks share weights where these weigh more than the source
+            "IMAGE_INNER": int(layer.shape is not None and _heavy(layer.shape.geometry)), "DIRECT": 0,
+        }  # fmt: skip
+        if layer.reads:
+            source = places[layer.reads[0]]
+            values |= {"SOURCE": _window_start(layer, source), "SOURCE_STEP": source.step}
+        if layer.kind == "conv_pool":
+            values |= {"OTHER": layer.scratch, "OTHER_STEP": layer.scratch_step}
+        elif len(layer.reads) > 1:
+            other = places[layer.reads[1]]
+            values |= {"OTHER": other.pixel(0, 0), "OTHER_STEP": other.step}
+        if layer.writes:
+            output = places[layer.writes]
+            values |= {"OUTPUT": output.pixel(0, 0), "OUTPUT_STEP": output.step}
+            values["DIRECT"] = direct[layer.writes] + 1 if layer.writes in direct else 0
+        for name, value in values.items():
+            row[place_of[name]] = value
+        row[place_of["RULE"] : place_of["RULE"] + 8] = layer.rule
+        first += layer.tasks
+    records[-1, place_of["FIRST"]] = first
+    return records
+
+
+def _window_start(layer: Layer, source: Layout) -> int:
+    """First byte of the first window; of the map for steps that cut windows at its edge."""
+    if isinstance(layer.step, Conv):
+        return source.pixel(-layer.step.pads[0], -layer.step.pads[1])
+    return source.pixel(0, 0)
+
+
+def _heavy(shape: Geometry) -> bool:
+    read = shape.height * shape.strides[0] * shape.width * shape.strides[1] * shape.in_channels
+    return shape.window * shape.out_channels > read
+

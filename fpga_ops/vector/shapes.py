@@ -1,0 +1,171 @@
+"""Compile-time shape of one convolution, and how it is cut into register tiles and tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fpga_ops.network import Conv, MaxPool, Tensor
+from fpga_ops.vector.layout import VECTOR, Layout, round_up
+
+FLOAT_EXACT = 512
+"""Products of uint8 and int8 whose sum float32 holds exactly: 512 * 255 * 128 < 2^24."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How a convolution is cut.
+
+    Attributes:
+        pixels, vectors: Register tile: output pixels x 16-channel vectors.
+        strip: Output pixels per task (output rows for a convolution with a fused pool).
+        panels: Panels of 16*vectors channels per task.
+        pixels_outer: Loop order inside a task.
+    """
+
+    pixels: int
+    vectors: int
+    strip: int
+    panels: int
+    pixels_outer: bool
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a convolution reads and writes, tiling aside.
+
+    Attributes:
+        in_channels, out_channels: Stored bytes per pixel.
+        kernel, strides: (vertical, horizontal).
+        height, width: Of the output map.
+        rows, segment, row_taps: The window as runs of contiguous bytes (see kernels/vector/conv.cl).
+        group_out, group_in: Output channels per group, and source bytes from group to group.
+        pooled_rows: Output rows of the fused pool; 0 without one.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    height: int
+    width: int
+    rows: int
+    segment: int
+    row_taps: int
+    group_out: int
+    group_in: int
+    residual: bool
+    pooled_rows: int = 0
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels of one image."""
+        return self.height * self.width
+
+    @property
+    def window(self) -> int:
+        """Bytes of one window as read."""
+        return self.rows * self.segment
+
+    @property
+    def key(self) -> str:
+        """Names the geometry in a tile table."""
+        kernel, strides = "x".join(map(str, self.kernel)), "x".join(map(str, self.strides))
+        text = f"{self.height}x{self.width} k{kernel} s{strides} c{self.in_channels}-{self.out_channels}"
+        if self.group_in:
+            text += f" g{self.group_out}-{self.group_in}"
+        if self.residual:
+            text += " add"
+        if self.pooled_rows:
+            text += f" pool{self.pooled_rows}"
+        return text
+
+
+def geometry(
+    step: Conv, source_channels: int, out_channels: int, output: Tensor, pooled_rows: int = 0
+) -> tuple[Geometry, npt.NDArray[np.int8]]:
+    """Geometry of a convolution and its weights as `int8[out_channels, window bytes]`, padded with zeros."""
+    count, kernel_height, kernel_width, per_group = step.weights.shape
+    group_out = count // step.groups
+    dense = _expand(step, source_channels)
+    rows, row_taps, segment, group_in = kernel_height, 1, round_up(kernel_width * source_channels, 4), 0
+    if step.groups > 1:
+        # a panel of one vector must lie in one group, or hold whole groups
+        whole = VECTOR % group_out == 0
+        if whole or group_out % VECTOR == 0:
+            groups_read = VECTOR // group_out if whole else 1
+            rows, row_taps = kernel_height * kernel_width, kernel_width
+            segment = round_up(groups_read * per_group, 4)
+            group_in = groups_read * per_group
+            group_out = VECTOR if whole else group_out
+    shape = Geometry(
+        source_channels, out_channels, (kernel_height, kernel_width), step.strides, output.height, output.width, rows,
+        segment, row_taps, group_out if group_in else out_channels, group_in, step.residual is not None, pooled_rows,
+    )  # fmt: skip
+    matrix = np.zeros((out_channels, rows, segment), np.int8)
+    if group_in:
+        # each panel reads its groups' channels only
+        for first in range(0, count, group_out):
+            channels = slice(first, min(first + group_out, count))
+            start = first // group_out * group_in
+            taps = dense[channels, :, :, start : start + group_in]
+            matrix[channels, :, : taps.shape[3]] = taps.reshape(taps.shape[0], rows, taps.shape[3])
+    else:
+        matrix[:count, :, : kernel_width * source_channels] = dense.reshape(count, rows, -1)
+    return shape, matrix.reshape(out_channels, -1)
+
+
+def _expand(step: Conv, source_channels: int) -> npt.NDArray[np.int8]:
+    """Weights over all stored source channels: `int8[OC, KH, KW, source_channels]`."""
+    count, height, width, per_group = step.weights.shape
+    if step.groups == 1 and per_group == source_channels:
+        return step.weights
+    full = np.zeros((count, height, width, source_channels), np.int8)
+    per_output = count // step.groups
+    for group in range(step.groups):
+        chosen = slice(group * per_output, (group + 1) * per_output)
+        full[chosen, :, :, group * per_group : (group + 1) * per_group] = step.weights[chosen]
+    return full
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """All compile-time constants of one copy of kernels/vector/conv.cl (and conv_pool.cl)."""
+
+    geometry: Geometry
+    tile: Tile
+    pitch: int
+    out_pitch: int
+    residual_pitch: int
+    pre_shift: int
+    bounded: bool
+    sum_bounded: bool
+    pool: tuple[int, ...] = ()
+    """kernel y, x, stride y, x, top, left, output width of a fused pool."""
+
+    def defines(self, identity: int) -> dict[str, int]:
+        """Macros for the kernel file."""
+        g, t = self.geometry, self.tile
+        window_step = g.strides == (1, 1) and g.kernel == (1, 1) and self.pitch == g.width
+        macros = {
+            "ID": identity, "CIN": g.in_channels, "COUT": g.out_channels, "ROWS": g.rows, "SEGMENT": g.segment,
+            "ROW_TAPS": g.row_taps, "STRIDE_Y": g.strides[0], "STRIDE_X": g.strides[1], "PITCH": self.pitch,
+            "OUT_PITCH": self.out_pitch, "RES_PITCH": self.residual_pitch, "OW": g.width, "MR": t.pixels,
+            "NV": t.vectors, "PIXELS_OUTER": int(t.pixels_outer), "GROUP_OUT": g.group_out, "GROUP_IN": g.group_in,
+            "ONE_ROW": int(window_step or bool(self.pool) or (g.width % t.pixels == 0 and t.strip % t.pixels == 0)),
+            "RESIDUAL": int(g.residual), "PRE": self.pre_shift, "BOUNDED": int(self.bounded),
+            "SUM_BOUNDED": int(self.sum_bounded), "AHEAD": int(g.window * t.vectors * 16 >= 24000 and not self.pool),
+            "BLOCK": max(d for d in range(1, FLOAT_EXACT + 1) if g.segment % d == 0),
+        }  # fmt: skip
+        if self.pool:
+            names = ("KERNEL_Y", "KERNEL_X", "STRIDE_Y", "STRIDE_X", "TOP", "LEFT", "WIDTH")
+            macros |= {f"POOL_{name}": value for name, value in zip(names, self.pool, strict=True)}
+            macros["OH"] = g.height
+        return macros
+
+
+def pool_constants(pool: MaxPool, output: Layout) -> tuple[int, ...]:
+    """The fused pool's constants in `ConvShape.pool`'s order."""
+    return (*pool.kernel, *pool.strides, pool.pads[0], pool.pads[1], output.width)

@@ -1,0 +1,112 @@
+"""The OpenCL program of a plan: the kernel files, one copy of the convolution per shape, and the list of cases."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from fpga_ops.vector.plan import FIELDS, RECORD, Layer, Plan
+
+KERNELS = Path(__file__).parents[1] / "kernels" / "vector"
+
+
+@cache
+def kernel_file(name: str) -> str:
+    """Text of one kernel file."""
+    return (KERNELS / name).read_text()
+
+
+def _define(macros: dict[str, int]) -> str:
+    return "".join(f"#define {name} {value}\n" for name, value in macros.items())
+
+
+def _undefine(macros: dict[str, int]) -> str:
+    return "".join(f"#undef {name}\n" for name in macros)
+
+
+def generate(plan: Plan, *, persistent: bool, intel: bool, profile: bool = False) -> str:
+    """Source of the plan's program.
+
+    Args:
+        plan: The network's plan; only its shapes and geometry matter, not its weights.
+        persistent: With the kernel that runs the whole network in one launch.
+        intel: For Intel's compiler, which takes a vectorisation hint.
+        profile: Record a time stamp as each layer ends.
+    """
+    head = {"FAST": int(plan.fast), "PERSISTENT": int(persistent), "INTEL": int(intel), "PROFILE": int(profile)}
+    text = _define(head) + kernel_file("types.cl") + kernel_file("steps.cl")
+    for identity, shape in enumerate(plan.shapes):
+        macros = shape.defines(identity)
+        files = kernel_file("conv.cl") + (kernel_file("conv_pool.cl") if shape.pool else "")
+        text += _define(macros) + files + _undefine(macros)
+    arguments = [f"G const float* restrict in{i}" for i in range(len(plan.network.inputs))]
+    arguments += [f"G uchar* restrict out{i}" for i in range(len(plan.network.outputs))]
+    values = [f"in{i}" for i in range(len(plan.network.inputs))]
+    values += [f"out{i}" for i in range(len(plan.network.outputs))]
+    text += _define({f"L_{name}": index for index, name in enumerate(FIELDS)})
+    text += _define({"FIELDS": RECORD, "LAYERS": len(plan.layers), "WORKERS": plan.workers})
+    text += f"#define ARGUMENTS , {', '.join(arguments)}\n#define VALUES , {', '.join(values)}\n"
+    profiled = ", G ulong* profile" if profile else ""
+    text += f"#define KERNEL_ARGUMENTS ARGUMENTS{profiled}\n"
+    direct = "".join(
+        f"if (layer[L_DIRECT] == {number + 1}) output = out{number} + image * layer[L_OUTPUT_STEP]; "
+        for number in plan.direct.values()
+    )
+    seen: set[int] = set()
+    cases = ""
+    for layer in plan.layers:
+        if layer.case not in seen:
+            seen.add(layer.case)
+            cases += f" \\\n  case {layer.case}: {_case(plan, layer)} break;"
+    return text + f"#define REDIRECT {direct}\n#define CASES {cases}\n\n" + kernel_file("net.cl")
+
+
+def _case(plan: Plan, layer: Layer) -> str:
+    """The call that runs one task."""
+    if layer.kind == "conv":
+        return (
+            f"conv_{layer.case}(source, weights, parameters, output, other, rule, strip * step, "
+            "min((strip + 1) * step, rows), group * panels, (group + 1) * panels, ahead);"
+        )
+    if layer.kind == "conv_pool" and layer.pool is not None and layer.shape is not None:
+        geometry = layer.shape.geometry
+        pitch = plan.places[layer.writes].pitch * geometry.out_channels
+        ring = -(-layer.pool.kernel[0] * geometry.width * geometry.out_channels // 64) * 64
+        return (
+            f"conv_pool_{layer.case}(source, weights, parameters, output, {pitch}L, (G uchar*)other + part * {ring}L, "
+            "rule, panels, from, to);"
+        )
+    if layer.kind == "quantise":
+        tensor, place = plan.network.tensors[layer.writes], plan.places[layer.writes]
+        return (
+            f"quantise_input(in{layer.argument} + image * {tensor.size}L, output, {tensor.channels}, {place.channels}, "
+            f"{tensor.height}, {tensor.width}, {place.pitch * place.channels}L, as_float((int)rule[0]), "
+            "(int)rule[1], from, to);"
+        )
+    read = plan.places[layer.reads[0]]
+    if layer.kind == "emit":
+        tensor = plan.network.tensors[layer.reads[0]]
+        return (
+            f"emit(source, out{layer.argument} + image * {tensor.size}L, {tensor.channels}, {read.channels}, "
+            f"{read.height}, {read.width}, {read.pitch * read.channels}L, from, to);"
+        )
+    written = plan.places[layer.writes]
+    if layer.kind == "max_pool":
+        step = layer.step
+        kernel, strides, pads = step.kernel, step.strides, step.pads  # type: ignore[union-attr]
+        return (
+            f"max_pool(source, output, {read.channels}, {read.height}, {read.width}, {read.pitch * read.channels}L, "
+            f"{written.width}, {written.pitch * written.channels}L, {kernel[0]}, {kernel[1]}, {strides[0]}, {strides[1]}, "
+            f"{pads[0]}, {pads[1]}, from, to);"
+        )
+    if layer.kind == "average_pool":
+        pre_shift = layer.step.requantise.pre_shift  # type: ignore[union-attr]
+        return (
+            f"average_pool(source, parameters, output, rule, {read.channels}, {read.height}, {read.width}, "
+            f"{read.pitch * read.channels}L, {pre_shift}, from, to);"
+        )
+    second = plan.places[layer.reads[1]]
+    return (
+        f"add_tensors(source, other, output, rule, {written.width * written.channels}, {read.pitch * read.channels}L, "
+        f"{second.pitch * second.channels}L, {written.pitch * written.channels}L, from, to);"
+    )

@@ -1,0 +1,167 @@
+"""Choice of tiles: from a table made by the tuner, or by rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import astuple
+from functools import cache
+from pathlib import Path
+
+from fpga_ops.opencl import OpenCLDevice, write_atomically
+from fpga_ops.vector.shapes import Geometry, Tile
+
+TASKS_PER_WORKER = 4
+"""Tasks of a layer per worker: few enough to cost nothing, enough to even out."""
+
+SHIPPED = Path(__file__).with_name("tiles.json")
+"""Tiles of the ResNets' shapes, tuned on 2 cores with AVX-512 VNNI."""
+
+
+def register_tiles(geometry: Geometry) -> list[tuple[int, int]]:
+    """(pixels, vectors) that fit in 32 vector registers, best first for this map."""
+    vectors = [v for v in (4, 2, 1) if geometry.out_channels % (16 * v) == 0 and _panel_fits(geometry, v)]
+    most = geometry.width if geometry.pooled_rows else geometry.pixels
+    choices = [
+        (pixels, v)
+        for v in vectors
+        for pixels in ({4: (6, 5, 4, 3, 2, 1), 2: (14, 12, 10, 8, 7, 6, 4, 2, 1), 1: (14, 8, 7, 4, 2, 1)}[v])
+        if pixels <= most
+    ]
+
+    def cost(choice: tuple[int, int]) -> float:
+        pixels, v = choice
+        waste = -(-most // pixels) * pixels / most
+        loads = (pixels + v) / (pixels * v)  # per product
+        return waste * max(1.0, 0.75 + loads)
+
+    return sorted(choices, key=lambda c: (cost(c), -c[1]))
+
+
+def _panel_fits(geometry: Geometry, vectors: int) -> bool:
+    return not geometry.group_in or (geometry.group_out % (16 * vectors) == 0)
+
+
+def cuts(geometry: Geometry, vectors: int, pixels: int, workers: int) -> list[tuple[int, int, bool]]:
+    """(strip, panels per task, pixels outer), best first by rule."""
+    panels = geometry.out_channels // (16 * vectors)
+    wanted = TASKS_PER_WORKER * workers
+    if geometry.pooled_rows:
+        return [(-(-geometry.pooled_rows // part), panels, True) for part in (2 * workers, workers, wanted)]
+    weights = geometry.window * geometry.out_channels
+    choices = []
+    for strips in (1, 2, 4, 8, 16, 32):
+        strip = -(-geometry.pixels // strips)
+        if strips > 1 and strip < 4 * pixels:
+            break
+        strip = _even(geometry, strip, pixels)
+        count = -(-geometry.pixels // strip)
+        for per_task in (d for d in range(1, panels + 1) if panels % d == 0):
+            tasks = count * (panels // per_task)
+            choices.append((strip, per_task, tasks, count))
+
+    def cost(choice: tuple[int, int, int, int]) -> float:
+        strip, per_task, tasks, count = choice
+        rounds = -(-tasks // workers) * workers / tasks  # idle workers in the last round
+        last = geometry.pixels - (count - 1) * strip  # a short last strip is a short task
+        uneven = 1 + 0.5 * (1 - last / strip) / max(1, tasks / workers)
+        grain = 1 + 0.02 * abs(tasks - wanted) / wanted + (0.1 if tasks < wanted else 0.0) * (wanted - tasks) / wanted
+        # each strip reads the task's weights, each group of panels reads the strip's source
+        traffic = count * weights + (panels // per_task) * geometry.pixels * geometry.in_channels
+        return rounds * uneven * grain * (1 + 0.03 * traffic / (weights + geometry.pixels * geometry.in_channels))
+
+    best = sorted(choices, key=cost)
+    return [
+        (strip, per_task, per_task > 1 and geometry.window * 16 * vectors * per_task <= 40000)
+        for strip, per_task, _, _ in best
+    ]
+
+
+def _even(geometry: Geometry, strip: int, pixels: int) -> int:
+    """Make a strip hold whole tiles, and whole rows where tiles lie in rows."""
+    if strip >= geometry.pixels:
+        return geometry.pixels
+    if geometry.width % pixels == 0:
+        return -(-strip // geometry.width) * geometry.width
+    return -(-strip // pixels) * pixels
+
+
+def by_rule(geometry: Geometry, workers: int) -> Tile:
+    """A sound tile without measuring."""
+    pixels, vectors = register_tiles(geometry)[0]
+    strip, panels, outer = cuts(geometry, vectors, pixels, workers)[0]
+    return Tile(pixels, vectors, strip, panels, outer)
+
+
+def valid(tile: Tile, geometry: Geometry) -> bool:
+    """Whether a tile (from a file) can be used for a shape."""
+    if tile.vectors not in (1, 2, 4) or tile.pixels < 1 or tile.strip < 1 or tile.panels < 1:
+        return False
+    if geometry.out_channels % (16 * tile.vectors) or not _panel_fits(geometry, tile.vectors):
+        return False
+    panels = geometry.out_channels // (16 * tile.vectors)
+    if geometry.pooled_rows:
+        return tile.pixels <= geometry.width and tile.panels == panels
+    last = geometry.pixels - (-(-geometry.pixels // tile.strip) - 1) * tile.strip
+    # the last tile of a strip may reach back into the strip before, never before the map
+    return panels % tile.panels == 0 and tile.pixels <= min(tile.strip, geometry.pixels) and last >= 1
+
+
+class TileTable:
+    """Tiles by geometry: those tuned on this device first, then the shipped ones, then the rule."""
+
+    def __init__(self, workers: int, fast: bool, tuned: Mapping[str, Tile] | None = None) -> None:
+        self.workers = workers
+        self.tuned = dict(tuned or {})
+        self.shipped = _shipped() if fast and workers == 2 else {}
+
+    def choose(self, geometry: Geometry) -> Tile:
+        """The tile for a shape."""
+        for table in (self.tuned, self.shipped):
+            tile = table.get(geometry.key)
+            if tile is not None and valid(tile, geometry):
+                return tile
+        return by_rule(geometry, self.workers)
+
+
+def parse(content: str) -> dict[str, Tile]:
+    """A tile table from JSON; entries that are not tiles are left out."""
+    try:
+        entries = json.loads(content)
+    except ValueError:
+        return {}
+    result = {}
+    for key, value in entries.items() if isinstance(entries, dict) else ():
+        if isinstance(value, list) and len(value) == 5 and all(isinstance(v, int) for v in value):
+            result[key] = Tile(value[0], value[1], value[2], value[3], bool(value[4]))
+    return result
+
+
+@cache
+def _shipped() -> dict[str, Tile]:
+    return parse(SHIPPED.read_text()) if SHIPPED.is_file() else {}
+
+
+def table_path(device: OpenCLDevice, workers: int, fast: bool, cache_dir: Path) -> Path:
+    """Where the tuner keeps this device's tiles."""
+    return cache_dir / f"tiles-{device.key}-{workers}-{'fast' if fast else 'portable'}.json"
+
+
+def load(device: OpenCLDevice, workers: int, fast: bool, cache_dir: Path) -> TileTable:
+    """The table for a device."""
+    try:
+        tuned = parse(table_path(device, workers, fast, cache_dir).read_text())
+    except OSError:
+        tuned = {}
+    return TileTable(workers, fast, tuned)
+
+
+def dump(tiles: Mapping[str, Tile]) -> str:
+    """JSON of a table, one shape a line."""
+    lines = (f"  {json.dumps(key)}: {json.dumps([int(v) for v in astuple(tile)])}" for key, tile in sorted(tiles.items()))
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def save(tiles: Mapping[str, Tile], path: Path) -> None:
+    """Write a table."""
+    write_atomically(path, dump(tiles).encode())
