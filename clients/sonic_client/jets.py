@@ -222,33 +222,42 @@ def _flat_numbers(array: Any, name: str) -> NDArray[np.float64]:
         raise JetError(f"constituents: {name}: expected numbers, got {array.type} ({error})") from error
 
 
+MASS_SHELL_TOLERANCE = 1e-3
+"""E may fall short of |p| by this fraction (single precision, detectors that quote both); the server has the same."""
+
+
 def _judge(counts: NDArray[np.int64], components: tuple[NDArray[np.float64], ...], bad: Bad) -> NDArray[np.bool_]:
     """Which jets can be sent; raises JetError about the first that cannot, unless bad jets are to be masked."""
     limit = float(np.finfo(np.float32).max)
     finite = np.ones(len(components[0]), bool)
     for values in components:
         finite &= np.abs(values) <= limit  # False for NaN as well
-    negative = components[0] < 0.0
+    energy, px, py, pz = (np.where(finite, values, 0.0) for values in components)
     jet = np.repeat(np.arange(len(counts)), counts)
-    empty = counts == 0
-    with_nan = np.bincount(jet[~finite], minlength=len(counts)) > 0
-    with_negative = np.bincount(jet[negative], minlength=len(counts)) > 0
-    good = np.asarray(~(empty | with_nan | with_negative))
+
+    def jets_with(constituents: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return np.asarray(np.bincount(jet[constituents], minlength=len(counts)) > 0)
+
+    reasons = (
+        (counts == 0, "has no constituents"),
+        (jets_with(~finite), "has a None, NaN or infinite component"),
+        (jets_with(energy < 0.0), "has a constituent of negative energy"),
+        (
+            jets_with(energy * (1.0 + MASS_SHELL_TOLERANCE) < np.sqrt(px * px + py * py + pz * pz)),
+            "has a constituent with less energy than momentum (are the components in the order E, px, py, pz?)",
+        ),
+        (~jets_with((px != 0.0) | (py != 0.0)), "has no constituent with pT > 0"),
+    )
+    good = ~np.logical_or.reduce([mask for mask, _ in reasons])
     if bad == "raise" and not good.all():
         first = int(np.flatnonzero(~good)[0])
-        reason = (
-            "has no constituents"
-            if empty[first]
-            else "has a None, NaN or infinite component"
-            if with_nan[first]
-            else "has a constituent of negative energy"
-        )
+        reason = next(words for mask, words in reasons if mask[first])
         raise JetError(
             f"constituents: jet {first} (counted from 0, flattened) {reason}; expected at least one constituent with "
             f"finite E, px, py, pz in GeV; {np.count_nonzero(~good)} of {len(good)} jets are bad "
             "(bad='mask' gives those a missing score)"
         )
-    return good
+    return np.asarray(good)
 
 
 def _pack(

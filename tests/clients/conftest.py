@@ -1,0 +1,32 @@
+"""One real Triton server with tiny models for all tests of the client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clients.models import write_repository
+from triton_server import TritonServer
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_repository(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def triton(repository: Path) -> Iterator[TritonServer]:
+    with TritonServer(repository) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def grpc_url(triton: TritonServer) -> str:
+    return f"triton+grpc://{triton.grpc_url}"
+
+
+@pytest.fixture(scope="session")
+def http_url(triton: TritonServer) -> str:
+    return f"triton+http://{triton.http_url}"
