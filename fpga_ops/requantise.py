@@ -14,6 +14,8 @@ from fpga_ops.network import AddRule, Float32Array, Int8Array, Requantise, UInt8
 
 FRACTION_BITS = 4
 """Fractional bits kept between the multiplication and the last shift."""
+ADD_FRACTION_BITS = 7
+"""Most fractional bits of an addition; as many are used as 16 bits hold, 6 for scales alike."""
 
 _INT32_MAX = 2**31 - 1
 
@@ -92,6 +94,7 @@ def requantise(
     constant = (bias + zero_point + 0.5) / effective
     half = np.where(clipped > 0, np.exp2(clipped - 1.0 - pre_shift), 0.0)
     total = np.rint(constant + half) - np.asarray(correction, np.float64)
+    total = _exact_background(total, bias + zero_point, correction, multiplier, clipped, pre_shift)
     bound = np.zeros(len(scale)) if accumulator_bound is None else np.asarray(accumulator_bound, np.float64)
     limit = _INT32_MAX / 2.0**pre_shift
     # A bias that would leave int32 belongs to a channel whose output is constant at a bound; bring it back as far as
@@ -109,6 +112,32 @@ def requantise(
         low=low,
         high=high,
     )
+
+
+def _exact_background(
+    total: npt.NDArray[np.float64],
+    wanted: npt.NDArray[np.float64],
+    correction: npt.NDArray[np.int64],
+    multiplier: npt.NDArray[np.int64],
+    shift: npt.NDArray[np.int64],
+    pre_shift: int,
+) -> npt.NDArray[np.float64]:
+    """Move biases by at most half a step of t so that where the input is zero the output is rounded exactly.
+
+    Most pixels of a jet image are empty: there a channel that falls on the wrong side of a half would be off by one
+    over the whole map.
+    """
+
+    def background(bias: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        accumulator = np.clip(bias + correction, -(2.0**46), 2.0**46).astype(np.int64)
+        t = np.clip((accumulator << pre_shift) >> shift, -(2**15), 2**15 - 1)
+        result: npt.NDArray[np.int64] = (t * multiplier) >> (16 + FRACTION_BITS)
+        return result
+
+    gap = np.rint(wanted) - background(total)
+    moved = total + np.sign(gap) * np.ceil(np.exp2(shift - 1.0 - pre_shift))
+    better = (gap != 0) & (background(moved) == np.rint(wanted))
+    return np.where(better, moved, total)
 
 
 def accumulator_bound(weights: Int8Array) -> npt.NDArray[np.int64]:
@@ -141,7 +170,7 @@ def add_rule(
     if not all(np.isfinite(r) and r > 0 for r in ratios):
         raise ModelError(f"scales of an addition must be positive and finite: {first[0]}, {second[0]} -> {output[0]}")
     every_byte = np.arange(256, dtype=np.int64)
-    for bits in range(FRACTION_BITS, 0, -1):
+    for bits in range(ADD_FRACTION_BITS, 0, -1):
         multipliers = [round(r * 2.0 ** (8 + bits)) for r in ratios]
         constant = output[1] + 0.5 - sum(r * operand[1] for r, operand in zip(ratios, (first, second), strict=True))
         lost = sum(float(((every_byte * m) & 255).mean()) / 256 for m in multipliers)  # what the two floors take

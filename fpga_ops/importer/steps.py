@@ -21,7 +21,14 @@ from fpga_ops.network import (
     Step,
     Tensor,
 )
-from fpga_ops.requantise import FRACTION_BITS, accumulator_bound, add_rule, requantise, zero_point_correction
+from fpga_ops.requantise import (
+    ADD_FRACTION_BITS,
+    FRACTION_BITS,
+    accumulator_bound,
+    add_rule,
+    requantise,
+    zero_point_correction,
+)
 
 MAX_TENSOR_BYTES = 2**28
 """Largest tensor of one image."""
@@ -45,7 +52,7 @@ def rescale_rule(source: Tensor, output: Tensor, low: int, high: int) -> AddRule
     """
     ratio = source.scale / output.scale
     every_byte = np.arange(256, dtype=np.int64)
-    for bits in range(FRACTION_BITS, 0, -1):
+    for bits in range(ADD_FRACTION_BITS, 0, -1):
         multiplier = round(ratio * 2.0 ** (8 + bits))
         lost = float(((every_byte * multiplier) & 255).mean()) / 256
         offset = round((output.zero_point + 0.5 - ratio * source.zero_point) * 2.0**bits + lost)
