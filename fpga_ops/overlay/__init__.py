@@ -5,11 +5,8 @@ installs and finds Intel's FPGA emulator.
 """
 
 from fpga_ops.overlay.errors import DoesNotFit
-from fpga_ops.overlay.executable import EmulatorSettings, OverlayExecutable
+from fpga_ops.overlay.executable import EmulatorSettings, OverlayExecutable, compile  # noqa: A004
 from fpga_ops.overlay.geometry import Geometry
 from fpga_ops.overlay.plan import Plan, plan
-
-compile = OverlayExecutable  # noqa: A001
-"""`compile(network, max_batch, geometry=None, ...)`: an `OverlayExecutable`."""
 
 __all__ = ["DoesNotFit", "EmulatorSettings", "Geometry", "OverlayExecutable", "Plan", "compile", "plan"]

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from fpga_ops import reference
 from fpga_ops.errors import DeviceError
 from fpga_ops.network import Float32Array, IntegerNetwork, UInt8Array
+from fpga_ops.overlay import bitstream as bitstreams
 from fpga_ops.overlay import emulator, pack, worker
 from fpga_ops.overlay.descriptor import encode, verify
 from fpga_ops.overlay.geometry import Geometry
+from fpga_ops.overlay.kernels import definitions, digest, kernel_source
 from fpga_ops.overlay.plan import Plan, plan
-
-KERNEL_SOURCES = ("overlay.h", "arithmetic.h", "overlay.cl")
 
 _EMULATOR_PLATFORM = "FPGA Emulation"
 _BOARD_PLATFORM = "FPGA SDK"
@@ -31,34 +31,6 @@ _EMULATOR_DEPTH = 8192
 
 TIMEOUT = 300.0
 """Seconds that a batch may take before its device counts as hung."""
-
-
-def source_directory() -> Path:
-    """The folder of the kernel sources."""
-    return Path(__file__).resolve().parents[1] / "kernels" / "fpga"
-
-
-def kernel_source() -> str:
-    """All sources as one text, includes resolved, as the compiler gets it."""
-    folder = source_directory()
-    text = (folder / "overlay.cl").read_text()
-    for header in ("overlay.h", "arithmetic.h"):
-        text = text.replace(f'#include "{header}"\n', (folder / header).read_text())
-    return text
-
-
-def definitions(geometry: Geometry, map_words: tuple[int, int], depths: Mapping[str, int]) -> dict[str, int]:
-    """The -D options that make a geometry; the same for emulator and board."""
-    options = {
-        "VEC": geometry.vec, "LANE": geometry.lane, "PIX": geometry.pix, "CW": geometry.cw, "WB": geometry.wb,
-        "WEIGHT_TILES": geometry.weight_tiles, "MAP0_WORDS": max(1, map_words[0]), "MAP1_WORDS": max(1, map_words[1]),
-        **depths,
-    }  # fmt: skip
-    if geometry.arithmetic == "int8-pairs":
-        options["MAC_PAIRS"] = 1
-    if geometry.arithmetic == "bfp":
-        options["BFP"] = 1
-    return options
 
 
 @dataclass(frozen=True)
@@ -141,6 +113,7 @@ class OverlayExecutable:
     Attributes:
         plan: What was compiled.
         usable: False once the device hung, died or was closed.
+        kernel_hash: Names the kernels: digest of sources and parameters, or the bitstream's key.
         build_seconds: How long the device took to make ready.
         trip_counts: With counters: `int32[runs, layers, 6]` of the last batch (`worker.COUNTERS`).
         run_seconds: Time of the kernels in the last batch.
@@ -175,10 +148,13 @@ class OverlayExecutable:
             "output_bytes": self.plan.output_bytes, "host_launched": emulated and not self.settings.autorun,
         }  # fmt: skip
         if emulated:
-            header |= {"platform": _EMULATOR_PLATFORM, "source": kernel_source(), "options": self._options()}
+            options = self._options()
+            header |= {"platform": _EMULATOR_PLATFORM, "source": kernel_source(), "options": options}
+            self.kernel_hash = digest(options)
             environment = self._emulator_environment()
         else:
             header |= {"platform": _BOARD_PLATFORM, "binary": str(bitstream)}
+            self.kernel_hash = bitstreams.key(self.geometry)
             environment = {}
         self._child = _Child(device, environment)
         self.usable = True
@@ -273,3 +249,30 @@ class OverlayExecutable:
         """End the device's process. The executable can not be used again."""
         self.usable = False
         self._child.kill()
+
+
+def compile(  # noqa: A001
+    network: IntegerNetwork, max_batch: int, *, device: str = "fpga-emulator", cache_dir: Path | None = None
+) -> OverlayExecutable:
+    """Make a network ready on an overlay device.
+
+    Args:
+        network: The integer network.
+        max_batch: Most images in one run.
+        device: "fpga-emulator", or "fpga" for a board whose bitstream `triton-fpga build` has made.
+        cache_dir: Unused: packing takes less than a second, and bitstreams have a folder of their own.
+
+    Raises:
+        ModelError: A step that the pipeline cannot do.
+        DoesNotFit: The network needs more memory than the bitstream has.
+        DeviceError: Emulator, board or bitstream are missing or do not match.
+    """
+    kind, _, number = device.partition(":")
+    if number not in ("", "0"):
+        raise DeviceError(f"device '{device}': only the first {kind} is supported")
+    if kind == "fpga-emulator":
+        return OverlayExecutable(network, max_batch, device=device)
+    if kind != "fpga":
+        raise DeviceError(f"the overlay has no device '{device}'; it has fpga-emulator and fpga")
+    path, manifest = bitstreams.find()
+    return OverlayExecutable(network, max_batch, manifest.geometry, device=device, bitstream=path)

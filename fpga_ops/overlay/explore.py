@@ -41,13 +41,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Space:
-    """What to search."""
+    """What to search; empty tuples stand for the board's own value."""
 
     vec: tuple[int, ...] = (8, 16, 32, 64)
     lane: tuple[int, ...] = (16, 32, 48, 64, 80, 96, 128, 192)
     pix: tuple[int, ...] = (1, 3, 5, 7, 9, 13, 15)
     images: tuple[int, ...] = (1, 2, 4)
-    weight_tiles: tuple[int, ...] = (256,)
+    weight_tiles: tuple[int, ...] = ()
     clocks_mhz: tuple[float, ...] = ()
     arithmetic: tuple[Arithmetic, ...] = ("int8", "int8-pairs")
 
@@ -55,7 +55,7 @@ class Space:
 def geometries(board: Board, space: Space) -> Iterator[Geometry]:
     """All legal geometries of a space; the weight port is as wide as external memory is fast."""
     for vec, lane, pix, tiles, arithmetic in product(
-        space.vec, space.lane, space.pix, space.weight_tiles, space.arithmetic
+        space.vec, space.lane, space.pix, space.weight_tiles or (board.geometry.weight_tiles,), space.arithmetic
     ):
         if arithmetic == "int8-pairs" and board.products_per_dsp >= 4:
             continue  # the blocks make as many products by themselves
@@ -75,9 +75,9 @@ def explore(network: IntegerNetwork, board: Board, space: Space | None = None) -
     """Every candidate that fits, fastest first."""
     space = space or Space()
     found: list[Candidate] = []
-    ceiling = 8 * board.dsp_blocks  # products a cycle beyond which nothing here fits
+    ceiling = 12 * board.dsp_blocks  # products a cycle beyond which nothing here fits
     for geometry in geometries(board, space):
-        if not ceiling / 40 <= geometry.macs <= ceiling:
+        if not ceiling / 60 <= geometry.macs <= ceiling:
             continue
         for images in space.images:
             try:

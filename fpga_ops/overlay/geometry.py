@@ -37,7 +37,7 @@ class Geometry:
     pix: int = 7
     wb: int = 64
     lag: int = 192
-    weight_tiles: int = 256
+    weight_tiles: int = 512
     map_words: tuple[int, int] | None = None
     arithmetic: Arithmetic = "int8"
 
