@@ -1,0 +1,116 @@
+"""Write the lock files of the images: every package with its version and the hash of the one file that is installed.
+
+    python docker/lock.py            resolve again, keeping to constraints.txt, and rewrite docker/*.lock
+    python docker/lock.py --check    only compare: exit code 1 when pyproject.toml asks for what no lock holds
+
+Resolving needs pip 23 and a package index; `--check` needs neither.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (36, 35, 34, 31, 28, 27, 24, 17, 12, 5)]
+PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One lock file: what is asked for, and the Python that it is for."""
+
+    name: str
+    python: str
+    extras: tuple[str, ...] = ()
+    """Extras of the project, whose requirements are locked; the project itself is built from the checkout."""
+    packages: tuple[str, ...] = ()
+    """What the image needs besides."""
+
+
+JUPYTER = ("jupyterlab>=4.4", "ipywidgets>=8")
+LOCKS = (
+    Lock("build", "3.11", packages=("hatchling>=1.27",)),
+    Lock("server-py311", "3.11", extras=("server",)),
+    Lock("server-py312", "3.12", extras=("server",)),
+    Lock("notebooks-light", "3.11", extras=("engine", "client", "plots"), packages=JUPYTER),
+    Lock("notebooks-training", "3.11", extras=("training",), packages=JUPYTER),
+)
+
+
+def requirements(extras: tuple[str, ...]) -> list[str]:
+    """The requirements of the project with these extras, its references to itself resolved."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found: list[str] = list(project["dependencies"])
+    for extra in extras:
+        for line in project["optional-dependencies"][extra]:
+            own = re.fullmatch(rf"{re.escape(project['name'])}\[([^\]]+)\]", line)
+            found += requirements(tuple(own.group(1).split(","))) if own else [line]
+    return list(dict.fromkeys(found))
+
+
+def resolve(lock: Lock) -> str:
+    """The text of a lock file, as pip resolves it now."""
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = Path(folder) / "wanted.txt"
+        wanted.write_text("\n".join([*requirements(lock.extras), *lock.packages] if lock.extras else lock.packages) + "\n")
+        report = Path(folder) / "report.json"
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", report,
+             "--target", folder, "--only-binary=:all:", f"--python-version={lock.python}", "--implementation=cp",
+             *(f"--platform={platform}" for platform in PLATFORMS),
+             "--constraint", ROOT / "constraints.txt", "--requirement", wanted],
+            check=True, env={**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""},
+        )  # fmt: skip
+        installed = json.loads(report.read_text())["install"]
+    lines = [f"# Python {lock.python}, Linux x86_64. Written by docker/lock.py; do not edit."]
+    for entry in sorted(installed, key=lambda entry: _key(entry["metadata"]["name"])):
+        metadata, archive = entry["metadata"], entry["download_info"]["archive_info"]
+        lines.append(f"{_key(metadata['name'])}=={metadata['version']} --hash=sha256:{archive['hashes']['sha256']}")
+    return "\n".join(lines) + "\n"
+
+
+def missing(lock: Lock) -> list[str]:
+    """Requirements of pyproject.toml whose package, or whose exact version, the lock does not hold."""
+    held = dict(re.findall(r"^([a-z0-9-]+)==(\S+) --hash", (ROOT / "docker" / f"{lock.name}.lock").read_text(), re.M))
+    wanted = [*requirements(lock.extras), *lock.packages] if lock.extras else list(lock.packages)
+    found = []
+    for line in wanted:
+        match = re.match(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?(?:==([^;,\s]+))?", line)
+        if match is None or held.get(_key(match.group(1))) in (None, "") or match.group(2) not in (None, held[_key(match.group(1))]):
+            found.append(line)
+    return found
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def main() -> int:
+    """Write or check every lock; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare with pyproject.toml, write nothing")
+    parser.add_argument("names", nargs="*", help="only these locks")
+    args = parser.parse_args()
+    failed = False
+    for lock in LOCKS:
+        if args.names and lock.name not in args.names:
+            continue
+        if args.check:
+            for line in missing(lock):
+                sys.stderr.write(f"docker/{lock.name}.lock does not hold {line}: run python docker/lock.py\n")
+                failed = True
+            continue
+        (ROOT / "docker" / f"{lock.name}.lock").write_text(resolve(lock))
+        sys.stdout.write(f"docker/{lock.name}.lock written\n")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
