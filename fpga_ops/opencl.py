@@ -231,8 +231,8 @@ def list_devices() -> list[OpenCLDevice]:
             isa = hashlib.sha256(" ".join(sorted(cpu_flags())).encode()).hexdigest()[:12] if is_cpu else ""
             result.append(
                 OpenCLDevice(
-                    handle, handle.name.strip(), entry.name.strip(), handle.vendor.strip(), handle.driver_version.strip(),
-                    handle.version.strip(), handle.max_compute_units, is_cpu, isa,
+                    handle, handle.name.strip(), entry.name.strip(), handle.vendor.strip(),
+                    handle.driver_version.strip(), handle.version.strip(), handle.max_compute_units, is_cpu, isa,
                 )
             )  # fmt: skip
     return result

@@ -33,6 +33,9 @@ class VectorExecutable:
         persistent: True if the network is one launch, False if each layer is one.
     """
 
+    concurrent = True
+    """Several threads may call `run` at once; their inferences follow each other on the device."""
+
     def __init__(
         self,
         plan: Plan,
@@ -40,6 +43,7 @@ class VectorExecutable:
         cache_dir: Path | None,
         *,
         persistent: bool,
+        gives_way: bool = False,
         profile: bool = False,
     ) -> None:
         cl = opencl.module()
@@ -54,7 +58,7 @@ class VectorExecutable:
         with opencl.checked("opening the device"):
             self._context = cl.Context([device.handle])
             self._queue = cl.CommandQueue(self._context)
-        source = generate(plan, persistent=persistent, intel=device.is_intel_cpu, profile=profile)
+        source = generate(plan, persistent=persistent, intel=device.is_intel_cpu, gives_way=gives_way, profile=profile)
         options = ["-cl-std=CL3.0"] if device.language >= (3, 0) else ["-cl-std=CL1.2"]
         self._program, self.kernel_hash = opencl.build(self._context, device, source, options, cache_dir)
         flags = cl.mem_flags
@@ -172,14 +176,15 @@ class VectorExecutable:
         return stamps
 
     def read_tensor(self, name: str, images: int) -> UInt8Array:
-        """A stored tensor of the last inference, `uint8[N, H, W, C]`; only meaningful if nothing has reused its place."""
+        """A tensor of the last inference, `uint8[N, H, W, C]`; only right if nothing has reused its place since."""
         place, tensor = self.plan.places[name], self.plan.network.tensors[name]
         whole = np.empty(self.plan.arena_size, np.uint8)
         self._cl.enqueue_copy(self._queue, whole, self._arena)
         shape = (tensor.height + place.pads[0] + place.pads[2], place.pitch, place.channels)
         top, left = place.pads[:2]
         frames = [whole[place.offset + n * place.step :][: place.size].reshape(shape) for n in range(images)]
-        return np.stack(frames)[:, top : top + tensor.height, left : left + tensor.width, : tensor.channels].copy()
+        stored: UInt8Array = np.stack(frames)
+        return stored[:, top : top + tensor.height, left : left + tensor.width, : tensor.channels].copy()
 
     def _check(self, inputs: Mapping[str, Float32Array]) -> tuple[list[Float32Array], int]:
         arrays = []
@@ -280,7 +285,7 @@ def _fill_frames(plan: Plan, arena: npt.NDArray[np.uint8]) -> None:
 def compile(  # noqa: A001 (the name that every target has)
     network: IntegerNetwork,
     max_batch: int = 8,
-    device: opencl.OpenCLDevice | None = None,
+    device: opencl.OpenCLDevice | str | None = None,
     cache_dir: Path | None = None,
     *,
     fast: bool | None = None,
@@ -294,7 +299,7 @@ def compile(  # noqa: A001 (the name that every target has)
     Args:
         network: What to execute.
         max_batch: Largest number of images of one inference.
-        device: An OpenCL device (`devices.find`); None takes the CPU.
+        device: A device's name or an OpenCL device (`devices.find` gives both); None takes the CPU.
         cache_dir: Where programs, verdicts and tiles are kept; None is the user's cache.
         fast: Use the CPU's int8 dot instruction; None asks `instruction.available`. True is obeyed: only for a device
             that has it.
@@ -308,12 +313,13 @@ def compile(  # noqa: A001 (the name that every target has)
         ModelError: The network is beyond what the kernels hold.
     """
     folder = opencl.cache_directory(cache_dir)
-    if device is None:
+    if device is None or isinstance(device, str):
         from fpga_ops.devices import find
 
-        device = find("cpu")[1]
-    if device is None:
-        raise DeviceError("no OpenCL device")
+        name = device or "cpu"
+        device = find(name)[1]
+        if device is None:
+            raise DeviceError(f"device '{name}' is not an OpenCL device")
     if fast is None:
         fast = instruction.available(device, folder)
     if persistent is None:
@@ -322,4 +328,5 @@ def compile(  # noqa: A001 (the name that every target has)
     if table is None:
         table = tiles.load(device, count, fast, folder)
     plan = make_plan(network, max_batch, table, fast)
-    return VectorExecutable(plan, device, folder, persistent=persistent, profile=profile)
+    gives_way = persistent and instruction.can_yield(device, folder)
+    return VectorExecutable(plan, device, folder, persistent=persistent, gives_way=gives_way, profile=profile)

@@ -1,8 +1,8 @@
-"""Whether the CPU's int8 dot instruction (AVX-512 VNNI) may be used on a device.
+"""What a device's compiler can do beyond OpenCL: the CPU's int8 dot instruction (AVX-512 VNNI), and yielding its core.
 
-It is reached through a name that OpenCL does not document, and where CPU or compiler lack it the process dies rather
-than raising. So the CPU's flags are looked at first, then a child process tries it, and the verdict is kept per CPU,
-driver and platform.
+Both are reached through names that OpenCL does not document, and where CPU or compiler lack them the process may die
+rather than raise. So the CPU's flags are looked at first, then a child process tries it, and the verdict is kept per
+CPU, driver and platform.
 """
 
 from __future__ import annotations
@@ -32,23 +32,30 @@ def may_exist(device: OpenCLDevice) -> bool:
 
 
 def available(device: OpenCLDevice, cache_dir: Path) -> bool:
-    """True if a child process has computed the right answer with the instruction on this device."""
-    if not may_exist(device):
-        return False
-    path = cache_dir / f"instruction-{device.key}.json"
+    """True if a child process has computed the right answer with the dot instruction on this device."""
+    return may_exist(device) and _ask(device, "dot", cache_dir)
+
+
+def can_yield(device: OpenCLDevice, cache_dir: Path) -> bool:
+    """True if kernels may call the C library's `sched_yield` on this device."""
+    return device.is_intel_cpu and sys.platform == "linux" and _ask(device, "yield", cache_dir)
+
+
+def _ask(device: OpenCLDevice, feature: str, cache_dir: Path) -> bool:
+    path = cache_dir / f"{feature}-{device.key}.json"
     try:
-        return bool(json.loads(path.read_text())["vnni"])
+        return bool(json.loads(path.read_text())["works"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not asked yet, or the file is damaged
-    command = [_interpreter(), "-m", "fpga_ops.vector.probe", device.platform, device.name]
+    command = [_interpreter(), "-m", "fpga_ops.vector.probe", feature, device.platform, device.name]
     search = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
     try:
         outcome = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
             env={**os.environ, "PYTHONPATH": search},
         )  # fmt: skip
-        verdict, detail = outcome.returncode == 0, outcome.stderr[-500:]
     except (OSError, subprocess.TimeoutExpired):
         return False  # nothing was learned: ask again next time
-    write_atomically(path, json.dumps({"vnni": verdict, "detail": detail}).encode())
-    return verdict
+    verdict = {"works": outcome.returncode == 0, "exit_code": outcome.returncode, "detail": outcome.stderr[-500:]}
+    write_atomically(path, json.dumps(verdict).encode())
+    return bool(verdict["works"])

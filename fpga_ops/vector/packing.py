@@ -20,7 +20,8 @@ def accumulator_order(vectors: int, fast: bool) -> npt.NDArray[np.intp]:
     if not fast or vectors == 1:
         return np.arange(vectors * 16)
     lane, place = np.divmod(element, 4)
-    return (16 if vectors == 4 else 8) * lane + 4 * vector + place
+    order: npt.NDArray[np.intp] = (16 if vectors == 4 else 8) * lane + 4 * vector + place
+    return order
 
 
 def multiplier_order(vectors: int, fast: bool) -> npt.NDArray[np.intp]:

@@ -22,7 +22,6 @@ from fpga_ops.network import (
     MaxPool,
     Requantise,
     Step,
-    Tensor,
     sources,
     step_operations,
 )
@@ -34,7 +33,8 @@ from fpga_ops.vector.tiles import TileTable
 
 FIELDS = (
     "KIND", "TASKS", "FIRST", "WAIT", "IMAGE_INNER", "SOURCE", "SOURCE_STEP", "OTHER", "OTHER_STEP", "OUTPUT",
-    "OUTPUT_STEP", "WEIGHTS", "PARAMETERS", "ROWS", "ROWS_PER_TASK", "GROUPS", "GROUP_BYTES", "PANELS", "DIRECT", "RULE",
+    "OUTPUT_STEP", "WEIGHTS", "PARAMETERS", "ROWS", "ROWS_PER_TASK", "GROUPS", "GROUP_BYTES", "PANELS", "DIRECT",
+    "RULE",
 )  # fmt: skip
 """Longs of a layer's record, in order; RULE opens the 8 that `AddRule` and the bounds take."""
 
@@ -145,7 +145,7 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: b
     layers = _layers(network)
     channels, frames = _storage(network, layers)
     produced = {layer.writes: index for index, layer in enumerate(layers) if layer.writes}
-    last_use = {name: index for name, index in produced.items()}
+    last_use = dict(produced)
     for index, layer in enumerate(layers):
         layer.wait = max((produced[name] for name in layer.reads), default=-1)
         for name in layer.reads:
@@ -237,10 +237,8 @@ def _storage(
     for layer in layers:
         if isinstance(layer.step, Conv):
             name = layer.step.source
-            before, wanted = frames[name], layer.step.pads
-            frames[name] = (
-                max(before[0], wanted[0]), max(before[1], wanted[1]), max(before[2], wanted[2]), max(before[3], wanted[3])
-            )  # fmt: skip
+            top, left, bottom, right = (max(pair) for pair in zip(frames[name], layer.step.pads, strict=True))
+            frames[name] = (top, left, bottom, right)
         elif isinstance(layer.step, (Add, MaxPool)):
             widest = max(channels[name] for name in (*layer.reads, layer.writes))
             if any(channels[name] != widest for name in (*layer.reads, layer.writes)):
@@ -390,4 +388,3 @@ def _window_start(layer: Layer, source: Layout) -> int:
 def _heavy(shape: Geometry) -> bool:
     read = shape.height * shape.strides[0] * shape.width * shape.strides[1] * shape.in_channels
     return shape.window * shape.out_channels > read
-

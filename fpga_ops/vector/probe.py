@@ -1,18 +1,24 @@
-"""The child process of `instruction.py`: exit code 0 if the int8 dot instruction works on the device named.
+"""The child process of `instruction.py`: exit code 0 if a feature works on the device named.
 
-usage: python -m fpga_ops.vector.probe PLATFORM DEVICE
+usage: python -m fpga_ops.vector.probe dot|yield PLATFORM DEVICE
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 
 from fpga_ops import opencl
 from fpga_ops.vector.source import kernel_file
 
-_KERNEL = """
+_YIELD_KERNEL = """
+int sched_yield(void);
+__kernel void probe(G int* result) { result[0] = sched_yield() + 42; }
+"""
+
+_DOT_KERNEL = """
 __kernel void probe(G int16* sums, G const char64* bytes, G short32* packed, G uchar64* narrow)
 {
   sums[0] = dot_u8s8(sums[0], bytes[0], bytes[1]);
@@ -22,13 +28,33 @@ __kernel void probe(G int16* sums, G const char64* bytes, G short32* packed, G u
 """
 
 
-def main(platform: str, name: str) -> int:
-    """Compute known sums; 0 if they are right."""
+def _program(feature: str, platform: str, name: str) -> tuple[Any, Any, Any]:
+    """The context, a queue and the feature's kernel."""
     cl = opencl.module()
     device = next(d for d in opencl.list_devices() if d.platform == platform and d.name == name)
     context = cl.Context([device.handle])
-    source = "#define FAST 1\n#define PERSISTENT 0\n" + kernel_file("types.cl") + _KERNEL
+    head = {"dot": "#define FAST 1\n", "yield": "#define FAST 0\n"}[feature] + "#define PERSISTENT 0\n"
+    source = head + kernel_file("types.cl") + {"dot": _DOT_KERNEL, "yield": _YIELD_KERNEL}[feature]
     program, _ = opencl.build(context, device, source, ["-cl-std=CL3.0"], None)
+    return context, cl.CommandQueue(context), cl.Kernel(program, "probe")
+
+
+def yields(platform: str, name: str) -> bool:
+    """Whether a kernel can give its core away."""
+    cl = opencl.module()
+    context, queue, kernel = _program("yield", platform, name)
+    result = np.zeros(1, np.int32)
+    buffer = cl.Buffer(context, cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR, hostbuf=result)
+    kernel.set_args(buffer)
+    cl.enqueue_nd_range_kernel(queue, kernel, (1,), (1,))
+    cl.enqueue_copy(queue, result, buffer)
+    return bool(result[0] == 42)
+
+
+def dots(platform: str, name: str) -> bool:
+    """Whether the dot instruction and the packing ones compute what they should."""
+    cl = opencl.module()
+    context, queue, kernel = _program("dot", platform, name)
     rng = np.random.default_rng(1)
     unsigned = rng.integers(0, 256, 64).astype(np.uint8)
     signed = rng.integers(-128, 128, 64).astype(np.int8)
@@ -38,8 +64,6 @@ def main(platform: str, name: str) -> int:
     both = np.concatenate([unsigned, signed.view(np.uint8)])
     buffers = [cl.Buffer(context, copy, hostbuf=array) for array in (start, both)]
     buffers += [cl.Buffer(context, copy, hostbuf=np.zeros(64, np.uint8)) for _ in range(2)]
-    queue = cl.CommandQueue(context)
-    kernel = cl.Kernel(program, "probe")
     kernel.set_args(*buffers)
     cl.enqueue_nd_range_kernel(queue, kernel, (1,), (1,))
     sums, packed, narrow = np.empty(16, np.int32), np.empty(32, np.int16), np.empty(64, np.uint8)
@@ -50,8 +74,9 @@ def main(platform: str, name: str) -> int:
     words = (np.clip(words, -32768, 32767) * 20000) >> 16
     octets = np.clip(np.repeat(words.reshape(4, 1, 8), 2, 1), 0, 255).reshape(64)
     right = (sums == expected).all() and (packed == words).all() and (narrow == octets).all()
-    return 0 if right else 1
+    return bool(right)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2]))
+    works = {"dot": dots, "yield": yields}[sys.argv[1]](sys.argv[2], sys.argv[3])
+    sys.exit(0 if works else 1)

@@ -24,16 +24,20 @@ def _undefine(macros: dict[str, int]) -> str:
     return "".join(f"#undef {name}\n" for name in macros)
 
 
-def generate(plan: Plan, *, persistent: bool, intel: bool, profile: bool = False) -> str:
+def generate(plan: Plan, *, persistent: bool, intel: bool, gives_way: bool = False, profile: bool = False) -> str:
     """Source of the plan's program.
 
     Args:
         plan: The network's plan; only its shapes and geometry matter, not its weights.
         persistent: With the kernel that runs the whole network in one launch.
         intel: For Intel's compiler, which takes a vectorisation hint.
+        gives_way: A worker that waits long yields its core.
         profile: Record a time stamp as each layer ends.
     """
-    head = {"FAST": int(plan.fast), "PERSISTENT": int(persistent), "INTEL": int(intel), "PROFILE": int(profile)}
+    head = {
+        "FAST": int(plan.fast), "PERSISTENT": int(persistent), "INTEL": int(intel), "YIELD": int(gives_way),
+        "PROFILE": int(profile),
+    }  # fmt: skip
     text = _define(head) + kernel_file("types.cl") + kernel_file("steps.cl")
     for identity, shape in enumerate(plan.shapes):
         macros = shape.defines(identity)
@@ -96,8 +100,8 @@ def _case(plan: Plan, layer: Layer) -> str:
         kernel, strides, pads = step.kernel, step.strides, step.pads  # type: ignore[union-attr]
         return (
             f"max_pool(source, output, {read.channels}, {read.height}, {read.width}, {read.pitch * read.channels}L, "
-            f"{written.width}, {written.pitch * written.channels}L, {kernel[0]}, {kernel[1]}, {strides[0]}, {strides[1]}, "
-            f"{pads[0]}, {pads[1]}, from, to);"
+            f"{written.width}, {written.pitch * written.channels}L, {kernel[0]}, {kernel[1]}, "
+            f"{strides[0]}, {strides[1]}, {pads[0]}, {pads[1]}, from, to);"
         )
     if layer.kind == "average_pool":
         pre_shift = layer.step.requantise.pre_shift  # type: ignore[union-attr]

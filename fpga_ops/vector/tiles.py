@@ -158,7 +158,9 @@ def load(device: OpenCLDevice, workers: int, fast: bool, cache_dir: Path) -> Til
 
 def dump(tiles: Mapping[str, Tile]) -> str:
     """JSON of a table, one shape a line."""
-    lines = (f"  {json.dumps(key)}: {json.dumps([int(v) for v in astuple(tile)])}" for key, tile in sorted(tiles.items()))
+    lines = (
+        f"  {json.dumps(key)}: {json.dumps([int(v) for v in astuple(tile)])}" for key, tile in sorted(tiles.items())
+    )
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 

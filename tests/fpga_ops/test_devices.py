@@ -1,0 +1,88 @@
+"""Device discovery: what is listed, why something is not usable, and the command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fpga_ops import opencl
+from fpga_ops.devices import devices, find, register, run
+from fpga_ops.errors import DeviceError
+
+
+def test_the_reference_is_always_there() -> None:
+    info, handle = find("reference")
+    assert info.usable
+    assert info.kind == "reference"
+    assert handle is None
+
+
+def test_the_cpu_driver_of_the_environment_is_found_without_any_variable() -> None:
+    clean = {k: v for k, v in os.environ.items() if k not in (opencl.VENDORS_VARIABLE, "LD_LIBRARY_PATH")}
+    code = "from fpga_ops.devices import find; print(find('cpu')[0].platform)"
+    outcome = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert outcome.stdout.strip() == "Intel(R) OpenCL"
+
+
+def test_every_kind_is_listed_with_a_reason() -> None:
+    found = devices()
+    assert {"cpu", "fpga", "fpga-emulator", "reference"} <= {info.kind for info in found}
+    assert all(info.reason for info in found)
+    assert len({info.name for info in found}) == len(found)
+
+
+def test_best_device_is_not_an_emulator() -> None:
+    assert find(None)[0].kind in ("gpu", "cpu")
+
+
+def test_unknown_and_unusable_devices_are_typed_errors() -> None:
+    with pytest.raises(DeviceError, match=r"no device 'tpu'; usable here: .*reference"):
+        find("tpu")
+    unusable = [info for info in devices() if not info.usable]
+    for info in unusable:
+        with pytest.raises(DeviceError, match="is not usable"):
+            find(info.name)
+
+
+def test_no_driver_at_all_leaves_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opencl, "list_devices", list)
+    found = {info.name: info for info in devices()}
+    assert not found["cpu"].usable
+    assert "intel-opencl-rt" in found["cpu"].reason
+    assert find(None)[0].name == "reference"
+
+
+def test_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    register(parser)
+    assert run(parser.parse_args(["--json"])) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {"name", "kind", "platform", "usable", "reason"} <= set(listed[0])
+
+
+def test_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    register(parser)
+    assert run(parser.parse_args([])) == 0
+    assert "reference" in capsys.readouterr().out
+
+
+def test_cache_directory_falls_back(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    folder = opencl.cache_directory()
+    assert folder.is_dir()
+    assert str(folder).startswith(str(tmp_path))
+
+
+def test_a_driver_that_the_user_chose_is_respected(tmp_path: object) -> None:
+    code = "from fpga_ops import opencl; print(len(opencl.list_devices()))"
+    environment = {**os.environ, opencl.VENDORS_VARIABLE: str(tmp_path)}
+    outcome = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert outcome.stdout.strip() == "0"

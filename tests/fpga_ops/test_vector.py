@@ -1,0 +1,290 @@
+"""The vector kernels equal the reference bit for bit, with and without the dot instruction, on every CPU driver."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fpga_ops import opencl, vector
+from fpga_ops.devices import find
+from fpga_ops.errors import DeviceError, InputError, ModelError
+from fpga_ops.network import Conv, IntegerNetwork
+from fpga_ops.reference import ReferenceExecutable
+from fpga_ops.vector import instruction, tiles
+from fpga_ops.vector.plan import make_plan
+from tests import networks
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all tests of this file, so that a program is built once."""
+    return tmp_path_factory.mktemp("programs")
+
+
+def drivers() -> list[opencl.OpenCLDevice]:
+    """Every OpenCL device that is a CPU, the emulator included."""
+    return [device for device in opencl.list_devices() if device.is_cpu]
+
+
+def variants() -> list[object]:
+    return list(_variants())
+
+
+def _variants() -> Iterator[object]:
+    for device in drivers():
+        settings = [(False, False), (False, True)] if device.is_intel_cpu else [(False, False)]
+        if instruction.may_exist(device):
+            settings += [(True, True), (True, False)]
+        for fast, persistent in settings:
+            words = [device.platform.split()[0], "emulator" if device.is_emulator else "cpu"]
+            words += ["dot" if fast else "standard", "one-launch" if persistent else "layers"]
+            marks = [pytest.mark.emulator] if device.is_emulator else []
+            yield pytest.param(device, fast, persistent, id="-".join(words), marks=marks)
+
+
+def assert_equal(network: IntegerNetwork, executable: vector.VectorExecutable, batches: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(5)
+    expected_of = ReferenceExecutable(network)
+    for count in batches:
+        images = networks.random_images(network, count, rng)
+        expected, came = expected_of.run(images), executable.run(images)
+        assert came.keys() == expected.keys()
+        for name, value in expected.items():
+            assert came[name].dtype == np.uint8
+            np.testing.assert_array_equal(came[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize(("device", "fast", "persistent"), variants())
+@pytest.mark.parametrize("seed", [0, 7])
+def test_random_networks(device: opencl.OpenCLDevice, fast: bool, persistent: bool, seed: int, cache: Path) -> None:
+    network = networks.random_network(np.random.default_rng(seed))
+    executable = vector.compile(network, 3, device, cache, fast=fast, persistent=persistent)
+    assert_equal(network, executable, (1, 3, 2))
+    executable.close()
+
+
+def small_resnet(groups: int = 1, bottleneck: bool = True) -> IntegerNetwork:
+    return networks.resnet((1, 1), 16, (30, 26, 3), bottleneck=bottleneck, classes=10, groups=groups, seed=2)
+
+
+@pytest.mark.parametrize(("device", "fast", "persistent"), variants())
+def test_small_resnet(device: opencl.OpenCLDevice, fast: bool, persistent: bool, cache: Path) -> None:
+    network = small_resnet()
+    executable = vector.compile(network, 2, device, cache, fast=fast, persistent=persistent)
+    assert "conv_pool" in [layer.kind for layer in executable.plan.layers]
+    assert_equal(network, executable, (1, 2))
+    executable.close()
+
+
+@pytest.mark.parametrize("seed", range(10, 14))
+def test_more_random_networks(seed: int, cache: Path) -> None:
+    network = networks.random_network(np.random.default_rng(seed), depth=8)
+    executable = vector.compile(network, 2, cache_dir=cache)
+    assert_equal(network, executable, (2, 1))
+    executable.close()
+
+
+def one_convolution(
+    channels: int, outputs: int, size: tuple[int, int], groups: int = 1, *, residual: bool = False, **options: object
+) -> IntegerNetwork:
+    builder = networks.Builder(np.random.default_rng(3))
+    x = builder.conv(builder.input(*size, 16), channels)
+    other = builder.conv(x, outputs, relu=False) if residual else None
+    y = builder.conv(x, outputs, groups=groups, residual=other, **options)  # type: ignore[arg-type]
+    return builder.build(y)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(one_convolution(64, 192, (9, 9), 4, kernel=(3, 3), pads=(1, 1, 1, 1)), id="groups-of-48"),
+        pytest.param(one_convolution(64, 64, (9, 9), 32, kernel=(3, 3), pads=(1, 1, 1, 1)), id="groups-of-2"),
+        pytest.param(one_convolution(40, 40, (9, 9), 40, kernel=(3, 3), pads=(1, 1, 1, 1)), id="depthwise"),
+        pytest.param(one_convolution(128, 128, (6, 6), 2, kernel=(3, 3), strides=(2, 2)), id="groups-of-64"),
+        pytest.param(one_convolution(72, 64, (7, 7), 4), id="groups-of-18-channels"),
+        pytest.param(one_convolution(700, 65, (5, 5)), id="many-channels"),
+        pytest.param(one_convolution(32, 1000, (1, 1)), id="one-pixel"),
+        pytest.param(one_convolution(16, 64, (12, 13), residual=True), id="residual-64"),
+        pytest.param(one_convolution(16, 32, (12, 13), residual=True), id="residual-32"),
+        pytest.param(one_convolution(16, 48, (12, 13), residual=True, high=140), id="residual-bounded"),
+        pytest.param(one_convolution(16, 64, (5, 40), kernel=(1, 7), pads=(0, 5, 0, 2), high=99), id="bounded"),
+        pytest.param(one_convolution(16, 64, (40, 5), kernel=(7, 1), pads=(0, 0, 6, 0)), id="asymmetric-pads"),
+    ],
+)
+def test_shapes(network: IntegerNetwork, cache: Path) -> None:
+    for fast in {False, vector.compile(network, 1, cache_dir=cache).fast}:
+        executable = vector.compile(network, 2, cache_dir=cache, fast=fast)
+        assert_equal(network, executable, (2,))
+        executable.close()
+
+
+def test_every_tile_gives_the_same_bits(cache: Path) -> None:
+    network = one_convolution(32, 64, (7, 9), residual=True)
+    geometries = [layer.shape.geometry for layer in make_plan(network, 1, tiles.TileTable(2, False), False).layers
+                  if layer.shape]  # fmt: skip
+    for number in range(4):
+        table = tiles.TileTable(2, False)
+        for geometry in geometries:
+            registers = tiles.register_tiles(geometry)
+            pixels, vectors = registers[(3 * number) % len(registers)]
+            strip, panels, outer = tiles.cuts(geometry, vectors, pixels, 2)[number % 2]
+            table.tuned[geometry.key] = tiles.Tile(pixels, vectors, strip, panels, bool(number % 2) or outer)
+        executable = vector.compile(network, 1, cache_dir=cache, table=table)
+        assert_equal(network, executable, (1,))
+        executable.close()
+
+
+def test_several_inputs_and_outputs(cache: Path) -> None:
+    builder = networks.Builder(np.random.default_rng(4))
+    x = builder.conv(builder.input(8, 8, 3), 20)
+    y = builder.conv(builder.input(8, 8, 2, name="other"), 20)
+    z = builder.add(x, y)
+    end = builder.global_average_pool(z)
+    network = replace(builder.build(z, end, x), inputs=("image", "other"))
+    executable = vector.compile(network, 2, cache_dir=cache)
+    assert_equal(network, executable, (1, 2))
+    executable.close()
+
+
+def test_input_quantisation_at_the_halves(cache: Path) -> None:
+    """Rounding half to even, and values far outside the range."""
+    builder = networks.Builder(np.random.default_rng(4))
+    x = builder.input(4, 16, 1)
+    network = builder.build(builder.conv(x, 16))
+    executable = vector.compile(network, 1, cache_dir=cache)
+    steps = np.array(
+        [0.5, 1.5, 2.5, -0.5, -1.5, 1e30, -1e30, 3e38, 1e-40, 140.49999, 140.50001, -114.5, 0.0, -0.0, 7, 8]
+    )
+    image = np.tile((steps * 0.02).astype(np.float32), (4, 1))[None, None]
+    expected = ReferenceExecutable(network).run({"image": image})
+    np.testing.assert_array_equal(executable.run({"image": image})[network.outputs[0]], expected[network.outputs[0]])
+    executable.close()
+
+
+def test_threads_and_futures(cache: Path) -> None:
+    network = small_resnet()
+    executable = vector.compile(network, 2, cache_dir=cache)
+    rng = np.random.default_rng(0)
+    images = [networks.random_images(network, 1 + n % 2, rng) for n in range(12)]
+    name = network.outputs[0]
+    expected = [ReferenceExecutable(network).run(image)[name] for image in images]
+    futures = [executable.submit(image) for image in images]
+    for future, value in zip(futures, expected, strict=True):
+        np.testing.assert_array_equal(future.result(timeout=60)[name], value)
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(20):
+            if (executable.run(images[number])[name] != expected[number]).any():
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    executable.close()
+
+
+def test_bad_inputs_are_refused(cache: Path) -> None:
+    network = small_resnet()
+    executable = vector.compile(network, 2, cache_dir=cache)
+    good = np.zeros((1, 3, 30, 26), np.float32)
+    for inputs in (
+        {},
+        {"image": good.astype(np.float64)},
+        {"image": good[:, :2]},
+        {"image": good[:, :, :, :25]},
+        {"image": np.zeros((3, 3, 30, 26), np.float32)},
+        {"image": np.zeros((0, 3, 30, 26), np.float32)},
+    ):
+        with pytest.raises(InputError):
+            executable.run(inputs)
+    flipped = np.asfortranarray(good)
+    assert executable.run({"image": flipped})
+    executable.close()
+    with pytest.raises(DeviceError, match="closed"):
+        executable.run({"image": good})
+    executable.close()
+
+
+def test_a_network_too_large_for_memory_is_refused() -> None:
+    network = small_resnet()
+    with pytest.raises(ModelError, match="lower max_batch"):
+        make_plan(network, 1 << 22, tiles.TileTable(2, False), False)
+
+
+def test_damaged_cache_files_are_made_again(tmp_path: Path) -> None:
+    network = networks.random_network(np.random.default_rng(1), depth=1)
+    vector.compile(network, 1, cache_dir=tmp_path).close()
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    executable = vector.compile(network, 1, cache_dir=tmp_path)
+    assert_equal(network, executable, (1,))
+    executable.close()
+
+
+def test_a_new_version_of_the_weights_needs_no_new_program(cache: Path) -> None:
+    network = small_resnet()
+    step = network.steps[0]
+    assert isinstance(step, Conv)
+    other = replace(network, steps=(replace(step, weights=step.weights[::-1].copy()), *network.steps[1:]))
+    first, second = (vector.compile(n, 2, cache_dir=cache) for n in (network, other))
+    assert first.kernel_hash == second.kernel_hash
+    assert_equal(other, second, (1,))
+    first.close()
+    second.close()
+
+
+def test_stored_tensors_can_be_read_back(cache: Path) -> None:
+    network = networks.resnet((1,), 16, (20, 20, 3), classes=None, seed=3)
+    executable = vector.compile(network, 1, cache_dir=cache)
+    assert_equal(network, executable, (1,))
+    executable.close()
+
+
+def test_profile_stamps_rise(cache: Path) -> None:
+    network = small_resnet()
+    executable = vector.compile(network, 1, cache_dir=cache, persistent=True, profile=True)
+    executable.run({"image": np.zeros((1, 3, 30, 26), np.float32)})
+    stamps = executable.layer_times()
+    assert stamps[-1] > stamps[0] > 0
+    executable.close()
+
+
+def test_the_probe_survives_a_compiler_that_dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    device = find("cpu")[1]
+    assert device is not None
+    monkeypatch.setattr(instruction, "may_exist", lambda _: True)
+    monkeypatch.setattr(instruction, "_interpreter", lambda: "/bin/false")
+    assert not instruction.available(device, tmp_path)
+    assert not instruction.available(device, tmp_path)  # from the cache
+    monkeypatch.setattr(instruction, "_interpreter", lambda: "/nonexistent/python")
+    assert not instruction.can_yield(device, tmp_path)
+
+
+def test_without_the_flags_the_instruction_is_not_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    device = find("cpu")[1]
+    assert device is not None
+    monkeypatch.setattr(instruction, "cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(instruction, "_ask", lambda *_: pytest.fail("the child process was started"))
+    assert not instruction.available(device, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fast", [True, False])
+def test_resnet50_at_full_size(fast: bool, cache: Path) -> None:
+    device = find("cpu")[1]
+    assert device is not None
+    if fast and not instruction.available(device, cache):
+        pytest.skip("this CPU has no int8 dot instruction")
+    network = networks.resnet()
+    executable = vector.compile(network, 2, device, cache, fast=fast)
+    assert_equal(network, executable, (1, 2))
+    executable.close()
