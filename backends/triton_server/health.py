@@ -118,6 +118,13 @@ def metrics(status: Json) -> str:
         label = f'model="{entry["model"]}",version="{entry["version"]}"'
         lines.append(f"triton_fpga_probe_seconds{{{label}}} {entry['probe_ms'] / 1e3}")
     lines += [
+        "# HELP triton_fpga_failovers Devices taken out of service since the server started",
+        "# TYPE triton_fpga_failovers gauge",
+    ]
+    for entry in status["models"]:
+        label = f'model="{entry["model"]}",version="{entry["version"]}"'
+        lines.append(f"triton_fpga_failovers{{{label}}} {entry['failovers']}")
+    lines += [
         "# HELP triton_fpga_refused_models Models in the repository that are not served because they are faulty",
         "# TYPE triton_fpga_refused_models gauge",
         f"triton_fpga_refused_models {len(status['refused'])}",

@@ -62,6 +62,8 @@ class TritonServer:
         self._environment = dict(environment or {})
         self._shm_default_bytes = shm_default_bytes
         self._share_ports = share_ports
+        self.auto_complete = True
+        """Whether Triton may complete configurations: costs a second and a process a model at each start."""
         self._extra = tuple(extra)
         self._log = log
         self.shm_prefix = shm.make_prefix(next(_tags))
@@ -221,6 +223,8 @@ class TritonServer:
                 f"--http-restricted-api={RESTRICTED}:{ADMIN_HEADER}={self.admin_key}",
                 f"--grpc-restricted-protocol={RESTRICTED}:{ADMIN_HEADER.removeprefix('triton-grpc-protocol-')}={self.admin_key}",
             ]
+        if not self.auto_complete:
+            command.append("--disable-auto-complete-config")
         if self._share_ports:
             command += ["--reuse-http-port=true", "--reuse-grpc-port=true"]
         return [*command, *self._extra]
@@ -248,7 +252,8 @@ class TritonServer:
         def keeper() -> None:
             try:
                 process = subprocess.Popen(
-                    list(command), env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                    [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
+                    env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                     umask=0o077,  # requests lie in shared memory: for nobody else to read
                     start_new_session=True,  # Ctrl-C is for the one who watches, who then stops the server
                 )  # fmt: skip
@@ -294,6 +299,17 @@ class TritonServer:
             shutil.rmtree(self._run, ignore_errors=True)
             self._run = None
 
+
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Starts the server so that the kernel kills it when this process dies, however it dies (PR_SET_PDEATHSIG is 1).
+
+The signal follows the thread that started the server, which is why that thread waits for it.
+"""
 
 RESTRICTED = "model-repository,shared-memory,trace,logging"
 """The parts of Triton's API that change the server."""

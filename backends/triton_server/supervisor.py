@@ -14,15 +14,16 @@ UNAVAILABLE, which is worth a retry.
 import contextlib
 import logging
 import os
+import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from triton_server.control import Json
+from triton_server.control import Control, Json
 from triton_server.errors import ControlError, ServerError
 from triton_server.gate import Gate
 from triton_server.probe import KnownAnswer, ask, known_answer
@@ -58,6 +59,11 @@ class ModelHealth:
     probe_s: float = 0.0
     wrong_in_a_row: int = 0
     last_good: float = field(default_factory=time.monotonic)
+    device: str = ""
+    precision: str = ""
+    kernel: str = ""
+    failovers: int = 0
+    """Devices of this version that were taken out of service since the server started."""
     progress: int = 0
     cpu_s: float = 0.0
     progress_at: float = field(default_factory=time.monotonic)
@@ -88,7 +94,7 @@ class Supervisor:
 
     def __init__(
         self, server: TritonServer, *, limits: Limits | None = None, watch_repository: bool = True,
-        on_ready: Callable[[], None] = lambda: None,
+        strict_device: bool = False, on_ready: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.server = server
         self.limits = limits or Limits()
@@ -99,6 +105,7 @@ class Supervisor:
         """Restarts by cause."""
         self.last_outage_s = 0.0
         self._watch_repository = watch_repository
+        self._strict_device = strict_device
         self._on_ready = on_ready
         self._stop = threading.Event()
         self._trouble: deque[tuple[str, str]] = deque()
@@ -119,21 +126,33 @@ class Supervisor:
 
     @property
     def ready(self) -> bool:
-        """Whether every model that was loaded answers its known answer. False while the server is away."""
+        """Whether every model that was loaded answers its known answer. False while the server is away.
+
+        With ``strict_device`` also false when a model serves on another device than its first.
+        """
         with self._lock:
-            return self._up and bool(self.models) and all(health.serves for health in self.models.values())
+            return self._ready()
+
+    def _ready(self) -> bool:
+        return (
+            self._up
+            and bool(self.models)
+            and all(health.serves for health in self.models.values())
+            and not (self._strict_device and any(health.failovers for health in self.models.values()))
+        )
 
     def status(self) -> Json:
         """Everything above, for a program."""
         with self._lock:
             return {
                 "live": self.live,
-                "ready": self._up and bool(self.models) and all(health.serves for health in self.models.values()),
+                "ready": self._ready(),
                 "up": self._up,
                 "models": [
                     {
                         "model": model, "version": version, "state": str(health.state), "detail": health.detail,
-                        "probe_ms": round(health.probe_s * 1e3, 3),
+                        "probe_ms": round(health.probe_s * 1e3, 3), "device": health.device,
+                        "precision": health.precision, "kernel": health.kernel, "failovers": health.failovers,
                     }
                     for (model, version), health in sorted(self.models.items())
                 ],
@@ -191,6 +210,8 @@ class Supervisor:
         for model, reason in verdict.refused.items():
             log.error("model '%s' is not loaded: %s", model, reason)
         self.server.models = tuple(verdict.accepted) if verdict.refused else ("*",)
+        # After a failure every second counts: Triton completes configurations only where one needs it.
+        self.server.auto_complete = not self.restarts or bool(verdict.incomplete)
         self._fingerprints = fingerprints(self.server.model_repository)
         self.server.start()
         gate.close()
@@ -249,12 +270,33 @@ class Supervisor:
                 except (ServerError, OSError, ValueError, KeyError) as error:
                     refused[model] = f"no known answer can be asked: {error}"
             elif entry.get("state") == "UNAVAILABLE" and entry.get("reason") not in (None, "unloaded"):
-                refused[model] = str(entry["reason"])
+                refused[model] = clean_reason(str(entry["reason"]))
+        self._learn_devices(served)
         with self._lock:
             for model in refused.keys() - self.refused.keys():
                 log.error("model '%s' is refused: %s", model, refused[model])
             self.models = served
             self.refused = refused
+
+    def _learn_devices(self, served: Mapping[tuple[str, str], ModelHealth]) -> None:
+        """What answers, from the plugin's own metrics."""
+        page = Control(self.server.client_host, self.server.metrics_port)
+        try:
+            text = page.request("GET", "/metrics").decode()
+        except (OSError, ServerError):
+            return
+        failovers: dict[tuple[str, str], int] = {}
+        for name, labels, value in read_metrics(text):
+            key = (labels.get("model", ""), labels.get("version", ""))
+            health = served.get(key)
+            if health is None:
+                continue
+            if name == "fpga_model_info" and value == 1:
+                health.device, health.precision, health.kernel = (labels[k] for k in ("device", "precision", "kernel"))
+            elif name == "fpga_failovers_total":
+                failovers[key] = failovers.get(key, 0) + int(value)
+        for key, health in served.items():
+            health.failovers = failovers.get(key, 0)
 
     # -- dead
 
@@ -425,16 +467,37 @@ class Supervisor:
             if model in verdict.refused:
                 log.error("model '%s' changed and is refused: %s", model, verdict.refused[model])
                 continue
+            if model in verdict.incomplete and not self.server.auto_complete:
+                self._report("reconfigured", f"model '{model}' came with a configuration for Triton to complete")
+                return
             try:
                 self.server.control.load(model)
             except ControlError as error:
-                log.error("model '%s' changed and does not load: %s", model, error)  # noqa: TRY400
+                log.error("model '%s' changed and does not load: %s", model, clean_reason(str(error)))  # noqa: TRY400
             else:
                 log.info("model '%s' changed and was loaded", model)
         for model in removed:
             with contextlib.suppress(ControlError):
                 self.server.control.unload(model)
                 log.info("model '%s' was removed and is unloaded", model)
+
+
+def clean_reason(reason: str) -> str:
+    """Triton's reason of a failed load, without the wrapping of our own error: its kind, and where it was raised."""
+    text = reason.partition("\n\nAt:")[0]
+    return text.removeprefix("Internal: ").removeprefix("TritonModelException: ").strip()
+
+
+def read_metrics(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Name, labels and value of each line of Prometheus' text format."""
+    for line in text.splitlines():
+        match = _METRIC.fullmatch(line)
+        if match is not None:
+            yield match["name"], dict(_LABEL.findall(match["labels"])), float(match["value"])
+
+
+_METRIC = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)\{(?P<labels>.*)\} (?P<value>[^ ]+)")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 def fingerprints(repository: Path) -> dict[str, tuple[tuple[str, int, int], ...]]:

@@ -7,9 +7,9 @@ environment. So a configuration is read before Triton sees it, and anything but 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 ALLOWED_BACKENDS = ("fpga",)
 _CHUNK = 1 << 20
@@ -21,6 +21,8 @@ class Verdict:
 
     accepted: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    incomplete: list[str] = field(default_factory=list)
+    """Those of the accepted whose configuration leaves out inputs or outputs, for Triton to complete."""
 
 
 def verify_repository(repository: Path) -> Verdict:
@@ -32,6 +34,8 @@ def verify_repository(repository: Path) -> Verdict:
         reason = refusal(model)
         if reason is None:
             verdict.accepted.append(model.name)
+            if not _complete(model):
+                verdict.incomplete.append(model.name)
         else:
             verdict.refused[model.name] = reason
     return verdict
@@ -52,17 +56,17 @@ def refusal(model: Path) -> str | None:
 
 
 def _config_refusal(text: str) -> str | None:
-    parsed = _parse(text)
-    if isinstance(parsed, str):
-        return f"config.pbtxt: {parsed}"
-    backend, platform, parameters, runtime, filename = parsed
-    if platform == "ensemble" and not backend:
+    config = _parse(text)
+    if isinstance(config, str):
+        return f"config.pbtxt: {config}"
+    backend = config.backend
+    if config.platform == "ensemble" and not backend:
         return None
     if backend not in ALLOWED_BACKENDS:
         return f'config.pbtxt: expected backend: "fpga", found backend: "{backend or ""}"'
-    if runtime or filename:
+    if config.runtime or config.default_model_filename:
         return "config.pbtxt: 'runtime' and 'default_model_filename' choose code to run and are not allowed"
-    for name, value in parameters.items():
+    for name, value in ((name, parameter.string_value) for name, parameter in config.parameters.items()):
         if name.upper() == "EXECUTION_ENV_PATH":
             return "config.pbtxt: parameter EXECUTION_ENV_PATH would run foreign code and is not allowed"
         if ".." in PurePosixPath(value).parts or value.startswith(("/", "~")):
@@ -70,17 +74,20 @@ def _config_refusal(text: str) -> str | None:
     return None
 
 
-def _parse(text: str) -> tuple[str, str, Mapping[str, str], str, str] | str:
-    """The fields that matter, read with Triton's own schema; a sentence when it does not parse."""
+def _complete(model: Path) -> bool:
+    config = _parse((model / "config.pbtxt").read_text(encoding="utf-8"))
+    return not isinstance(config, str) and bool(config.input) and bool(config.output)
+
+
+def _parse(text: str) -> Any:
+    """The configuration, read with Triton's own schema; a sentence when it does not parse."""
     from google.protobuf import text_format  # type: ignore[import-untyped]
     from tritonclient.grpc import model_config_pb2
 
     try:
-        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         return str(error)
-    parameters = {name: value.string_value for name, value in config.parameters.items()}
-    return config.backend, config.platform, parameters, config.runtime, config.default_model_filename
 
 
 def sha256(path: Path) -> str:

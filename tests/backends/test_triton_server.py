@@ -144,7 +144,7 @@ def test_probes_refuse_empty_answers() -> None:
 
 
 def test_health_metrics_are_prometheus_text() -> None:
-    entry = {"model": "m", "version": "1", "state": "serving", "detail": "", "probe_ms": 1.5}
+    entry = {"model": "m", "version": "1", "state": "serving", "detail": "", "probe_ms": 1.5, "failovers": 0}
     text = metrics({"up": True, "ready": True, "last_outage_s": 0.0, "restarts": {"dead": 2}, "models": [entry],
                     "refused": {}})  # fmt: skip
     assert 'triton_fpga_restarts_total{cause="dead"} 2' in text

@@ -70,6 +70,9 @@ def register(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds that requests in flight get at the end (default: %(default)s)",
     )
+    parser.add_argument(
+        "--strict-device", action="store_true", help="not ready while a model serves on another device than its first"
+    )
     parser.add_argument("--no-watch", action="store_true", help="do not load what changes in the repository")
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="append Triton's log here, not to stderr")
     parser.add_argument("--json", action="store_true", help="print readiness as one line of JSON")
@@ -95,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         server,
         limits=Limits(probe_interval=args.probe_interval),
         watch_repository=not args.no_watch,
+        strict_device=args.strict_device,
         on_ready=lambda: _announce(args, server, supervisor, health),
     )
     health = HealthServer(supervisor, args.address, args.health_port)

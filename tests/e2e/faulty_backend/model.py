@@ -1,0 +1,73 @@
+"""The real plugin over a device that breaks on demand, for the tests of fail-over.
+
+The device "first" is the reference under another name. What the file named by TRITON_FPGA_TEST_FAULT says, it does:
+lost, memory, hang, wrong, poison, sleep, abort. "unbuildable" never opens.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import fpga_ops
+
+_load = fpga_ops.load
+
+
+class FaultyNetwork:
+    def __init__(self, network: Any, name: str) -> None:
+        self.network, self.name = network, name
+
+    def run_timed(self, inputs: Any) -> Any:
+        fault = _fault()
+        if fault == "lost":
+            raise fpga_ops.DeviceError("device lost")
+        if fault == "memory":
+            raise MemoryError("out of device memory")
+        if fault == "hang":
+            time.sleep(3600)
+        if fault == "sleep":
+            time.sleep(0.05)
+        if fault == "busy":
+            end = time.monotonic() + 20
+            while time.monotonic() < end:
+                pass
+        if fault == "abort":
+            os.abort()
+        outputs, seconds = self.network.run_timed(inputs)
+        if fault == "poison" and float(inputs["images"].max()) > 1000:
+            raise RuntimeError("clEnqueueNDRangeKernel failed: INVALID_VALUE")
+        if fault == "wrong":
+            outputs = {name: values[:, ::-1].copy() for name, values in outputs.items()}
+        return outputs, seconds
+
+    def features(self, inputs: Any) -> Any:
+        return self.network.features(inputs)
+
+    def describe(self) -> Any:
+        return {**self.network.describe(), "device": self.name}
+
+    def close(self) -> None:
+        self.network.close()
+
+
+def _fault() -> str:
+    try:
+        return Path(os.environ["TRITON_FPGA_TEST_FAULT"]).read_text().strip()
+    except OSError:
+        return ""
+
+
+def load(path: Any, device: str | None = None, **options: Any) -> Any:
+    if device == "unbuildable":
+        raise fpga_ops.DeviceError("no bitstream for this board")
+    if device == "first":
+        return FaultyNetwork(_load(path, "reference", **options), device)
+    return _load(path, device, **options)
+
+
+fpga_ops.load = load
+_PLUGIN = Path(__file__).resolve().parents[3] / "backends" / "fpga" / "model.py"
+exec(compile(_PLUGIN.read_text(), str(_PLUGIN), "exec"))  # noqa: S102 - the plugin itself, in this module's place

@@ -1,0 +1,128 @@
+"""The long runs behind one command each.
+
+python -m tests.e2e.long fuzz --minutes 60
+python -m tests.e2e.long soak --minutes 240 --plot soak.png
+python -m tests.e2e.long models --onnx model.onnx --count 1000
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+from rich.progress import Progress
+
+import fpga_ops
+from tests.e2e import fuzzing
+from tests.e2e.conftest import Service, images, serving, write_model
+from tests.e2e.soak import Sample, growth, plot, soak
+from tests.fpga_ops.onnx_models import quantise, resnet
+from triton_server.plugin.version import describe_onnx
+
+
+def fuzz(minutes: float, seed: int) -> int:
+    """HTTP and gRPC in turn; fails on a hang, an INTERNAL error over HTTP or a restart."""
+    seen: Counter[str] = Counter()
+    with _service() as service, grpc.insecure_channel(service.urls["grpc"]) as channel, Progress() as progress:
+        bar = progress.add_task("fuzzing", total=minutes * 60)
+        began = time.monotonic()
+        cases, bodies = fuzzing.http_cases(seed), fuzzing.grpc_bodies(seed)
+        while (elapsed := time.monotonic() - began) < minutes * 60:
+            case = next(cases)
+            status = fuzzing.send_http(service, case)
+            seen[f"http {status}"] += 1
+            seen[f"grpc {fuzzing.send_grpc(channel, next(bodies)).name}"] += 1
+            if status == 500 or service.process.poll() is not None:
+                print(f"failed on {case}", file=sys.stderr)
+                return 1
+            progress.update(bar, completed=elapsed)
+        service.infer("grpc", "tiny", images())
+        restarts = service.restarts()
+    print(json.dumps({"restarts": restarts, **seen}, indent=2))
+    return int(restarts > 0)
+
+
+def run_soak(minutes: float, path: Path | None, crash_every_s: float) -> int:
+    """Mixed load with crashes; prints the growth and draws it."""
+    with _service() as service, Progress() as progress:
+        bar = progress.add_task("soaking", total=minutes * 60)
+
+        def show(entry: Sample) -> None:
+            progress.update(bar, completed=entry.seconds)
+
+        samples = soak(service, minutes * 60, crash_every_s=crash_every_s, progress=show)
+    if path is not None:
+        plot(samples, path)
+    print(json.dumps({"rounds": len(samples), "restarts": "see the log", **growth(samples)}, indent=2))
+    return 0
+
+
+def mutated_models(source: Path, count: int, seed: int) -> int:
+    """Load and run mutated models on the reference: a typed error each, or an answer."""
+    warnings.simplefilter("ignore")
+    seen: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        for number, content in enumerate(itertools.islice(fuzzing.onnx_bytes(source.read_bytes(), seed), count)):
+            path.write_bytes(content)
+            try:
+                describe_onnx(path)
+                with fpga_ops.load(path, "reference") as network:
+                    network.run({"images": images()})
+            except fpga_ops.FpgaOpsError as error:
+                seen[type(error).__name__] += 1
+            except BaseException:
+                Path("failed.onnx").write_bytes(content)
+                print(f"case {number} of seed {seed} failed; kept as failed.onnx", file=sys.stderr)
+                raise
+            else:
+                seen["answer"] += 1
+    print(json.dumps(seen))
+    return 0
+
+
+@contextlib.contextmanager
+def _service() -> Iterator[Service]:
+    with tempfile.TemporaryDirectory() as folder:
+        source = quantise(resnet((1,), 16, (3, 32, 32), classes=2, softmax=True), Path(folder) / "tiny.onnx")
+        more = 'max_batch_size: 8\nparameters { key: "contract" value { string_value: "images" } }'
+        for name in ("tiny", "other"):
+            write_model(Path(folder) / "models", name, source, more=more)
+        with serving(Path(folder) / "models") as service:
+            yield service
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("fuzz", "soak", "models"):
+        command = commands.add_parser(name)
+        command.add_argument("--seed", type=int, default=0)
+        if name == "models":
+            command.add_argument("--onnx", type=Path, required=True)
+            command.add_argument("--count", type=int, default=1000)
+        else:
+            command.add_argument("--minutes", type=float, default=60.0)
+        if name == "soak":
+            command.add_argument("--plot", type=Path)
+            command.add_argument("--crash-every", type=float, default=60.0, metavar="S")
+    args = parser.parse_args()
+    if args.command == "fuzz":
+        return fuzz(args.minutes, args.seed)
+    if args.command == "soak":
+        return run_soak(args.minutes, args.plot, args.crash_every)
+    return mutated_models(args.onnx, args.count, args.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""A device that fails in service: the next takes over with the same bits, and the request in flight is repeated."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from tests.e2e.conftest import Service, images, serving, write_model
+
+pytestmark = pytest.mark.server
+
+BACKEND = Path(__file__).parent / "faulty_backend"
+DEVICES = "unbuildable,first,reference"
+MORE = """
+max_batch_size: 8
+dynamic_batching { max_queue_delay_microseconds: 100000 }
+parameters { key: "device_timeout_s" value { string_value: "1" } }
+parameters { key: "self_test_interval_s" value { string_value: "1" } }
+"""
+
+
+@pytest.fixture
+def fault(tmp_path: Path) -> Path:
+    return tmp_path / "fault"
+
+
+@pytest.fixture
+def service(tmp_path: Path, tiny_onnx: Path, fault: Path) -> Iterator[Service]:
+    repository = tmp_path / "models"
+    write_model(repository, "tiny", tiny_onnx, device=DEVICES, more=MORE)
+    with serving(repository, backend=BACKEND, environment={"TRITON_FPGA_TEST_FAULT": str(fault)}) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("what", "cause"), [("lost", "lost"), ("memory", "lost"), ("hang", "timeout"), ("wrong", "wrong_answer")]
+)
+def test_the_next_device_answers_with_the_same_bits(service: Service, fault: Path, what: str, cause: str) -> None:
+    expected = service.infer("grpc", "tiny", images())
+    service.wait_for(lambda: service.metric("fpga_model_info", 'device="first"') == 1)
+    service.wait_for(lambda: service.metric("fpga_failovers_total", 'device="unbuildable"', 'cause="build"') == 1)
+    fault.write_text(what)
+    if what == "wrong":  # nothing fails, so only the known-answer test on the timer can notice
+        service.wait_for(lambda: service.metric("fpga_failovers_total", f'cause="{cause}"') == 1)
+    np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), expected)
+    service.wait_for(lambda: service.metric("fpga_failovers_total", 'device="first"', f'cause="{cause}"') == 1)
+    service.wait_for(lambda: service.metric("fpga_model_info", 'device="reference"') == 1)
+    assert service.metric("fpga_model_info", 'device="first"') == 0
+    assert f"device first is taken out of service ({cause})" in service.log.read_text()
+    assert service.get("/ready")[0] == 200
+    np.testing.assert_array_equal(service.infer("http", "tiny", images()), expected)
+
+
+def test_one_bad_request_never_fails_its_batch(service: Service, fault: Path) -> None:
+    """Refused by its values, or at fault in the device: the others of the same device call are answered."""
+    fault.write_text("poison")
+    expected = service.infer("grpc", "tiny", images())
+    results: dict[int, object] = {}
+    bad_values = images()
+    bad_values[0, 0, 0, 0] = np.nan
+    poison = images() + 5000
+
+    def ask(number: int) -> None:
+        values = {3: bad_values, 5: poison}.get(number, images())
+        try:
+            results[number] = service.infer("grpc", "tiny", values)
+        except InferenceServerException as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    for number, result in results.items():
+        if number == 3:
+            assert "'images', row 0: expected finite values" in str(result)
+            assert "INVALID_ARGUMENT" in str(result)
+        elif number == 5:
+            assert "the request fails on a sound device (first)" in str(result)
+            assert "INTERNAL" in str(result)
+        else:
+            np.testing.assert_array_equal(result, expected)
+    service.wait_for(lambda: service.metric("fpga_rejected_requests_total") == 1)
+    service.wait_for(lambda: service.metric("fpga_failed_requests_total") == 1)
+    assert service.metric("nv_inference_exec_count") < service.metric("nv_inference_count"), "there was a batch"
+    assert service.metric("fpga_failovers_total", 'device="first"') == 0, "a request at fault costs no device"
+
+
+def test_a_driver_that_aborts_the_process_is_survived(service: Service, fault: Path) -> None:
+    expected = service.infer("grpc", "tiny", images())
+    fault.write_text("abort")
+    with pytest.raises(InferenceServerException) as caught:
+        service.infer("grpc", "tiny", images())
+    assert "UNAVAILABLE" in str(caught.value.status())
+    fault.unlink()
+    service.wait_for(lambda: service.restarts() and service.get("/ready")[0] == 200)
+    np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), expected)
+
+
+def test_a_stop_with_a_busy_device_is_bounded(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:
+    repository = tmp_path / "busy"
+    more = MORE.replace('"1"', '"60"')
+    write_model(repository, "tiny", tiny_onnx, device="first", more=more)
+    environment = {"TRITON_FPGA_TEST_FAULT": str(fault)}
+    with serving(repository, "--exit-timeout", "1", backend=BACKEND, environment=environment) as service:
+        fault.write_text("busy")
+        client = service.client("grpc")
+        thread = threading.Thread(target=_ask_quietly, args=(service, client))
+        thread.start()
+        time.sleep(0.5)
+        began = time.monotonic()
+        service.process.terminate()
+        assert service.process.wait(15) == 0
+        assert time.monotonic() - began < 8
+        thread.join(10)
+
+
+def _ask_quietly(service: Service, client: object) -> None:
+    import contextlib
+
+    with contextlib.suppress(InferenceServerException):
+        service.infer("grpc", "tiny", images(), client=client)

@@ -1,0 +1,135 @@
+"""More than can be done: refused at once with UNAVAILABLE, the rest served as fast as ever, memory bounded."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+
+from tests.e2e.conftest import Service, images, serving, write_model
+from triton_server.processes import find_stubs
+
+pytestmark = pytest.mark.server
+
+BACKEND = Path(__file__).parent / "faulty_backend"
+SERVICE_S = 0.05
+"""A device call takes this long ("sleep"), so the saturation is the same on every machine: 20 calls a second."""
+MORE = """
+max_batch_size: 1
+dynamic_batching {
+  priority_levels: 2
+  default_priority_level: 2
+  default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 2000000 allow_timeout_override: true
+                         max_queue_size: 8 }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path) -> Service:
+    folder = tmp_path_factory.mktemp("overload")
+    (folder / "fault").write_text("sleep")
+    write_model(folder / "models", "tiny", tiny_onnx, device="first", more=MORE)
+    environment = {"TRITON_FPGA_TEST_FAULT": str(folder / "fault")}
+    with serving(folder / "models", backend=BACKEND, environment=environment) as running:
+        yield running
+
+
+def offer(service: Service, rate: float, seconds: float, **options: object) -> Counter[str]:
+    """Open loop: ``rate`` requests a second, whatever becomes of them. Returns how many ended how."""
+    client = service.client("grpc")
+    results: queue.SimpleQueue[str] = queue.SimpleQueue()
+    values = images()
+    tensor = tritonclient.grpc.InferInput("images", list(values.shape), "FP32")
+    tensor.set_data_from_numpy(values)
+
+    def done(result: object, error: InferenceServerException | None) -> None:
+        results.put("ok" if error is None else str(error.status()))
+
+    sent = 0
+    began = time.monotonic()
+    while (now := time.monotonic() - began) < seconds:
+        while sent < now * rate:
+            client.async_infer("tiny", [tensor], done, **options)
+            sent += 1
+        time.sleep(0.005)
+    return Counter(results.get(timeout=30) for _ in range(sent))
+
+
+def test_goodput_holds_at_three_times_the_saturation(service: Service) -> None:
+    saturation = 1 / SERVICE_S
+    alone = offer(service, 0.7 * saturation, 3.0)
+    assert set(alone) == {"ok"}
+    pressed = offer(service, 1.5 * saturation, 4.0)["ok"] / 4.0
+    flooded = offer(service, 3.0 * saturation, 4.0)
+    assert set(flooded) <= {"ok", "StatusCode.UNAVAILABLE"}
+    assert flooded["StatusCode.UNAVAILABLE"] > flooded["ok"]
+    assert flooded["ok"] / 4.0 > 0.9 * min(pressed, saturation)
+    assert set(offer(service, 0.5 * saturation, 2.0)) == {"ok"}, "it recovers within seconds"
+
+
+def test_refusals_come_at_once(service: Service) -> None:
+    client = service.client("grpc")
+    pending = threading.Semaphore(0)
+    tensor = tritonclient.grpc.InferInput("images", [1, 3, 32, 32], "FP32")
+    tensor.set_data_from_numpy(images())
+    for _ in range(12):
+        client.async_infer("tiny", [tensor], lambda result, error: pending.release())
+    time.sleep(0.02)
+    began = time.monotonic()
+    with pytest.raises(InferenceServerException, match="maximum queue size"):
+        client.infer("tiny", [tensor])
+    assert time.monotonic() - began < 1.0
+    for _ in range(12):
+        assert pending.acquire(timeout=10)
+
+
+def test_small_requests_with_priority_overtake(service: Service) -> None:
+    order: list[str] = []
+    finished = threading.Semaphore(0)
+    client = service.client("grpc")
+    tensor = tritonclient.grpc.InferInput("images", [1, 3, 32, 32], "FP32")
+    tensor.set_data_from_numpy(images())
+
+    def note(name: str) -> None:
+        order.append(name)
+        finished.release()
+
+    for _ in range(6):
+        client.async_infer("tiny", [tensor], lambda result, error: note("bulk"))
+    time.sleep(0.02)
+    client.async_infer("tiny", [tensor], lambda result, error: note("urgent"), priority=1)
+    for _ in range(7):
+        assert finished.acquire(timeout=10)
+    assert order.index("urgent") < 4
+
+
+def test_a_request_may_limit_its_own_wait(service: Service) -> None:
+    client = service.client("grpc")
+    finished = threading.Semaphore(0)
+    tensor = tritonclient.grpc.InferInput("images", [1, 3, 32, 32], "FP32")
+    tensor.set_data_from_numpy(images())
+    for _ in range(7):
+        client.async_infer("tiny", [tensor], lambda result, error: finished.release())
+    with pytest.raises(InferenceServerException, match=r"(?i)timeout") as caught:
+        client.infer("tiny", [tensor], timeout=20_000)  # microseconds in the queue
+    assert "UNAVAILABLE" in str(caught.value.status())
+    for _ in range(7):
+        assert finished.acquire(timeout=10)
+
+
+def test_memory_is_bounded_whatever_clients_do(service: Service) -> None:
+    def resident() -> int:
+        pids = [service.server_pid, *(stub.pid for stub in find_stubs(service.server_pid))]
+        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for pid in pids)
+
+    offer(service, 100, 2.0)
+    before = resident()
+    offer(service, 300, 4.0)
+    assert resident() - before < 64 << 20

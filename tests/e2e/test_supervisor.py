@@ -1,0 +1,176 @@
+"""The failures of facts about Triton 2.51, made for real: each is noticed and mended without a human."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.e2e.conftest import Service, Traffic, images, leftovers, serving, write_model
+from triton_server.processes import descendants, find_stubs, state
+
+pytestmark = pytest.mark.server
+
+RECOVERY_S = 5.0
+QUICK_S = 0.9
+"""Below the second that Triton itself waits before it answers INTERNAL."""
+START_S = 3.0
+"""What a start takes on a quiet machine; the limits above grow with it on a busy one."""
+RETRYABLE = {"ok", "StatusCode.UNAVAILABLE", "503"}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path) -> Service:
+    repository = tmp_path_factory.mktemp("supervised") / "models"
+    write_model(repository, "tiny", tiny_onnx)
+    write_model(repository, "other", tiny_onnx)
+    with serving(repository, "--probe-interval", "0.5") as running:
+        yield running
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP, signal.SIGTERM])
+def test_a_stub_that_dies_or_stops_is_back_in_seconds(service: Service, number: int) -> None:
+    service.wait_ready()
+    expected = service.infer("grpc", "tiny", images())
+    restarts = service.restarts()
+    with Traffic(service, "tiny", ("grpc", "grpc", "http")) as traffic:
+        time.sleep(0.5)
+        os.kill(service.stub("tiny"), number)
+        struck = time.monotonic()
+        service.wait_for(lambda: service.restarts() > restarts and service.get("/ready")[0] == 200)
+        time.sleep(1.5)
+    failures = {status for status in traffic.statuses() if not status.startswith("connection")}
+    assert failures <= RETRYABLE, "UNAVAILABLE is worth a retry; INTERNAL is not"
+    slowness = max(1.0, service.start_s / START_S)
+    assert traffic.longest_failure() < QUICK_S * slowness
+    assert traffic.outage() < RECOVERY_S * slowness
+    last = [answer for began, _, status, answer in traffic.answers if status == "ok" and began > struck]
+    assert last, "it serves again"
+    np.testing.assert_array_equal(last[-1], expected)
+
+
+def test_a_killed_server_is_back_and_leaves_no_stubs(service: Service) -> None:
+    service.wait_ready()
+    pid = service.server_pid
+    stubs = [stub.pid for stub in find_stubs(pid)]
+    os.kill(pid, signal.SIGKILL)
+    service.wait_for(lambda: service.get("/ready")[0] == 200 and service.server_pid != pid)
+    assert all(state(stub) in ("", "Z") for stub in stubs)
+    assert len(leftovers(service.process.pid)) == len(find_stubs(service.server_pid))
+
+
+def test_a_retrying_client_loses_nothing(service: Service) -> None:
+    service.wait_ready()
+    answers: list[np.ndarray] = []
+
+    def ask(number: int) -> None:
+        deadline = time.monotonic() + 40
+        while True:
+            try:
+                answers.append(service.infer("grpc", "tiny", images(seed=number)))
+            except Exception:  # noqa: BLE001 - whatever it is, it is retried
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            else:
+                return
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
+    for number, thread in enumerate(threads):
+        if number == 10:
+            os.kill(service.stub("tiny"), signal.SIGKILL)
+        thread.start()
+        time.sleep(0.02)
+    for thread in threads:
+        thread.join(30)
+    assert len(answers) == 20
+
+
+def test_the_truth_is_told(service: Service) -> None:
+    service.wait_ready()
+    assert service.get("/live")[0] == 200
+    assert service.get("/ready/tiny")[0] == 200
+    assert service.get("/ready/nothing")[0] == 503
+    assert service.get("/nothing")[0] == 404
+    restarts = service.restarts()
+    os.kill(service.stub("other"), signal.SIGKILL)
+    service.wait_for(lambda: service.get("/ready")[0] == 503, 2.0, "the truth")
+    service.wait_ready()
+    assert service.restarts() == restarts + 1
+    text = service.get("/metrics")[1]
+    assert "triton_fpga_ready 1" in text
+    assert 'triton_fpga_model_state{model="tiny",version="1",state="serving"} 1' in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_told_stop_is_clean(repository: Path, number: int) -> None:
+    with serving(repository) as service:
+        service.infer("grpc", "tiny", images())
+        assert service.stop(number) == 0  # what is left behind is checked by serving()
+
+
+def test_a_stop_with_a_stopped_stub_is_bounded(repository: Path) -> None:
+    with serving(repository, "--exit-timeout", "1") as service:
+        os.kill(service.stub("tiny"), signal.SIGSTOP)
+        began = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - began < 6
+
+
+def test_a_stop_with_live_connections_is_bounded(repository: Path) -> None:
+    with serving(repository, "--exit-timeout", "1") as service, Traffic(service, "tiny"):
+        time.sleep(0.5)
+        began = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(10) == 0
+        assert time.monotonic() - began < 6
+
+
+def test_nothing_outlives_a_killed_supervisor(repository: Path) -> None:
+    with serving(repository) as service:
+        below = descendants(service.process.pid)
+        assert below
+        service.process.kill()
+        service.process.wait()
+        deadline = time.monotonic() + 5
+        while any(state(pid) not in ("", "Z") for pid in below) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert all(state(pid) in ("", "Z") for pid in below)
+        left = leftovers(service.process.pid)
+        with serving(repository):  # the next one clears what the killed one could not
+            assert not set(left) & set(leftovers(service.process.pid))
+
+
+def test_a_stub_killed_while_it_loads_does_not_stop_the_others(tmp_path: Path, tiny_onnx: Path) -> None:
+    repository = tmp_path / "models"
+    write_model(repository, "tiny", tiny_onnx)
+    with serving(repository, "--probe-interval", "0.5") as service:
+        pid = service.server_pid
+        known = {stub.pid for stub in find_stubs(pid)}
+        write_model(repository, "late", tiny_onnx)
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            fresh = [stub.pid for stub in find_stubs(pid) if stub.pid not in known]
+            if fresh:
+                os.kill(fresh[0], signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        service.wait_ready()
+        assert service.infer("grpc", "tiny", images()).shape == (1, 2)
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    from tests.e2e.conftest import SERVE
+
+    command = [sys.executable, "-c", SERVE, "--model-repository", str(tmp_path / "nothing"), "--http-port", "0",
+               "--grpc-port", "0", "--metrics-port", "0", "--health-port", "0"]  # fmt: skip
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert "no model repository at" in ended.stderr

@@ -1,0 +1,74 @@
+"""New versions, bad versions, roll-backs and changed configurations under traffic: no request fails."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.e2e.conftest import CONFIG, Traffic, images, serving, write_model
+
+pytestmark = pytest.mark.server
+
+
+def test_versions_come_and_go_under_traffic(tmp_path: Path, tiny_onnx: Path, tiny_onnx_2: Path) -> None:
+    repository = tmp_path / "models"
+    write_model(repository, "tiny", tiny_onnx)
+    with serving(repository) as service:
+        first = service.infer("grpc", "tiny", images())
+
+        def answers(expected: np.ndarray) -> bool:
+            return np.array_equal(service.infer("grpc", "tiny", images()), expected)
+
+        with Traffic(service, "tiny", pause_s=0.02) as traffic:
+            write_model(repository, "tiny", tiny_onnx_2, version=2)
+            service.wait_for(lambda: not answers(first), what="version 2")
+            second = service.infer("grpc", "tiny", images())
+
+            bad = tmp_path / "bad.onnx"
+            bad.write_bytes(tiny_onnx.read_bytes()[:3000])
+            write_model(repository, "tiny", bad, version=3, golden=False)
+            service.wait_for(lambda: "tiny" in service.log.read_text() and "does not load" in service.log.read_text())
+            assert answers(second), "the old version serves on"
+            shutil.rmtree(repository / "tiny" / "3")
+
+            config = CONFIG.format(device="reference", more="max_batch_size: 4")
+            (repository / "tiny" / "config.pbtxt").write_text(config)
+            service.wait_for(lambda: service.client("grpc").get_model_config("tiny").config.max_batch_size == 4)
+
+            shutil.rmtree(repository / "tiny" / "2")  # the roll-back
+            service.wait_for(lambda: answers(first), what="version 1")
+            time.sleep(0.5)
+        assert traffic.statuses() == {"ok"}
+        assert len(traffic.answers) > 20
+        for _, _, _, answer in traffic.answers:
+            assert answer is not None
+            assert np.array_equal(answer, first) or np.array_equal(answer, second), "an answer of neither version"
+
+
+def test_version_policy(tmp_path: Path, tiny_onnx: Path, tiny_onnx_2: Path) -> None:
+    repository = tmp_path / "models"
+    policy = CONFIG.format(device="reference", more="version_policy { all {} }")
+    write_model(repository, "tiny", tiny_onnx, config=policy)
+    write_model(repository, "tiny", tiny_onnx_2, version=2)
+    with serving(repository, "--no-watch") as service:
+        states = {entry["version"]: entry["state"] for entry in service.status()["models"]}
+        assert states == {"1": "serving", "2": "serving"}, "each version is probed by itself"
+        both = [service.infer("grpc", "tiny", images(), model_version=version) for version in ("1", "2")]
+        assert not np.array_equal(*both)
+        np.testing.assert_array_equal(service.infer("http", "tiny", images()), both[1])
+
+
+def test_what_a_user_unloads_stays_unloaded(repository: Path, tiny_onnx: Path) -> None:
+    write_model(repository, "other", tiny_onnx)
+    with serving(repository, "--probe-interval", "0.3") as service:
+        service.client("http").unload_model("other")
+        service.wait_for(lambda: [entry["model"] for entry in service.status()["models"]] == ["tiny"])
+        service.wait_ready()
+        service.client("grpc").load_model("other")
+        service.wait_for(lambda: len(service.status()["models"]) == 2)
+        assert service.infer("grpc", "other", images()).shape == (1, 2)
+        assert not service.restarts(), "nothing of this was a failure"
