@@ -89,8 +89,8 @@ def with_constituents(network: onnx.ModelProto, settings: ImageSettings) -> onnx
 def with_images(network: onnx.ModelProto, settings: ImageSettings) -> onnx.ModelProto:
     """The network behind the original service's input: `images` FP32[N, 3, size, size], three equal planes."""
     front = GraphBuilder()
-    planes = ["N", ORIGINAL_PLANES, settings.size, settings.size]
-    plane = ["N", 1, settings.size, settings.size]
+    planes: list[str | int | None] = ["N", ORIGINAL_PLANES, settings.size, settings.size]
+    plane: list[str | int | None] = ["N", 1, settings.size, settings.size]
     network_input(front, front.add("ReduceMean", IMAGES, front.constant([1], np.int64), keepdims=1))
     model = front.model(
         "mean_plane",

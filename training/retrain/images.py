@@ -104,10 +104,8 @@ def image_graph(settings: ImageSettings, transformed: bool = False) -> onnx.Mode
 
 
 def _centred_coordinates(graph: GraphBuilder) -> tuple[str, str, str, str]:
-    """pT (0 for padding), eta and phi around the pT-weighted centroid, and which constituents are real."""
-    _, px, py, pz = (
-        graph.add("Gather", CONSTITUENTS, graph.constant(i, np.int64), axis=2) for i in range(4)
-    )
+    """Transverse momentum (0 for padding), eta and phi around the centroid, and which constituents are real."""
+    _, px, py, pz = (graph.add("Gather", CONSTITUENTS, graph.constant(i, np.int64), axis=2) for i in range(4))
     raw_pt = graph.add("Sqrt", graph.add("Add", graph.add("Mul", px, px), graph.add("Mul", py, py)))
     valid = graph.add("Greater", raw_pt, graph.constant(SMALLEST_PT))
     pt = graph.add("Where", valid, raw_pt, graph.constant(0.0))
@@ -141,7 +139,8 @@ def _rotated(graph: GraphBuilder, pt: str, x: str, y: str) -> tuple[str, str]:
     difference = graph.add("Sub", moment(x, x), moment(y, y))
     mixed = moment(x, y)
     doubled = graph.add("Add", mixed, mixed)
-    length = graph.add("Sqrt", graph.add("Add", graph.add("Mul", difference, difference), graph.add("Mul", doubled, doubled)))
+    squares = graph.add("Mul", difference, difference), graph.add("Mul", doubled, doubled)
+    length = graph.add("Sqrt", graph.add("Add", *squares))
     round_jet = graph.add("LessOrEqual", length, graph.constant(1e-12))
     cosine_twice = graph.add("Div", difference, graph.add("Where", round_jet, one, length))
 

@@ -50,12 +50,14 @@ class Jets:
     @property
     def labels(self) -> NDArray[np.int64]:
         """0 for QCD and 1 for top jets, the order of the served labels."""
-        return self.is_top.astype(np.int64)
+        labels: NDArray[np.int64] = self.is_top.astype(np.int64)
+        return labels
 
     @property
     def multiplicity(self) -> NDArray[np.int64]:
         """Number of constituents of each jet (at most 200)."""
-        return np.count_nonzero(self.constituents[..., 0] > 0.0, axis=1).astype(np.int64)
+        counts: NDArray[np.int64] = np.count_nonzero(self.constituents[..., 0] > 0.0, axis=1).astype(np.int64)
+        return counts
 
     def take(self, index: NDArray[np.int64] | slice) -> Jets:
         """Some of the jets, in the order of `index`."""

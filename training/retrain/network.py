@@ -26,11 +26,11 @@ def build_network(architecture: str = "resnet50", classes: int = 2) -> torch.nn.
     if architecture not in torchvision.models.list_models(include="*res*net*"):
         raise CheckpointError(f"architecture {architecture!r}: expected a ResNet of torchvision, for example resnet50")
     options = {"zero_init_residual": True} if architecture.startswith(("resnet", "resnext", "wide_resnet")) else {}
-    network = torchvision.models.get_model(architecture, weights=None, num_classes=classes, **options)
+    network: torch.nn.Module = torchvision.models.get_model(architecture, weights=None, num_classes=classes, **options)
     first = network.conv1
     network.conv1 = nn.Conv2d(1, first.out_channels, first.kernel_size, first.stride, first.padding, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 def load_checkpoint(network: torch.nn.Module, path: Path) -> list[str]:

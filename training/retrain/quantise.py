@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from retrain.errors import DataError
+from retrain.export import CONTRACTS, export_network, with_constituents
+from retrain.images import ImageSettings, JetImager
+from retrain.jets import Jets
 
+if TYPE_CHECKING:
+    import torch
+
+CALIBRATION_BATCH = 16
 Calibration = Literal["minmax", "percentile", "entropy"]
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -64,13 +71,10 @@ def quantise(
         "ForceQuantizeNoInputCheck": True,
     }
     if input_range is not None:
-        extra["TensorQuantOverrides"] = {
-            name: [{"quant_type": QuantType.QUInt8, **_float_range(input_range)}]
-        }
+        extra["TensorQuantOverrides"] = {name: [{"quant_type": QuantType.QUInt8, **_float_range(input_range)}]}
     operators = [*STACK_OPERATORS, "Gemm"] if quantise_head else STACK_OPERATORS
     with TemporaryDirectory() as folder:
         target = Path(folder) / "quantised.onnx"
-        logging.getLogger().setLevel(logging.WARNING)
         quantize_static(
             model,
             target,
@@ -84,3 +88,29 @@ def quantise(
             extra_options=extra,
         )
         return onnx.load(target)
+
+
+def quantised_taggers(
+    network: torch.nn.Module, jets: Jets, image: ImageSettings, calibration: Calibration = "minmax"
+) -> dict[str, onnx.ModelProto]:
+    """The served files of a trained network by model name, and `float`, the unquantised one with constituents in."""
+    exported = export_network(network, planes=1, size=image.size)
+    imager = JetImager(image, transformed=True)
+    batches = [
+        imager(jets.constituents[first : first + CALIBRATION_BATCH]) for first in range(0, len(jets), CALIBRATION_BATCH)
+    ]
+    # The square root of a fraction fills [0, 1] exactly: the input needs no calibration.
+    quantised = quantise(exported, batches, calibration, input_range=(0.0, 1.0))
+    files = {name: attach(quantised, image) for name, attach in CONTRACTS.items()}
+    files["float"] = with_constituents(exported, image)
+    return files
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model; the file appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        onnx.save(model, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -60,7 +60,8 @@ class TrainSettings:
     seed: int = 0
     weight_decay: float = 1e-2
     precision: str = "bf16-mixed"
-    devices: int | str = 1
+    devices: int | str = "auto"
+    accelerator: str = "auto"
     validation_jets: int = 2000
     validations_per_stage: int = 4
     patience: int | None = None  # validations without a better loss before a stage stops early
@@ -112,7 +113,7 @@ def train(
     jets.require_both_classes()
     validation.require_both_classes()
     folder.mkdir(parents=True, exist_ok=True)
-    fabric = Fabric(accelerator="auto", devices=settings.devices, precision=settings.precision)  # type: ignore[arg-type]
+    fabric = Fabric(accelerator=settings.accelerator, devices=settings.devices, precision=settings.precision)
     fabric.launch()
     fabric.seed_everything(settings.seed, verbose=False)
     network = build_network(settings.architecture)
@@ -149,6 +150,7 @@ def _run_stage(
 ) -> None:
     import torch
     from torch.nn.functional import cross_entropy
+    from torch.utils.data import DataLoader
 
     optimiser = torch.optim.AdamW(network.parameters(), stage.learning_rate, weight_decay=settings.weight_decay)
     model, optimiser = fabric.setup(network, optimiser)
@@ -158,7 +160,10 @@ def _run_stage(
     if saved:
         optimiser.load_state_dict(saved["optimiser"])
         schedule.load_state_dict(saved["schedule"])
-    batches = fabric.setup_dataloaders(_loader(jets, settings, stage, state.step))
+    order = batch_order(len(jets), stage, settings.seed)[state.step :, fabric.global_rank :: fabric.world_size]
+    source = BatchSource(jets, _image_settings(settings, stage.size), order)
+    # One item is a whole batch, so that the image graph runs once for each.
+    batches = fabric.setup_dataloaders(DataLoader(source, batch_size=None), use_distributed_sampler=False)
     validate_every = max(1, stage.steps // settings.validations_per_stage)
     images, begin = 0, time.perf_counter()
     model.train()
@@ -178,7 +183,7 @@ def _run_stage(
         if state.step % validate_every and state.step != stage.steps:
             report(Progress(stage, state.step, state.loss, rate))
             continue
-        auc, validation_loss = _validate(network, validation, settings, stage.size)
+        auc, validation_loss = _validate(fabric, network, validation, settings, stage.size)
         report(Progress(stage, state.step, state.loss, rate, auc, validation_loss))
         better = validation_loss < state.best_loss
         state.best_loss = min(state.best_loss, validation_loss)
@@ -186,7 +191,7 @@ def _run_stage(
         fabric.save(
             last,
             {
-                "settings": _comparable(settings),
+                "settings": describe_settings(settings),
                 "state": asdict(state),
                 "network": network.state_dict(),
                 "optimiser": optimiser.state_dict(),
@@ -198,25 +203,25 @@ def _run_stage(
         begin = time.perf_counter() - images / rate  # validation is not training time
 
 
-def _loader(jets: Jets, settings: TrainSettings, stage: Stage, done: int) -> Any:
-    """Batches of (network inputs, labels) in a seeded order, from step `done` on; images are made on the fly."""
-    import torch
-    from torch.utils.data import DataLoader, Dataset
+class BatchSource:
+    """One process's share of each batch of a stage; a map-style data set whose items are whole batches.
 
-    imager = JetImager(_image_settings(settings, stage.size), transformed=True)
+    The order is seeded and does not depend on the number of processes; images are made on the fly.
+    """
 
-    class Batches(Dataset):  # type: ignore[type-arg]
-        order = batch_order(len(jets), stage, settings.seed)[done:]
+    def __init__(self, jets: Jets, image: ImageSettings, order: NDArray[np.int64]) -> None:
+        self._jets, self._order = jets, order
+        self._imager = JetImager(image, transformed=True)
 
-        def __len__(self) -> int:
-            return len(self.order)
+    def __len__(self) -> int:
+        return len(self._order)
 
-        def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-            chosen = jets.take(self.order[step])
-            return torch.from_numpy(imager(chosen.constituents)), torch.from_numpy(chosen.labels)
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Network inputs float32[B, 1, size, size] and labels int64[B]."""
+        import torch
 
-    # One item is a whole batch, so that the image graph runs once for each.
-    return DataLoader(Batches(), batch_size=None, shuffle=False)
+        chosen = self._jets.take(self._order[step])
+        return torch.from_numpy(self._imager(chosen.constituents)), torch.from_numpy(chosen.labels)
 
 
 def batch_order(jets: int, stage: Stage, seed: int) -> NDArray[np.int64]:
@@ -224,11 +229,20 @@ def batch_order(jets: int, stage: Stage, seed: int) -> NDArray[np.int64]:
     rng = np.random.default_rng([seed, stage.size])
     wanted = stage.steps * stage.batch_size
     passes = [rng.permutation(jets) for _ in range(-(-wanted // jets))]
-    return np.concatenate(passes)[:wanted].reshape(stage.steps, stage.batch_size)
+    order: NDArray[np.int64] = np.concatenate(passes)[:wanted].reshape(stage.steps, stage.batch_size)
+    return order
 
 
-def _validate(network: torch.nn.Module, jets: Jets, settings: TrainSettings, size: int) -> tuple[float, float]:
-    scores = predict(network, jets.take(slice(0, settings.validation_jets)), _image_settings(settings, size))
+def _validate(
+    fabric: Any, network: torch.nn.Module, jets: Jets, settings: TrainSettings, size: int
+) -> tuple[float, float]:
+    """AUC and mean cross entropy, each process scoring an equal share of the validation jets."""
+    import torch
+
+    share = min(settings.validation_jets, len(jets)) // fabric.world_size
+    own = jets.take(slice(fabric.global_rank * share, (fabric.global_rank + 1) * share))
+    scored = torch.from_numpy(predict(network, own, _image_settings(settings, size)))
+    scores = fabric.all_gather(scored).cpu().numpy().reshape(-1)
     labels = jets.is_top[: len(scores)]
     chosen = np.clip(np.where(labels, scores, 1.0 - scores), 1e-7, 1.0)
     return area_under_curve(labels, scores), float(-np.log(chosen).mean())
@@ -263,17 +277,17 @@ def _image_settings(settings: TrainSettings, size: int) -> ImageSettings:
     return ImageSettings(size, image.half_width, image.rotate, image.flip)
 
 
-def _comparable(settings: TrainSettings) -> dict[str, Any]:
-    """Settings that a resumed training must share."""
+def describe_settings(settings: TrainSettings) -> dict[str, Any]:
+    """What decides the weights, as plain values: recorded with them, and compared when a training resumes."""
     values = asdict(settings)
     values["stages"] = [asdict(stage) for stage in settings.stages]
-    for name in ("devices", "validation_jets", "validations_per_stage", "patience"):
+    for name in ("devices", "accelerator", "validation_jets", "validations_per_stage", "patience"):
         del values[name]
     return values
 
 
 def _read_last(fabric: Any, path: Path, settings: TrainSettings) -> dict[str, Any]:
     saved: dict[str, Any] = fabric.load(path)
-    if saved.get("settings") != _comparable(settings):
+    if saved.get("settings") != describe_settings(settings):
         raise CheckpointError(f"{path}: left by a training with other settings; use another folder or --no-resume")
     return saved

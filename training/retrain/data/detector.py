@@ -180,12 +180,13 @@ def _measure(
     def cell(objects: FlowObjects) -> Integers:
         row = np.floor((objects.eta + MAX_ABS_ETA) / width).astype(np.int64)
         column = np.floor(((objects.phi + np.pi) % (2 * np.pi)) / step).astype(np.int64) % bins
-        return (objects.event * rows + row) * bins + column
+        cells: Integers = (objects.event * rows + row) * bins + column
+        return cells
 
     cells, index = np.unique(np.concatenate([cell(deposits), cell(tracks)]), return_inverse=True)
     of_deposit, of_track = index[: len(deposits.event)], index[len(deposits.event) :]
     count = len(cells)
-    deposited = np.bincount(of_deposit, deposits.energy, count)
+    deposited: Floats = np.bincount(of_deposit, deposits.energy, count).astype(np.float64)
     tracked = np.bincount(of_track, tracks.energy, count)
     tracked_variance = np.bincount(of_track, track_sigma**2, count)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from retrain.clustering import load_fastjet
 from retrain.data.detector import Floats, FlowObjects, Integers, detect
 from retrain.data.pythia import PROCESSES, EventGenerator, GeneratorSettings, HadronicTops, Process, hadronic_tops
-from retrain.errors import MissingDependencyError
 from retrain.jets import MAX_CONSTITUENTS, Jets, concatenate
 
 EVENTS_PER_BATCH = 500
@@ -91,13 +91,9 @@ def _four_momenta(objects: FlowObjects) -> Floats:
 
 def _leading_jets(momenta: Floats, counts: Integers, radius: float) -> tuple[dict[str, Floats], Any]:
     """Kinematics of each event's hardest anti-kT jet (pT = 0 when there is none) and its constituents' positions."""
-    try:
-        import awkward as ak
-        import fastjet
-        import vector
-    except ImportError as error:
-        raise MissingDependencyError("clustering jets needs fastjet: pip install 'triton-fpga[generator]'") from error
-    vector.register_awkward()
+    fastjet = load_fastjet()
+    import awkward as ak
+
     flat = ak.zip({name: momenta[:, i] for i, name in enumerate(("E", "px", "py", "pz"))}, with_name="Momentum4D")
     definition = fastjet.JetDefinition(fastjet.antikt_algorithm, radius)
     cluster = fastjet.ClusterSequence(ak.unflatten(flat, counts), definition)

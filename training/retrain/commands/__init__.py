@@ -1,0 +1,1 @@
+"""The subcommands data, train, evaluate and quantise of `triton-fpga`."""

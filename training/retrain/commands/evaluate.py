@@ -1,0 +1,83 @@
+"""Judge taggers on held-out jets beside the gradient-boosted baseline: numbers, plots and a table.
+
+The first model is the one whose distributions are plotted. The baseline (mass, N-subjettiness, multiplicity) is
+trained on --baseline-data, which must not hold the test jets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from retrain.evaluation import Judged
+
+BASELINE = "baseline"
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `triton-fpga evaluate`."""
+    parser.add_argument("models", type=Path, nargs="+", help="ONNX taggers, the one of interest first")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="test jets: files or folders")
+    parser.add_argument("--baseline-data", type=Path, nargs="+", default=None, help="jets to train the baseline on")
+    parser.add_argument("--jets", type=int, default=None, help="use only so many test jets, shuffled")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffle and the baseline (default %(default)s)")
+    parser.add_argument("--output", type=Path, default=None, help="folder for evaluation.json and plots")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score, judge, plot."""
+    from retrain.commands.progress import progress_bar
+    from retrain.data.files import read_all
+    from retrain.evaluation import Judged, figures, write_figures
+    from retrain.jets import shuffled
+    from retrain.scoring import onnx_scores
+
+    jets = shuffled(read_all(args.data), args.seed).take(slice(0, args.jets)).require_both_classes()
+    scores = {}
+    for path in args.models:
+        with progress_bar(path.stem, len(jets), args.json) as advance:
+            scores[path.stem] = onnx_scores(path, jets, progress=advance)
+    if args.baseline_data:
+        from retrain.baseline import baseline_scores, train_baseline
+        from retrain.features import high_level_features
+
+        known = read_all(args.baseline_data).require_both_classes()
+        with progress_bar("baseline features", len(known) + len(jets), args.json) as advance:
+            baseline = train_baseline(high_level_features(known, advance), known.is_top, args.seed)
+            scores[BASELINE] = baseline_scores(baseline, high_level_features(jets, advance))
+    judged = Judged(jets, scores)
+    if args.output is not None:
+        from retrain.plots import save_plots
+
+        save_plots(judged, args.output)
+        write_figures(args.output / "evaluation.json", judged)
+    if args.json:
+        print(json.dumps(figures(judged)))
+    else:
+        _print_table(judged)
+    return 0
+
+
+def _print_table(judged: Judged) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from retrain.evaluation import figures
+
+    numbers = figures(judged)
+    table = Table(title=f"{numbers['jets']['top']} top and {numbers['jets']['qcd']} QCD jets, none used in training")
+    for heading in ("tagger", "AUC", "accuracy", "rejection at 30%", "rejection at 50%"):
+        table.add_column(heading)
+    for name, values in numbers["taggers"].items():
+        table.add_row(
+            name,
+            *(
+                f"{values[key]:.{digits}f} ± {values[f'{key}_err']:.{digits}f}"
+                for key, digits in (("auc", 4), ("accuracy", 4), ("rejection_30", 0), ("rejection_50", 0))
+            ),
+        )
+    Console().print(table)
