@@ -79,7 +79,7 @@ def _compare(partition: Partition, inputs: Mapping[str, Array]) -> Iterator[Tens
 
 
 def onnxruntime_integers(partition: Partition, inputs: Mapping[str, Array]) -> dict[str, UInt8Array]:
-    """onnxruntime's quantised tensors, `uint8[N, H, W, C]` with int8 shifted by 128, by name.
+    """Quantised tensors as onnxruntime makes them, `uint8[N, H, W, C]` with int8 shifted by 128, by name.
 
     Those of the network's inputs are quantised here, by the network's own rule.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
 from collections.abc import Mapping
@@ -14,12 +13,12 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from fpga_ops import sessions, targets
 from fpga_ops.errors import DeviceError, InputError
 from fpga_ops.fingerprint import fingerprint
 from fpga_ops.importer import import_model
+from fpga_ops.interface import check_inputs, interface
 from fpga_ops.network import Float32Array, UInt8Array
 from fpga_ops.partition import Part, Partition
 
@@ -65,8 +64,7 @@ class Network:
         self.partition = partition
         self.device = device
         self.max_batch = max_batch
-        self._inputs = {name: _declared(value) for name, value in partition.graph.inputs.items()}
-        self._outputs = {value.name: _declared(value) for value in partition.graph.model.graph.output}
+        self._interface = interface(partition.graph)
         self._before = _session(partition.before, "the part before the integer network")
         self._after = _session(partition.after, "the part after the integer network")
         self._executable = targets.compile_network(partition.network, max_batch, device, cache_dir)
@@ -125,13 +123,8 @@ class Network:
     def describe(self) -> dict[str, Any]:
         """What this is: inputs, outputs, device, precision, what runs where, and content hashes."""
         partition = self.partition
-
-        def interface(values: Mapping[str, tuple[str, list[int]]]) -> dict[str, dict[str, Any]]:
-            return {name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in values.items()}
-
         return {
-            "inputs": interface(self._inputs),
-            "outputs": interface(self._outputs),
+            **self._interface,
             "device": self.device,
             "precision": "int8",
             "max_batch": self.max_batch,
@@ -167,15 +160,7 @@ class Network:
     def _check(self, inputs: Mapping[str, Array]) -> None:
         if self._closed:
             raise DeviceError("the network is closed")
-        if inputs.keys() != self._inputs.keys():
-            raise InputError(f"inputs {sorted(self._inputs)} are expected, {sorted(inputs)} came")
-        batch = -1
-        for name, (dtype, shape) in self._inputs.items():
-            value = inputs[name]
-            check_tensor(name, value, dtype, shape, self.max_batch)
-            if batch not in (-1, len(value)):
-                raise InputError(f"input '{name}': a batch of {batch} is expected as in the others, {len(value)} came")
-            batch = len(value)
+        check_inputs(inputs, self._interface["inputs"], self.max_batch)
 
     def _floats(self, inputs: Mapping[str, Array]) -> dict[str, Float32Array]:
         """The float tensors that the device quantises, by name of the quantised tensor."""
@@ -200,46 +185,6 @@ class Network:
             signed = name in self.partition.network.signed
             result[name] = (value ^ np.uint8(128)).view(np.int8) if signed else value
         return result
-
-
-def check_tensor(name: str, value: object, dtype: str, shape: list[int], max_batch: int) -> None:
-    """Refuse a tensor that is not what the model takes.
-
-    Args:
-        name: For the message.
-        value: What came.
-        dtype: Name of the numpy dtype expected.
-        shape: Shape expected; -1 stands for any size, on the first axis for a batch up to `max_batch`.
-        max_batch: Most images in a batch.
-
-    Raises:
-        InputError: With what was expected and what came.
-    """
-    if not isinstance(value, np.ndarray):
-        raise InputError(f"input '{name}': a numpy array is expected, {type(value).__name__} came")
-    if value.dtype.name != dtype:
-        raise InputError(f"input '{name}': dtype {dtype} is expected, {value.dtype.name} came")
-    if value.ndim != len(shape) or any(
-        want not in (-1, size) for want, size in zip(shape[1:], value.shape[1:], strict=True)
-    ):
-        raise InputError(f"input '{name}': shape {shape} is expected, {list(value.shape)} came")
-    if shape and not (1 <= len(value) <= max_batch and shape[0] in (-1, len(value))):
-        most = f"1 to {max_batch}" if shape[0] == -1 else str(shape[0])
-        raise InputError(f"input '{name}': a batch of {most} is expected, {len(value)} came")
-    # The extremes carry NaN and infinities; one pass each, with no array made.
-    if value.dtype.kind == "f" and not (math.isfinite(value.max()) and math.isfinite(value.min())):
-        bad = np.argwhere(~np.isfinite(value))
-        where = bad[0].tolist()
-        raise InputError(
-            f"input '{name}': finite values are expected, {value[tuple(where)]} came at {where}"
-            + (f" and {len(bad) - 1} more" if len(bad) > 1 else "")
-        )
-
-
-def _declared(value: onnx.ValueInfoProto) -> tuple[str, list[int]]:
-    tensor = value.type.tensor_type
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
-    return dtype, [axis.dim_value if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim]
 
 
 def _session(part: Part, what: str) -> sessions.Session | None:

@@ -1,0 +1,87 @@
+"""What a model takes and gives, and the check of what came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from fpga_ops.errors import InputError
+from fpga_ops.importer.graph import Graph
+
+
+class TensorInterface(TypedDict):
+    """Dtype by its numpy name; shape with -1 for any size."""
+
+    dtype: str
+    shape: list[int]
+
+
+class Interface(TypedDict):
+    """Inputs and outputs by name."""
+
+    inputs: dict[str, TensorInterface]
+    outputs: dict[str, TensorInterface]
+
+
+def interface(graph: Graph) -> Interface:
+    """Inputs and outputs of a file."""
+    return {
+        "inputs": {name: _declared(value) for name, value in graph.inputs.items()},
+        "outputs": {value.name: _declared(value) for value in graph.model.graph.output},
+    }
+
+
+def _declared(value: onnx.ValueInfoProto) -> TensorInterface:
+    tensor = value.type.tensor_type
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    shape = [int(axis.dim_value) if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim]
+    return {"dtype": dtype, "shape": shape}
+
+
+def check_inputs(inputs: Mapping[str, object], expected: Mapping[str, TensorInterface], max_batch: int) -> None:
+    """Refuse inputs that are not what the model takes.
+
+    Raises:
+        InputError: Names the tensor, what was expected and what came.
+    """
+    if inputs.keys() != expected.keys():
+        raise InputError(f"inputs {sorted(expected)} are expected, {sorted(inputs)} came")
+    batch = -1
+    for name, want in expected.items():
+        size = len(check_tensor(name, inputs[name], want, max_batch))
+        if batch not in (-1, size):
+            raise InputError(f"input '{name}': a batch of {batch} is expected as in the others, {size} came")
+        batch = size
+
+
+def check_tensor(name: str, value: object, expected: TensorInterface, max_batch: int) -> npt.NDArray[Any]:
+    """Refuse a tensor that is not what the model takes; a batch may have 1 to `max_batch` images.
+
+    Raises:
+        InputError: Names the tensor, what was expected and what came.
+    """
+    if not isinstance(value, np.ndarray):
+        raise InputError(f"input '{name}': a numpy array is expected, {type(value).__name__} came")
+    shape = expected["shape"]
+    if value.dtype.name != expected["dtype"]:
+        raise InputError(f"input '{name}': dtype {expected['dtype']} is expected, {value.dtype.name} came")
+    fits = value.ndim == len(shape) and all(
+        want in (-1, size) for want, size in zip(shape[1:], value.shape[1:], strict=True)
+    )
+    if not fits:
+        raise InputError(f"input '{name}': shape {shape} is expected, {list(value.shape)} came")
+    if not (1 <= len(value) <= max_batch and shape[0] in (-1, len(value))):
+        most = f"1 to {max_batch}" if shape[0] == -1 else str(shape[0])
+        raise InputError(f"input '{name}': a batch of {most} is expected, {len(value)} came")
+    # The extremes carry NaN and infinities: two passes, and no array is made.
+    if value.dtype.kind == "f" and value.size and not (math.isfinite(value.max()) and math.isfinite(value.min())):
+        bad = np.argwhere(~np.isfinite(value))
+        where = bad[0].tolist()
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise InputError(f"input '{name}': finite values are expected, {value[tuple(where)]} came at {where}{more}")
+    return value
