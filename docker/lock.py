@@ -33,6 +33,11 @@ class Lock:
     packages: tuple[str, ...] = ()
     """What the image needs besides."""
 
+    @property
+    def wanted(self) -> list[str]:
+        """All requirements."""
+        return [*(requirements(self.extras) if self.extras else ()), *self.packages]
+
 
 JUPYTER = ("jupyterlab>=4.4", "ipywidgets>=8")
 LOCKS = (
@@ -59,7 +64,7 @@ def resolve(lock: Lock) -> str:
     """The text of a lock file, as pip resolves it now."""
     with tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder) / "wanted.txt"
-        wanted.write_text("\n".join([*requirements(lock.extras), *lock.packages] if lock.extras else lock.packages) + "\n")
+        wanted.write_text("\n".join(lock.wanted) + "\n")
         report = Path(folder) / "report.json"
         subprocess.run(
             [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", report,
@@ -79,11 +84,12 @@ def resolve(lock: Lock) -> str:
 def missing(lock: Lock) -> list[str]:
     """Requirements of pyproject.toml whose package, or whose exact version, the lock does not hold."""
     held = dict(re.findall(r"^([a-z0-9-]+)==(\S+) --hash", (ROOT / "docker" / f"{lock.name}.lock").read_text(), re.M))
-    wanted = [*requirements(lock.extras), *lock.packages] if lock.extras else list(lock.packages)
     found = []
-    for line in wanted:
+    for line in lock.wanted:
         match = re.match(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?(?:==([^;,\s]+))?", line)
-        if match is None or held.get(_key(match.group(1))) in (None, "") or match.group(2) not in (None, held[_key(match.group(1))]):
+        name, version = match.groups() if match else ("", None)
+        locked = held.get(_key(name))
+        if locked is None or version not in (None, locked):
             found.append(line)
     return found
 

@@ -3,7 +3,8 @@
     seed.py SOURCE VOLUME             models that the volume has not got; what was published or rolled back there stays
     seed.py SOURCE VOLUME --versions  also versions that a model in the volume has not got (after an upgrade)
 
-A version appears at once or not at all: it is copied under a name that Triton ignores, then renamed. Nothing is overwritten.
+A version appears at once or not at all: it is copied under a name that Triton ignores, then renamed. Nothing is
+overwritten.
 """
 
 import argparse
@@ -21,6 +22,8 @@ class SeedError(Exception):
 
 def seed(source: Path, volume: Path, *, versions: bool = False) -> Iterator[str]:
     """Copy, and say each thing done. Raises SeedError; what was complete before stays."""
+    if not volume.is_dir():
+        raise SeedError(f"no volume at {volume}: mount one there")
     models = sorted(path.parent for path in source.glob("*/config.pbtxt"))
     if not models:
         raise SeedError(f"no model in {source}: expected <model>/config.pbtxt and <model>/<version>/model.onnx")
@@ -39,7 +42,8 @@ def seed(source: Path, volume: Path, *, versions: bool = False) -> Iterator[str]
             if not present:
                 _copy_file(model / "config.pbtxt", target)
         except OSError as error:
-            raise SeedError(f"cannot write {error.filename or target}: {error.strerror}. Is the volume full or read-only?") from error
+            place = error.filename or target
+            raise SeedError(f"cannot write {place}: {error.strerror}. Is the volume full or read-only?") from error
 
 
 def _copy_versions(model: Path, target: Path) -> Iterator[str]:
@@ -75,8 +79,6 @@ def main() -> int:
     parser.add_argument("--versions", action="store_true", help="also add versions to models that the volume has")
     args = parser.parse_args()
     try:
-        if not args.volume.is_dir():
-            raise SeedError(f"no volume at {args.volume}: mount one there")
         for line in seed(args.source, args.volume, versions=args.versions):
             sys.stdout.write(f"seed: {line}\n")
     except (SeedError, OSError) as error:

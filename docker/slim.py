@@ -1,7 +1,7 @@
 """Shrink an environment that pip filled, without losing anything: run in the images' build stage.
 
-Wheels cannot hold symbolic links, so Intel's OpenCL driver comes as several whole copies of each library; Triton's wheel
-has a stub for every Python. Copies become links to the longest name, other Pythons' stubs and tests' byte code go.
+Wheels cannot hold symbolic links, so Intel's OpenCL driver comes as several whole copies of each library; Triton's
+wheel has a stub for every Python. Copies become links to the longest name, other Pythons' stubs go.
 """
 
 import hashlib

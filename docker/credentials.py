@@ -1,13 +1,13 @@
 """Certificates and tokens of the `secure` profile, with openssl and nothing else.
 
-    python docker/secrets.py init --name gpu01.example.org     CA, server certificate, token key (in docker/secrets/)
-    python docker/secrets.py token alice --days 30             print a token for alice
-    python docker/secrets.py renew --name gpu01.example.org    a new server certificate; tokens stay valid
+    python docker/credentials.py init --name gpu01.example.org     CA, server certificate, token key (in docker/secrets/)
+    python docker/credentials.py token alice --days 30             print a token for alice
+    python docker/credentials.py renew --name gpu01.example.org    a new server certificate; tokens stay valid
 
-The proxy gets the folder secrets/proxy: server.crt, server.key and jwks.json (the public half of the token key). Clients
-get secrets/ca.crt and a token. token.key signs tokens and ca.key certificates: keep them off the serving machine. A site
-with its own certificates puts server.crt and server.key there itself; one with its own token issuer puts its key set in
-jwks.json, or its address in `remote_jwks` of envoy-secure.yaml.
+The proxy gets the folder secrets/proxy: server.crt, server.key and jwks.json (the public half of the token key).
+Clients get secrets/ca.crt and a token. token.key signs tokens and ca.key certificates: keep them off the serving
+machine. A site with its own certificates puts server.crt and server.key there itself; one with its own token issuer
+puts its key set in jwks.json, or its address in `remote_jwks` of envoy-secure.yaml.
 """
 
 import argparse
@@ -53,14 +53,16 @@ def renew(folder: Path, names: list[str], days: int) -> None:
     """Make a server certificate for these names and addresses, signed by the folder's CA."""
     if not (folder / "ca.key").is_file():
         raise SecretsError(f"no {folder / 'ca.key'}: run `init` first, or let your site's CA sign")
-    entries = [f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in dict.fromkeys([*names, "localhost", "127.0.0.1"])]
+    known = dict.fromkeys([*names, "localhost", "127.0.0.1"])
+    entries = [f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in known]
     with tempfile.TemporaryDirectory() as scratch:
         request, extensions = Path(scratch) / "request", Path(scratch) / "extensions"
         extensions.write_text(f"subjectAltName={','.join(entries)}\nextendedKeyUsage=serverAuth\n")
         _openssl("req", "-newkey", "rsa:3072", "-nodes", "-subj", f"/CN={entries[0].partition(':')[2]}",
                  "-keyout", Path(scratch) / "server.key", "-out", request)  # fmt: skip
-        _openssl("x509", "-req", "-in", request, "-CA", folder / "ca.crt", "-CAkey", folder / "ca.key", "-CAcreateserial",
-                 "-CAserial", Path(scratch) / "serial", "-days", str(days), "-extfile", extensions, "-out", folder / PROXY / "server.crt")  # fmt: skip
+        _openssl("x509", "-req", "-in", request, "-days", str(days), "-extfile", extensions,
+                 "-CA", folder / "ca.crt", "-CAkey", folder / "ca.key", "-CAcreateserial",
+                 "-CAserial", Path(scratch) / "serial", "-out", folder / PROXY / "server.crt")  # fmt: skip
         shutil.move(Path(scratch) / "server.key", folder / PROXY / "server.key")
     # The proxy's user has no name on this machine. Others here are kept out by the mode of the folder above.
     for name in ("server.crt", "server.key"):
@@ -74,8 +76,10 @@ def token(folder: Path, subject: str, days: float) -> str:
         raise SecretsError(f"no {key}: run `init` first")
     now = int(time.time())
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now, "exp": now + int(days * 86400)}
-    text = ".".join(_base64url(json.dumps(part).encode()) for part in ({"alg": "RS256", "typ": "JWT", "kid": "1"}, claims))
-    signed = subprocess.run(["openssl", "dgst", "-sha256", "-sign", key], input=text.encode(), capture_output=True, check=True)
+    header = {"alg": "RS256", "typ": "JWT", "kid": "1"}
+    text = ".".join(_base64url(json.dumps(part).encode()) for part in (header, claims))
+    command: list[str | os.PathLike[str]] = ["openssl", "dgst", "-sha256", "-sign", key]
+    signed = subprocess.run(command, input=text.encode(), capture_output=True, check=True)
     return f"{text}.{_base64url(signed.stdout)}"
 
 
@@ -116,7 +120,7 @@ def main() -> int:
         else:
             (init if args.command == "init" else renew)(args.folder, args.name, args.days)
     except (SecretsError, OSError) as error:
-        sys.stderr.write(f"secrets: {error}\n")
+        sys.stderr.write(f"credentials: {error}\n")
         return 2
     return 0
 

@@ -1,0 +1,193 @@
+"""A real Docker engine, the built images, and the running stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = ROOT / "tests" / "docker"
+ENGINE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "triton-fpga" / "engine"
+COMPOSE = (ROOT / "docker" / "compose.yaml", HERE / "compose.test.yaml")
+CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+@dataclass
+class Docker:
+    """The engine's command line with its environment."""
+
+    env: dict[str, str]
+
+    def __call__(
+        self, *arguments: str | Path, check: bool = True, timeout: float = 120, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["docker", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**self.env, **(env or {})},
+        )
+        if check and done.returncode:
+            what = " ".join(map(str, arguments))
+            pytest.fail(f"docker {what}: exit code {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        return done
+
+    def json(self, *arguments: str | Path) -> Any:
+        return json.loads(self(*arguments).stdout)
+
+
+@dataclass
+class Stack:
+    """One compose project."""
+
+    docker: Docker
+    project: str
+    env: dict[str, str]
+    files: tuple[Path, ...] = COMPOSE
+
+    def compose(self, *arguments: str, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        files = [argument for file in self.files for argument in ("-f", str(file))]
+        return self.docker(
+            "compose", "-p", self.project, *files, *arguments, check=check, timeout=timeout, env=self.env
+        )
+
+    def up(self, *services: str, options: tuple[str, ...] = (), check: bool = True) -> subprocess.CompletedProcess[str]:
+        wait = ("--wait", "--wait-timeout", "240")
+        done = self.compose("up", "-d", "--no-build", *wait, *options, *services, check=False, timeout=280)
+        if check and done.returncode:
+            logs = self.compose("logs", "--tail", "30", check=False).stdout
+            pytest.fail(f"compose up: exit code {done.returncode}\n{done.stderr[-2000:]}\n{logs[-6000:]}")
+        return done
+
+    def down(self) -> None:
+        self.compose("--profile", "*", "down", "-v", "--remove-orphans", "-t", "30")
+
+    def address(self, service: str, port: int) -> str:
+        return self.compose("port", service, str(port)).stdout.strip()
+
+    def containers(self, service: str, *, everything: bool = False) -> list[str]:
+        found = self.compose("ps", "-q", *(("-a",) if everything else ()), service, check=False).stdout.split()
+        return sorted(found)
+
+    def python(self, container: str, code: str, *arguments: str) -> str:
+        return self.docker("exec", container, "python3", "-c", code, *arguments).stdout
+
+    def fetch(self, container: str, url: str) -> str:
+        """A page as the container sees it: replicas have no address on this machine."""
+        code = (
+            "import sys, urllib.request, urllib.error\n"
+            "try: print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())\n"
+            "except urllib.error.HTTPError as error: print(error.read().decode())"
+        )
+        return self.python(container, code, url)
+
+    def state(self, container: str) -> dict[str, Any]:
+        state: dict[str, Any] = self.docker.json("inspect", "-f", "{{json .State}}", container)
+        return state
+
+    def logs(self, service: str) -> str:
+        done = self.compose("logs", "--no-log-prefix", service, check=False)
+        return done.stdout + done.stderr
+
+    def leftovers(self) -> list[str]:
+        label = f"label=com.docker.compose.project={self.project}"
+        found: list[str] = []
+        for kind, command in (
+            ("container", ("ps", "-aq")),
+            ("network", ("network", "ls", "-q")),
+            ("volume", ("volume", "ls", "-q")),
+        ):
+            found += [f"{kind} {name}" for name in self.docker(*command, "--filter", label).stdout.split()]
+        return found
+
+
+def until(condition: Callable[[], object], timeout: float, what: str) -> Any:
+    """Ask again until the answer is true; fail with ``what`` otherwise."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout:g} s: {what}")
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[Docker]:
+    """The machine's engine where there is one, else one started for these tests. No engine is a failure, never a skip."""
+    if shutil.which("docker"):
+        own = Docker(dict(os.environ))
+        if own("info", check=False).returncode == 0 and own("compose", "version", check=False).returncode == 0:
+            yield own
+            return
+    started = subprocess.run(
+        [HERE / "engine.sh", "start", ENGINE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=560
+    )
+    if started.returncode:
+        pytest.fail(f"no Docker engine, and none can be started here:\n{started.stderr[-3000:]}")
+    exports = dict(re.findall(r"^export (\w+)=(.*)$", started.stdout, re.M))
+    exports["PATH"] = exports["PATH"].replace("$PATH", os.environ["PATH"])
+    yield Docker({**os.environ, **exports})
+    subprocess.run([HERE / "engine.sh", "stop", ENGINE], check=True, timeout=60)
+
+
+@pytest.fixture(scope="session")
+def images(docker: Docker) -> dict[str, int]:
+    """Build every image of the stack from this checkout; the size of each in bytes."""
+    env = {"NOTEBOOKS_LOCK": "notebooks-light"}
+    if CA_BUNDLE.is_file():
+        env["BUILD_CA"] = str(CA_BUNDLE)
+    stack = Stack(docker, "triton-fpga-build", env)
+    stack.compose(
+        "--profile",
+        "notebooks",
+        "--progress",
+        "plain",
+        "build",
+        "server",
+        "notebooks",
+        "envoy",
+        "prometheus",
+        timeout=1500,
+    )
+    names = ("triton-fpga/server", "triton-fpga/notebooks")
+    sizes = {name: int(docker("image", "inspect", "-f", "{{.Size}}", name).stdout) for name in names}
+    for name, size in sizes.items():
+        print(f"{name}: {size / 1e6:.0f} MB")
+    return sizes
+
+
+@pytest.fixture(scope="session")
+def environment(images: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the compose file is told: certificates, tokens, images, the repository."""
+    secrets = tmp_path_factory.mktemp("secrets")
+    secrets.chmod(0o755)
+    subprocess.run(
+        ["python3", ROOT / "docker" / "credentials.py", "--folder", secrets / "own", "init", "--name", "localhost"],
+        check=True,
+    )
+    return {"NOTEBOOKS_LOCK": "notebooks-light", "SECRETS": str(secrets / "own"), "REPLICAS": "2", "SERVER_SHM": "256m"}
+
+
+@pytest.fixture(scope="module")
+def stack(docker: Docker, environment: dict[str, str]) -> Iterator[Stack]:
+    """The service, up and healthy, with two replicas; gone without a trace afterwards."""
+    running = Stack(docker, f"tfpga{os.getpid()}", environment)
+    try:
+        running.up()
+        yield running
+    finally:
+        running.down()
+    assert running.leftovers() == []
