@@ -21,6 +21,7 @@ from sonic_client import plots
 from sonic_client.client import Client
 from sonic_client.columns import find_constituents
 from sonic_client.errors import BadReplyError, JetError
+from sonic_client.files import open_source
 from sonic_client.provenance import read_provenance
 
 MODEL = "top_tagger"
@@ -60,22 +61,12 @@ class Report:
 
 
 def read_sample(path: Path, jets: int | None = None) -> Sample:
-    """Read labelled jets from a ROOT file. Raises JetError when it is no such file."""
-    import uproot
-
-    if not path.is_file():
-        raise JetError(f"no sample of jets at {path}; name one with --jets")
-    with uproot.open(path) as file:
-        trees = [
-            key for key in file.keys(cycle=False) if isinstance(file[key], uproot.TTree) or hasattr(file[key], "arrays")
-        ]
-        if not trees:
-            raise JetError(f"{path} holds no tree")
-        tree = file[trees[0]]
-        names = find_constituents(tree.keys())
-        if "is_top" not in tree.keys():  # noqa: SIM118 - a tree is no mapping
-            raise JetError(f"{path}: tree '{trees[0]}' has no branch is_top; it has {', '.join(tree.keys())}")
-        arrays = tree.arrays([*names.values(), "is_top"], entry_stop=jets)
+    """Read labelled jets from a file with jagged constituents and is_top. Raises FileError or JetError."""
+    source = open_source(path, None)
+    names = find_constituents(source.columns)
+    if "is_top" not in source.columns:
+        raise JetError(f"{path}: there is no branch is_top; there are {', '.join(source.columns)}")
+    arrays = source.read([*names.values(), "is_top"], 0, source.entries if jets is None else min(jets, source.entries))
     return Sample(
         ak.zip({component: arrays[branch] for component, branch in names.items()}),
         ak.to_numpy(arrays["is_top"]).astype(bool),
@@ -224,7 +215,7 @@ def _write(output: Path, data: Sample, scores: NDArray[np.float32], report: Repo
 
     columns = {"score": scores, "is_top": data.is_top}
     with uproot.recreate(output / "scores.root") as file:
-        file["scores"] = columns
+        file.mktree("scores", {name: values.dtype for name, values in columns.items()}).extend(columns)
     ak.to_parquet(ak.zip(columns), output / "scores.parquet")
     title = f"{report.model} v{report.model_version}, {report.precision} on {report.device}, {report.jets} jets"
     plots.roc(data.is_top, scores, output / "roc.png", title)

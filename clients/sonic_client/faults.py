@@ -123,6 +123,6 @@ def from_status(status: str | None, message: str) -> Fault:
         kind = Kind.NOT_READY if "no available versions" in words or "not ready" in words else Kind.NOT_FOUND
     elif kind is Kind.CONNECTION and ("not ready" in words or "no available versions" in words):
         kind = Kind.NOT_READY
-    elif "exceeds maximum queue size" in words:
+    if "exceeds maximum queue size" in words or "timeout expired" in words:
         kind = Kind.OVERLOAD
     return Fault(kind, message or f"status {code or 'unknown'}")

@@ -99,6 +99,7 @@ class Options:
         fallback_after: How long to look for a server before the fallback takes over.
         eject_after: Consecutive failures that take a server out of use.
         eject_for: How long at first; it doubles with every further ejection, up to a minute.
+        priority: Triton's priority level of the requests, 1 first; 0 is the model's default level.
         labels: The classes, in the order of the model's output.
     """
 
@@ -118,6 +119,7 @@ class Options:
     eject_after: int = 3
     eject_for: float = 0.5
     retry: Retry = field(default_factory=Retry)
+    priority: int = 0
     labels: tuple[str, ...] = ("qcd", "top")
 
     def __post_init__(self) -> None:

@@ -60,7 +60,7 @@ def score_histogram(is_top: NDArray[np.bool_], scores: NDArray[np.float32], path
     for label, chosen in (("QCD jets", ~is_top), ("top jets", is_top)):
         counts = np.histogram(scores[chosen], edges)[0]
         mplhep.histplot(counts / max(1, counts.sum()), edges, ax=axes, label=f"{label} ({counts.sum()})", lw=2)
-    axes.set(xlabel="top score", ylabel="fraction of jets", yscale="log", xlim=(0, 1))
+    axes.set(xlabel="top score", ylabel="fraction of jets", yscale="log", xlim=(0, 1), ylim=(1e-3, 1.5))
     axes.set_title(title, fontsize=13, loc="left")
     axes.legend()
     save(fig, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -122,6 +123,7 @@ class Session:
             self._headers(child_span(traceparent)),
             parameters or {},
             self.options.compression,
+            self.options.priority,
         )
         async with self._places:
             return await self._persist(call, info, limit)
@@ -518,16 +520,7 @@ def _batch(inputs: Mapping[str, Tensor]) -> int:
 
 
 def _with_regions(call: Call, lease: Lease) -> Call:
-    return Call(
-        call.model,
-        call.version,
-        call.inputs,
-        call.request_id,
-        call.headers,
-        call.parameters,
-        call.compression,
-        lease.regions,
-    )
+    return dataclasses.replace(call, regions=lease.regions)
 
 
 def _check_reply(raw: RawReply, info: ModelInfo, batch: int) -> None:

@@ -81,6 +81,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str | int | bool | float] = field(default_factory=dict)
     compression: str | None = None
+    priority: int = 0
     regions: Mapping[str, Region] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

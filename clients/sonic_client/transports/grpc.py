@@ -59,6 +59,7 @@ class GrpcTransport:
                 inputs,
                 model_version=call.version,
                 request_id=call.request_id,
+                priority=call.priority,
                 client_timeout=timeout,
                 headers=dict(call.headers),
                 compression_algorithm=call.compression,

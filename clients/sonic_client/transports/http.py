@@ -51,6 +51,7 @@ class HttpTransport:
                 inputs,
                 model_version=call.version,
                 request_id=call.request_id,
+                priority=call.priority,
                 headers=_text(call.headers),
                 request_compression_algorithm=call.compression,
                 parameters=dict(call.parameters) or None,
