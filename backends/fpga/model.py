@@ -6,6 +6,7 @@ What it is made of lies in triton_server.plugin, where it can be tested without 
 import json
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,14 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Check each request, answer the good ones with one device call, and each bad one with its own error."""
+        try:
+            return self._answer(requests)
+        except Exception as error:  # noqa: BLE001 - one that left here would cost Triton shared memory
+            pb_utils.Logger.log_error(f"{self._name}: {traceback.format_exc()}")
+            message = RuntimeError(f"{self._name}: unexpected {type(error).__name__}: {error}")
+            return [_error(message, pb_utils.TritonError.INTERNAL) for _ in requests]
+
+    def _answer(self, requests: Sequence[Any]) -> list[Any]:
         responses: list[Any] = [None] * len(requests)
         good: list[int] = []
         feeds: list[dict[str, Any]] = []
@@ -119,7 +128,7 @@ class TritonPythonModel:
         except FpgaOpsError as error:
             if len(good) > 1 and not isinstance(error, NoDeviceError):
                 for place in good:  # one of them is at fault: the others shall not suffer for it
-                    responses[place] = self.execute([requests[place]])[0]
+                    responses[place] = self._answer([requests[place]])[0]
                 return responses
             self._accounts.add("fpga_failed_requests_total", len(good))
             for place in good:
@@ -173,12 +182,12 @@ class TritonPythonModel:
             self._accounts.flush()
 
 
-def _code(error: FpgaOpsError) -> int:
+def _code(error: FpgaOpsError) -> Any:
     """UNAVAILABLE is worth a retry (another server may have a device); the others are not."""
     if isinstance(error, InputError):
-        return int(pb_utils.TritonError.INVALID_ARG)
-    return int(pb_utils.TritonError.UNAVAILABLE if isinstance(error, NoDeviceError) else pb_utils.TritonError.INTERNAL)
+        return pb_utils.TritonError.INVALID_ARG
+    return pb_utils.TritonError.UNAVAILABLE if isinstance(error, NoDeviceError) else pb_utils.TritonError.INTERNAL
 
 
-def _error(error: Exception, code: int) -> Any:
+def _error(error: Exception, code: Any) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))

@@ -112,7 +112,7 @@ class TritonServer:
         """Whether the process is there (not whether it serves)."""
         return self.pid is not None
 
-    def start(self, timeout_s: float | None = 120.0) -> Self:
+    def start(self, timeout_s: float | None = 600.0) -> Self:
         """Start and wait until ready. A model that fails to load does not stop the others: see ``control.index()``.
 
         Raises ServerNotFoundError, or ServerStartError with the end of the log. ``timeout_s=None`` does not wait.
@@ -141,7 +141,7 @@ class TritonServer:
         if not self.http_port:
             self.http_port, self.grpc_port, self.metrics_port = resolve_ports(self.address, self._wanted_ports)
 
-    def wait_ready(self, timeout_s: float = 120.0) -> None:
+    def wait_ready(self, timeout_s: float = 600.0) -> None:
         """Wait until the server says that it is up. Raises ServerStartError when it ends first or takes too long."""
         deadline = time.monotonic() + timeout_s
         while not self._serving():
@@ -150,6 +150,13 @@ class TritonServer:
             if time.monotonic() > deadline:
                 raise ServerStartError(f"tritonserver is not ready after {timeout_s:g} s\n{self.log_tail()}")
             self._exited.wait(0.05)
+        self.protect()
+
+    def protect(self) -> None:
+        """Close the shared memory with the requests to other users: Triton makes it readable whatever the umask says."""
+        for region in shm.regions(self.shm_prefix):
+            with contextlib.suppress(OSError):
+                region.chmod(0o600)
 
     def stop(self, timeout_s: float | None = None) -> bool:
         """End the server: SIGTERM, then SIGKILL after ``timeout_s`` (default: exit_timeout_s + 1 s).
@@ -254,7 +261,7 @@ class TritonServer:
                 process = subprocess.Popen(
                     [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
                     env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                    umask=0o077,  # requests lie in shared memory: for nobody else to read
+                    umask=0o077,
                     start_new_session=True,  # Ctrl-C is for the one who watches, who then stops the server
                 )  # fmt: skip
             except OSError as error:

@@ -306,6 +306,8 @@ class Supervisor:
             return
         wanted = {pid: "the server"} | {stub.pid: f"the stub of {stub.instance}" for stub in find_stubs(pid)}
         known = {followed for followed, _ in self._pidfds.values()}
+        if wanted.keys() - known:
+            self.server.protect()
         for process in wanted.keys() - known:
             with contextlib.suppress(ProcessLookupError):
                 self._pidfds[os.pidfd_open(process)] = (process, wanted[process])

@@ -49,13 +49,14 @@ def test_loopback_alone_listens(repository: Path) -> None:
         ports = {int(service.urls[kind].rsplit(":", 1)[1]) for kind in ("grpc", "http")}
         ports |= {int(service.urls[kind].split(":")[2].split("/")[0]) for kind in ("metrics", "health")}
         listening: dict[int, set[str]] = {}
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-            fields = line.split()
-            address, port = fields[1].split(":")
-            if fields[3] == "0A":
-                listening.setdefault(int(port, 16), set()).add(address)
+        for table in ("tcp", "tcp6"):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                address, port = fields[1].split(":")
+                if fields[3] == "0A":
+                    listening.setdefault(int(port, 16), set()).add(address[-8:])
         for port in ports:
-            assert listening[port] == {"0100007F"}, "127.0.0.1"
+            assert listening[port] == {"0100007F"}, "127.0.0.1, as such or mapped into IPv6"
 
 
 def test_a_taken_port_is_named(repository: Path) -> None:
