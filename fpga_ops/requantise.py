@@ -33,7 +33,8 @@ def quantise(values: npt.NDArray[np.float32], scale: float, zero_point: int) -> 
         scale: Real value of one step, > 0.
         zero_point: The uint8 that stands for zero.
     """
-    scaled = np.rint(values.astype(np.float32, copy=False) * input_multiplier(scale))
+    with np.errstate(over="ignore"):  # infinity saturates as any large value does
+        scaled = np.rint(values.astype(np.float32, copy=False) * input_multiplier(scale))
     # Bounds that float32 holds exactly; the zero point is added as an integer, so no rounding follows the first.
     shifted = np.clip(scaled, -1024.0, 1024.0).astype(np.int32) + np.int32(zero_point)
     return np.clip(shifted, 0, 255).astype(np.uint8)
