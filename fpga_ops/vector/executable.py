@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -18,6 +19,9 @@ from fpga_ops.network import Float32Array, IntegerNetwork, UInt8Array
 from fpga_ops.vector import instruction, tiles
 from fpga_ops.vector.plan import Plan, make_plan
 from fpga_ops.vector.source import generate
+
+WORKERS_VARIABLE = "FPGA_OPS_WORKERS"
+"""How many cores an inference uses on a CPU, if not all."""
 
 SYNC_INTS = 16
 """Ints between two counters: a cache line."""
@@ -282,6 +286,16 @@ def _fill_frames(plan: Plan, arena: npt.NDArray[np.uint8]) -> None:
                 arena[start : start + place.step] = place.fill
 
 
+def default_workers(device: opencl.OpenCLDevice) -> int:
+    """Work-groups of the one-launch kernel: the cores, or fewer if `FPGA_OPS_WORKERS` says so."""
+    wanted = os.environ.get(WORKERS_VARIABLE, "")
+    if not wanted:
+        return max(1, device.units)
+    if not wanted.isdecimal() or not 1 <= int(wanted) <= 1024:
+        raise DeviceError(f"{WORKERS_VARIABLE} is '{wanted}': a number of cores, 1 or more, is expected")
+    return int(wanted)
+
+
 def compile(  # noqa: A001 (the name that every target has)
     network: IntegerNetwork,
     max_batch: int = 8,
@@ -324,7 +338,7 @@ def compile(  # noqa: A001 (the name that every target has)
         fast = instruction.available(device, folder)
     if persistent is None:
         persistent = device.is_intel_cpu
-    count = workers or max(1, device.units)
+    count = workers or default_workers(device)
     if table is None:
         table = tiles.load(device, count, fast, folder)
     plan = make_plan(network, max_batch, table, fast)

@@ -17,6 +17,8 @@ from fpga_ops.opencl import OpenCLDevice, cpu_flags, write_atomically
 
 FLAGS = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni"})
 TIMEOUT_S = 120
+PORTABLE_VARIABLE = "FPGA_OPS_PORTABLE"
+"""Set to 1, kernels are standard OpenCL C only: the operator's way out, and how the benchmark times the fallback."""
 
 
 def _interpreter() -> str:
@@ -33,12 +35,16 @@ def may_exist(device: OpenCLDevice) -> bool:
 
 def available(device: OpenCLDevice, cache_dir: Path) -> bool:
     """True if a child process has computed the right answer with the dot instruction on this device."""
-    return may_exist(device) and _ask(device, "dot", cache_dir)
+    return not _portable() and may_exist(device) and _ask(device, "dot", cache_dir)
 
 
 def can_yield(device: OpenCLDevice, cache_dir: Path) -> bool:
     """True if kernels may call the C library's `sched_yield` on this device."""
-    return device.is_intel_cpu and sys.platform == "linux" and _ask(device, "yield", cache_dir)
+    return not _portable() and device.is_intel_cpu and sys.platform == "linux" and _ask(device, "yield", cache_dir)
+
+
+def _portable() -> bool:
+    return os.environ.get(PORTABLE_VARIABLE, "0") not in ("", "0")
 
 
 def _ask(device: OpenCLDevice, feature: str, cache_dir: Path) -> bool:

@@ -56,7 +56,8 @@ SINGLE __kernel void network(G uchar* arena, G const char* constants, G const lo
     const int part = coming[L_IMAGE_INNER] ? place / images : place % (int)coming[L_TASKS];
     G const char* ahead = constants + coming[L_WEIGHTS] + part % (int)coming[L_GROUPS] * coming[L_GROUP_BYTES];
     for (; ready <= (int)record[L_WAIT]; ++ready)
-      while (READ(sync + 32 + 16 * ready) < (int)layers[ready * FIELDS + L_TASKS] * images) {}
+      for (int polls = 0; READ(sync + 32 + 16 * ready) < (int)layers[ready * FIELDS + L_TASKS] * images; ++polls)
+        if (polls >= POLLS) GIVE_WAY();
     run_task(arena, constants, record, task - (int)record[L_FIRST] * images, images, ahead VALUES);
     const int done = TAKE(sync + 32 + 16 * layer, memory_order_acq_rel);
 #if PROFILE

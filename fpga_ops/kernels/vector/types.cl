@@ -1,5 +1,6 @@
 // Types, instructions and counters of the vector kernels. The program generator (fpga_ops/vector/source.py) puts in
-// front of this file: FAST (1: the CPU's AVX-512 VNNI instruction may be used), PERSISTENT (1: C11 atomics work).
+// front of this file: FAST (1: the CPU's AVX-512 VNNI instruction may be used), PERSISTENT (1: C11 atomics work), YIELD (1: the C
+// library can be called).
 
 #define G __global
 #define JOIN_(a, b) a##b
@@ -37,6 +38,14 @@ ushort32 high_product_unsigned(ushort32, ushort32) __asm__("llvm.x86.avx512.pmul
 #if PERSISTENT
 #define ATOMIC(address) ((volatile G atomic_int*)(address))
 #define TAKE(address, order) atomic_fetch_add_explicit(ATOMIC(address), 1, order, memory_scope_device)
+// On a busy machine the worker that is waited for may be waiting for this very core.
+#define POLLS 2000
+#if YIELD
+int sched_yield(void); // the driver's linker finds the C library's; asked of a child process first, like FAST
+#define GIVE_WAY() sched_yield()
+#else
+#define GIVE_WAY()
+#endif
 #define READ(address) atomic_load_explicit(ATOMIC(address), memory_order_acquire, memory_scope_device)
 #endif
 

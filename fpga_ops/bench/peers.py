@@ -1,0 +1,205 @@
+"""The contestants of `bench engine`, each a program that runs one model in its own process.
+
+usage: python -m fpga_ops.bench.peers PEER MODEL --batch N --threads N [--expected FILE.npz]
+
+It prints one JSON line when ready. Then each line read from stdin is a count: it runs that many inferences on the same
+float input and prints one JSON line with their times in ms, and how many of these very inferences differed from the
+expected output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Run = Callable[[], Array]
+
+OURS = ("ours", "ours_portable")
+PEERS = ("openvino_int8", "openvino_bf16", "openvino_fp32", "ort_int8", "ort_fp32")
+IN_FLIGHT = 24
+"""Requests of one throughput measurement."""
+
+
+def example_input(shape: Sequence[int | str | None], batch: int) -> npt.NDArray[np.float32]:
+    """The input that every contestant gets."""
+    fixed = [side if isinstance(side, int) and side > 0 else 1 for side in shape[1:]]
+    return np.random.default_rng(1).standard_normal((batch, *fixed)).astype(np.float32)
+
+
+def _ours(path: Path, batch: int) -> tuple[Run, Callable[[int], float], dict[str, Any]]:
+    import fpga_ops
+
+    start = time.perf_counter()
+    network = fpga_ops.load(path, "cpu", max_batch=batch)
+    loaded = time.perf_counter() - start
+    described = network.describe()
+    ((name, value),) = described["inputs"].items()
+    inputs = {name: example_input(value["shape"], batch)}
+    output = next(iter(described["outputs"]))
+
+    def back_to_back(count: int) -> float:
+        start = time.perf_counter()
+        futures: list[Future[dict[str, Array]]] = [network.submit(inputs) for _ in range(count)]
+        for future in futures:
+            future.result()
+        return (time.perf_counter() - start) * 1e3 / count
+
+    info = {"load_s": loaded, "kernel": described["kernel"], "python_ms": _python_time(network, inputs)}
+    return (lambda: network.run(inputs)[output]), back_to_back, info
+
+
+def _python_time(network: Any, inputs: dict[str, Array], count: int = 30) -> float:
+    """Median ms of one inference outside the device and onnxruntime: all that the interpreter does."""
+    from fpga_ops import sessions
+
+    waited = [0.0]
+    executable = network._executable
+    start_device, run_session = executable._start, sessions.run_session
+
+    class Timed:
+        def __init__(self, event: Any) -> None:
+            self.event = event
+
+        def wait(self) -> None:
+            begin = time.perf_counter()
+            self.event.wait()
+            waited[0] += time.perf_counter() - begin
+
+    def start_timed(*args: Any) -> Any:
+        event, *rest = start_device(*args)
+        return (Timed(event), *rest)
+
+    def session_timed(*args: Any) -> Any:
+        begin = time.perf_counter()
+        result = run_session(*args)
+        waited[0] += time.perf_counter() - begin
+        return result
+
+    executable._start, sessions.run_session = start_timed, session_timed
+    times = []
+    try:
+        for _ in range(count):
+            waited[0] = 0.0
+            begin = time.perf_counter()
+            network.run(inputs)
+            times.append(time.perf_counter() - begin - waited[0])
+    finally:
+        executable._start, sessions.run_session = start_device, run_session
+    return float(np.median(times)) * 1e3
+
+
+def _onnxruntime(path: Path, batch: int, threads: int) -> tuple[Run, Callable[[int], float], dict[str, Any]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    inputs = {entry.name: example_input(entry.shape, batch)}
+
+    def run() -> Array:
+        result: Array = session.run(None, inputs)[0]
+        return result
+
+    def back_to_back(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            session.run(None, inputs)
+        return (time.perf_counter() - start) * 1e3 / count
+
+    return run, back_to_back, {"version": onnxruntime.__version__}
+
+
+def _openvino(
+    path: Path, batch: int, threads: int, precision: str, throughput: bool
+) -> tuple[Run, Callable[[int], float], dict[str, Any]]:
+    import openvino
+
+    core = openvino.Core()
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+    settings["PERFORMANCE_HINT"] = "THROUGHPUT" if throughput else "LATENCY"
+    if precision in ("bf16", "f32"):
+        settings["INFERENCE_PRECISION_HINT"] = precision
+    model = core.read_model(path)
+    value = model.inputs[0]
+    sides = [axis.get_length() if axis.is_static else -1 for axis in value.partial_shape]
+    model.reshape({value: [batch, *[side if side > 0 else 1 for side in sides[1:]]]})
+    compiled = core.compile_model(model, "CPU", settings)
+    image = example_input(sides, batch)
+    request = compiled.create_infer_request()
+
+    def run() -> Array:
+        request.infer({0: image}, share_inputs=True)
+        result: Array = request.get_output_tensor(0).data
+        return result
+
+    waiting = openvino.AsyncInferQueue(compiled)
+
+    def back_to_back(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            waiting.start_async({0: image}, share_inputs=True)
+        waiting.wait_all()
+        return (time.perf_counter() - start) * 1e3 / count
+
+    return run, back_to_back, {"version": openvino.__version__.split("-")[0]}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve timings until stdin ends."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("peer", choices=[*OURS, *PEERS])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--throughput", action="store_true")
+    parser.add_argument("--expected", type=Path)
+    args = parser.parse_args(argv)
+    library, _, precision = args.peer.partition("_")
+    if library == "ours":
+        run, back_to_back, info = _ours(args.model, args.batch)
+    elif library == "ort":
+        run, back_to_back, info = _onnxruntime(args.model, args.batch, args.threads)
+    else:
+        hint = {"fp32": "f32", "bf16": "bf16", "int8": ""}[precision]
+        run, back_to_back, info = _openvino(args.model, args.batch, args.threads, hint, args.throughput)
+    expected = np.load(args.expected, allow_pickle=False)["output"] if args.expected else None
+    for _ in range(3):
+        run()
+    print(json.dumps({"ready": args.peer, **info}), flush=True)  # noqa: T201
+    for line in sys.stdin:
+        times: list[float] = []
+        outputs: list[Array] = []
+        for _ in range(int(line)):
+            if args.throughput:
+                times.append(back_to_back(IN_FLIGHT))
+                continue
+            start = time.perf_counter()
+            output = run()
+            times.append((time.perf_counter() - start) * 1e3)
+            outputs.append(output.copy())
+        wrong = sum(not np.array_equal(output, expected) for output in outputs) if expected is not None else 0
+        print(json.dumps({"ms": times, "wrong": wrong, "rss_mb": _resident()}), flush=True)  # noqa: T201
+    return 0
+
+
+def _resident() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
