@@ -18,11 +18,10 @@ OWN = {"engine": "fpga_ops.bench.engine"}
 def register(parser: argparse.ArgumentParser) -> None:
     """Arguments of `triton-fpga bench`: one sub-parser per benchmark that is installed."""
     choices = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
-    found = {entry.name: entry.load for entry in entry_points(group=GROUP)}
-    found |= {name: (lambda path=path: importlib.import_module(path)) for name, path in OWN.items()}
+    found = {entry.name: entry.value for entry in entry_points(group=GROUP)} | OWN
     for name in sorted(found):
         try:
-            module = found[name]()
+            module = importlib.import_module(found[name])
         except ImportError as error:
             print(f"triton-fpga bench {name}: not installed here ({error})", file=sys.stderr)  # noqa: T201
             continue

@@ -220,6 +220,7 @@ def layer_table(model: Path, seconds: float = 3.0) -> dict[str, Any]:
     import time
 
     import numpy as np
+    import numpy.typing as npt
 
     from fpga_ops import vector
     from fpga_ops.devices import find
@@ -235,7 +236,9 @@ def layer_table(model: Path, seconds: float = 3.0) -> dict[str, Any]:
         name: rng.standard_normal((1, t.channels, t.height, t.width)).astype(np.float32)
         for name, t in ((name, network.tensors[name]) for name in network.inputs)
     }
-    stamps, walls, begins = [], [], []
+    stamps: list[npt.NDArray[np.int64]] = []
+    walls: list[float] = []
+    begins: list[float] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(begins) < 2:
         begin = time.perf_counter()

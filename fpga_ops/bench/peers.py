@@ -60,8 +60,9 @@ def _ours(path: Path, batch: int) -> tuple[Run, Callable[[int], float], dict[str
 
 def _python_time(network: Any, inputs: dict[str, Array], count: int = 30) -> float:
     """Median ms of one inference outside the device and onnxruntime: all that the interpreter does."""
-    from fpga_ops import sessions
+    from fpga_ops import sessions as typed
 
+    sessions: Any = typed
     waited = [0.0]
     executable = network._executable
     start_device, run_session = executable._start, sessions.run_session

@@ -50,7 +50,8 @@ def _race(out: Console, title: str, race: dict[str, Any]) -> None:
     noise = f"; {race['noisy_rounds']} of {race['rounds']} rounds on a busy machine" if race["noisy_rounds"] else ""
     table = Table(
         "", "median ms", "least ms", "over ours", "by least", "by round",
-        title=f"{race['model']}, batch {race['batch']}, {race['threads']} threads: {title}{noise}", title_justify="left",
+        title=f"{race['model']}, batch {race['batch']}, {race['threads']} threads: {title}{noise}",
+        title_justify="left", box=None,
     )  # fmt: skip
     for name, value in race["ms"].items():
         ratio = [race[key].get(name) for key in ("ratio", "ratio_min", "ratio_round_minima")]
@@ -60,13 +61,15 @@ def _race(out: Console, title: str, race: dict[str, Any]) -> None:
 
 
 def _layers(out: Console, data: dict[str, Any]) -> None:
-    table = Table("layer", "kind", "us", "GOP/s", "of ceiling", "tasks", "shape", title="layers", title_justify="left")
+    table = Table(
+        "layer", "kind", "us", "GOP/s", "of ceiling", "tasks", "shape", title="layers", title_justify="left", box=None
+    )
     for row in data["layers"]:
         speed = (f"{row['gops']:.0f}", f"{row['share']:.0%}") if row["gops"] else ("", "")
         table.add_row(row["layer"], row["kind"], f"{row['us']:.1f}", *speed, str(row["tasks"]), row["shape"])
     out.print(table)
     out.print(
-        f"{data['gop']:.2f} GOP in {data['device_ms']:.2f} ms, {data['outside_layers_ms']:.2f} ms of it outside layers: "
+        f"{data['gop']:.2f} GOP in {data['device_ms']:.2f} ms, of which {data['outside_layers_ms']:.2f} outside layers: "
         f"{data['share']:.0%} of the ceiling, {data['ceiling_gops']:.0f} GOP/s of {data['instruction']}"
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fpga_ops import opencl
 from fpga_ops.errors import DeviceError
@@ -111,7 +112,7 @@ def _time(
         tensor = network.tensors[name]
         values = rng.standard_normal((1, tensor.channels, tensor.height, tensor.width)) * 64 * tensor.scale
         inputs[name] = values.astype(np.float32)
-    stamps = []
+    stamps: list[npt.NDArray[np.int64]] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(stamps) < 10:
         ready.run(inputs)
