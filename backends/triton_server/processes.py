@@ -37,6 +37,18 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def session_members(session: int) -> list[int]:
+    """Processes of a session, from field 6 of /proc/<pid>/stat: also those whose parent has died."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                found.append(int(folder.name))
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
 def kill_and_wait(pids: Sequence[int], timeout_s: float = 5.0) -> None:
     """SIGKILL each process that is still there and wait until all are gone (zombies count as gone)."""
     for pid in pids:

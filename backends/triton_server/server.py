@@ -20,7 +20,7 @@ from triton_server.control import Control
 from triton_server.errors import ServerError, ServerStartError
 from triton_server.locate import Installation, backend_folder, check_numpy, find_installation
 from triton_server.ports import resolve_ports
-from triton_server.processes import descendants, kill_and_wait
+from triton_server.processes import kill_and_wait, session_members
 from triton_server.rundir import assemble
 
 _tags = itertools.count()
@@ -68,7 +68,10 @@ class TritonServer:
         self._log = log
         self.shm_prefix = shm.make_prefix(next(_tags))
         self._process: subprocess.Popen[bytes] | None = None
+        self._returncode: int | None = None
         self._exited = threading.Event()
+        self.abort = threading.Event()
+        """Set from another thread, or a signal handler, to give up a start."""
         self._run: Path | None = None
         self.log_path: Path | None = None
 
@@ -147,13 +150,15 @@ class TritonServer:
         while not self._serving():
             if self._exited.is_set():
                 raise ServerStartError(f"tritonserver ended at start (exit code {self.returncode})\n{self.log_tail()}")
+            if self.abort.is_set():
+                raise ServerStartError("stopped before it was ready")
             if time.monotonic() > deadline:
                 raise ServerStartError(f"tritonserver is not ready after {timeout_s:g} s\n{self.log_tail()}")
             self._exited.wait(0.05)
         self.protect()
 
     def protect(self) -> None:
-        """Close the shared memory with the requests to other users: Triton makes it readable whatever the umask says."""
+        """Close the shared memory that holds requests to other users; Triton opens it to all, whatever the umask."""
         for region in shm.regions(self.shm_prefix):
             with contextlib.suppress(OSError):
                 region.chmod(0o600)
@@ -168,17 +173,16 @@ class TritonServer:
         clean = True
         if process is not None and not self._exited.is_set():
             limit = self.exit_timeout_s + 1.0 if timeout_s is None else timeout_s
-            stubs = descendants(process.pid)
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             clean = self._exited.wait(limit)
-            self._end(stubs)
+        self._end()
         self._clean_up()
         return clean
 
     def kill(self) -> None:
         """End the server at once (SIGKILL) and remove what it leaves."""
-        self._end(descendants(self._process.pid) if self._process is not None else [])
+        self._end()
         self._clean_up()
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -188,7 +192,7 @@ class TritonServer:
     @property
     def returncode(self) -> int | None:
         """The exit code, None while it runs."""
-        return None if self._process is None else self._process.returncode
+        return self._returncode if self._process is None else self._process.returncode
 
     def __enter__(self) -> Self:
         return self if self.running else self.start()
@@ -293,12 +297,19 @@ class TritonServer:
             return False
         return True
 
-    def _end(self, others: Sequence[int]) -> None:
-        if self._process is not None and not self._exited.is_set():
+    def _end(self) -> None:
+        """The server and every process of its session: a stub whose server has died has no parent to be found by."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._returncode = process.returncode
+        members = session_members(process.pid)
+        if not self._exited.is_set():
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+                process.kill()
             self._exited.wait(10.0)
-        kill_and_wait(others)
+            self._returncode = process.returncode
+        kill_and_wait(members)
 
     def _clean_up(self) -> None:
         shm.clean(self.shm_prefix)

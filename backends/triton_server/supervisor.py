@@ -54,6 +54,8 @@ class ModelHealth:
     """One served model version as the supervisor sees it."""
 
     known: KnownAnswer
+    files: tuple[tuple[str, int, int], ...] = ()
+    """Of the version's folder, to notice that it was replaced."""
     state: ModelState = ModelState.UNKNOWN
     detail: str = ""
     probe_s: float = 0.0
@@ -114,6 +116,7 @@ class Supervisor:
         self._series = 0
         self._last_start = 0.0
         self._lock = threading.Lock()
+        self._generation = 0
         self._pidfds: dict[int, tuple[int, str]] = {}
         self._fingerprints: dict[str, tuple[tuple[str, int, int], ...]] = {}
 
@@ -172,20 +175,23 @@ class Supervisor:
             self.server.choose_ports()
             gate = Gate(self.server.address, self.server.http_port, self.server.grpc_port)
             gate.open("the model server is starting")
-            self._start_server(gate)
+            try:
+                self._start_server(gate)
+            except ServerError:
+                if self._stop.is_set():
+                    return
+                raise
             self._probe_all()
             self._on_ready()
             for work in (self._watch_processes, self._probe_for_ever, self._follow_repository):
-                thread = threading.Thread(target=work, name=work.__name__.strip("_"), daemon=True)
+                thread = threading.Thread(target=self._keep_on, args=(work,), name=work.__name__, daemon=True)
                 thread.start()
                 threads.append(thread)
             while not self._stop.is_set():
                 self._wake.wait()
                 self._wake.clear()
                 if self._trouble and not self._stop.is_set():
-                    cause, detail = self._trouble[0]
-                    self._restart(gate, cause, detail)
-                    self._trouble.clear()
+                    self._restart(gate, *self._trouble[0])
         finally:
             self._stop.set()
             self._up = False
@@ -196,12 +202,21 @@ class Supervisor:
             log.info("stopped in %.1f s%s", time.monotonic() - began, "" if clean else " (had to be killed)")
             for thread in threads:
                 thread.join(5.0)
-            self._forget_processes()
 
     def stop(self) -> None:
         """End ``run``; may be called from a signal handler."""
         self._stop.set()
+        self.server.abort.set()
         self._wake.set()
+
+    def _keep_on(self, work: Callable[[], None]) -> None:
+        """A fault in the watching is logged and the watching goes on: nobody watches the watcher."""
+        while not self._stop.is_set():
+            try:
+                work()
+            except Exception:
+                log.exception("%s failed and starts again", work.__name__)
+                self._stop.wait(1.0)
 
     # -- starting and restarting
 
@@ -217,8 +232,9 @@ class Supervisor:
         gate.close()
         self._last_start = time.monotonic()
         self._learn(verdict)
-        self._follow_processes()
         with self._lock:
+            self._generation += 1
+            self._trouble.clear()
             self._up = True
 
     def _restart(self, gate: Gate, cause: str, detail: str) -> None:
@@ -229,7 +245,6 @@ class Supervisor:
             self.restarts[cause] = self.restarts.get(cause, 0) + 1
         gate.open(f"the model server is restarting ({cause})")
         self.server.kill()
-        self._forget_processes()
         if began - self._last_start > CALM_S:
             self._series = 0
         while not self._stop.is_set():
@@ -250,10 +265,13 @@ class Supervisor:
         self._probe_all()
         log.warning("serving again after %.1f s", self.last_outage_s)
 
-    def _report(self, cause: str, detail: str) -> None:
-        if self._up and not self._stop.is_set():
+    def _report(self, cause: str, detail: str, generation: int | None = None) -> None:
+        """Ask for a restart; ``generation`` says of which start of the server the news is, to drop old news."""
+        with self._lock:
+            if not self._up or self._stop.is_set() or generation not in (None, self._generation):
+                return
             self._trouble.append((cause, detail))
-            self._wake.set()
+        self._wake.set()
 
     def _learn(self, verdict: Verdict) -> None:
         """Which versions are served now, each with its known answer, and which models were refused."""
@@ -264,9 +282,12 @@ class Supervisor:
             if entry.get("state") == "READY" and version:
                 key = (model, version)
                 try:
-                    served[key] = self.models.get(key) or ModelHealth(
-                        known_answer(self.server.control, self.server.model_repository, model, version)
-                    )
+                    files = version_files(self.server.model_repository / model / version)
+                    health = self.models.get(key)
+                    if health is None or health.files != files:
+                        known = known_answer(self.server.control, self.server.model_repository, model, version)
+                        health = ModelHealth(known, files)
+                    served[key] = health
                 except (ServerError, OSError, ValueError, KeyError) as error:
                     refused[model] = f"no known answer can be asked: {error}"
             elif entry.get("state") == "UNAVAILABLE" and entry.get("reason") not in (None, "unloaded"):
@@ -321,22 +342,26 @@ class Supervisor:
             os.close(descriptor)
 
     def _watch_processes(self) -> None:
+        generation = -1
         while not self._stop.is_set():
             if not self._up:
-                self._stop.wait(0.05)
+                self._stop.wait(0.02)
                 continue
+            if generation != self._generation:
+                generation = self._generation
+                self._forget_processes()
             self._follow_processes()
             for descriptor, (pid, name) in list(self._pidfds.items()):
                 if state(pid) == "T" and name != "the server":
                     self._forget(descriptor)
-                    self._report("hung", f"{name} (process {pid}) is stopped")
+                    self._report("hung", f"{name} (process {pid}) is stopped", generation)
             for descriptor in any_ended(list(self._pidfds), self.limits.watch_interval):
                 pid, name = self._pidfds[descriptor]
                 if name != "the server" and self._was_told_to_end(pid):
                     self._forget(descriptor)
                     continue
                 self._forget(descriptor)
-                self._report("dead", f"{name} (process {pid}) has ended")
+                self._report("dead", f"{name} (process {pid}) has ended", generation)
 
     @staticmethod
     def _was_told_to_end(pid: int) -> bool:
@@ -508,11 +533,21 @@ def fingerprints(repository: Path) -> dict[str, tuple[tuple[str, int, int], ...]
     for model in sorted(repository.iterdir()):
         if not model.is_dir() or model.name.startswith("."):
             continue
-        files = []
-        for path in sorted([model / "config.pbtxt", *model.glob("[0-9]*/*")]):
-            with contextlib.suppress(OSError):
-                facts = path.stat()
-                files.append((str(path.relative_to(model)), facts.st_size, facts.st_mtime_ns))
+        files = _facts(model, [model / "config.pbtxt", *model.glob("[0-9]*/*")])
         if files:
-            found[model.name] = tuple(files)
+            found[model.name] = files
     return found
+
+
+def version_files(version: Path) -> tuple[tuple[str, int, int], ...]:
+    """The same for one version."""
+    return _facts(version, list(version.glob("*")))
+
+
+def _facts(folder: Path, paths: list[Path]) -> tuple[tuple[str, int, int], ...]:
+    facts = []
+    for path in sorted(paths):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            facts.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
+    return tuple(facts)

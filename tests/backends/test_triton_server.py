@@ -25,7 +25,7 @@ from triton_server.gate import Gate
 from triton_server.health import metrics
 from triton_server.ports import resolve_ports
 from triton_server.probe import KnownAnswer, compare
-from triton_server.processes import cpu_seconds, kill_and_wait, state
+from triton_server.processes import cpu_seconds, kill_and_wait, session_members, state
 from triton_server.rundir import assemble
 
 
@@ -101,6 +101,7 @@ def test_processes() -> None:
     child.wait()
     assert state(child.pid) == ""
     assert cpu_seconds(os.getpid()) > 0
+    assert os.getpid() in session_members(os.getsid(0))
 
 
 def test_the_gate_answers_unavailable_at_once() -> None:

@@ -128,18 +128,26 @@ def http_cases(seed: int) -> Iterator[HttpCase]:
         )  # fmt: skip
 
 
-def send_http(service: Service, case: HttpCase, timeout_s: float = 20.0) -> int:
-    """Send as it is; returns the status, 0 when the server closed the connection without one. A time-out is raised."""
+OURS = ("unexpected", "Stub process", "Traceback", "not healthy")
+"""Words of an error that would be our plugin's fault. Triton itself calls JSON that it cannot read INTERNAL (500)."""
+
+
+def send_http(service: Service, case: HttpCase, timeout_s: float = 20.0) -> tuple[int, str]:
+    """Send as it is; returns status and body, status 0 when the server closed the connection. A time-out is raised."""
     host, port = service.urls["http"].split(":")
     lines = [f"POST {case.path} HTTP/1.1", "Host: x", f"Content-Length: {len(case.body)}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in case.headers.items()]
     with socket.create_connection((host, int(port)), timeout=timeout_s) as connection:
         try:
             connection.sendall("\r\n".join([*lines, "", ""]).encode() + case.body)
-            answer = connection.recv(4096)
+            answer = b""
+            while part := connection.recv(65536):
+                answer += part
         except ConnectionError:
-            return 0
-    return int(answer.split()[1]) if answer.startswith(b"HTTP/") else 0
+            return 0, ""
+    if not answer.startswith(b"HTTP/"):
+        return 0, ""
+    return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2].decode(errors="replace")
 
 
 def grpc_bodies(seed: int) -> Iterator[bytes]:

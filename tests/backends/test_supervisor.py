@@ -1,0 +1,138 @@
+"""The supervisor's judgement, without a server."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from triton_server import supervisor as module
+from triton_server.errors import ControlError
+from triton_server.probe import Answer, KnownAnswer
+from triton_server.server import TritonServer
+from triton_server.supervisor import (
+    Limits,
+    ModelHealth,
+    ModelState,
+    Supervisor,
+    clean_reason,
+    fingerprints,
+    read_metrics,
+)
+
+
+@pytest.fixture
+def watcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    supervisor = Supervisor(TritonServer(tmp_path), limits=Limits(slow=0.05, hung=0.2, hung_at_work=0.4))
+    known = KnownAnswer("tiny", "1", "x", "FP32", np.zeros((1, 1), np.float32), "y", None)
+    supervisor.models = {("tiny", "1"): ModelHealth(known)}
+    supervisor._up = True
+    monkeypatch.setattr(supervisor, "_gone", lambda known: False)
+    return supervisor
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, reply: Answer | Exception, after_s: float = 0.0) -> None:
+    def ask(*_: Any) -> Answer:
+        time.sleep(after_s)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    monkeypatch.setattr(module, "ask", ask)
+
+
+@pytest.mark.parametrize(
+    ("reply", "after_s", "state", "ready"),
+    [
+        (Answer(True, "equal"), 0.0, ModelState.SERVING, True),
+        (Answer(True, "equal"), 0.1, ModelState.SLOW, True),
+        (ControlError("Exceeds maximum queue size", 503), 0.0, ModelState.BUSY, True),
+        (Answer(False, "off by 1"), 0.0, ModelState.WRONG, False),
+        (ControlError("Stub process 'tiny_0' is not healthy.", 500), 0.0, ModelState.WRONG, False),
+        (TimeoutError("timed out"), 0.2, ModelState.HUNG, False),
+    ],
+    ids=["serving", "slow", "busy", "wrong", "error", "hung"],
+)
+def test_states_are_told_apart(
+    watcher: Supervisor, monkeypatch: pytest.MonkeyPatch, reply: Answer | Exception, after_s: float, state: str,
+    ready: bool,
+) -> None:  # fmt: skip
+    answer(monkeypatch, reply, after_s)
+    watcher._probe_all()
+    assert (watcher.models["tiny", "1"].state, watcher.ready) == (state, ready)
+    assert bool(watcher._trouble) == (state == ModelState.HUNG)
+
+
+def test_one_wrong_answer_is_noted_and_two_are_acted_on(watcher: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, Answer(False, "off by 1"))
+    watcher._probe_all()
+    assert not watcher._trouble
+    answer(monkeypatch, Answer(True, "equal"))
+    watcher._probe_all()
+    answer(monkeypatch, Answer(False, "off by 1"))
+    watcher._probe_all()
+    assert not watcher._trouble
+    watcher._probe_all()
+    assert watcher._trouble[0][0] == "wrong"
+
+
+def test_silence_at_work_is_slow_for_a_while(watcher: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(1, 100))
+    monkeypatch.setattr(module, "find_stubs", lambda pid: [type("Stub", (), {"pid": 1, "instance": "tiny_0"})])
+    monkeypatch.setattr(module, "cpu_seconds", lambda pid: float(next(seconds)))
+    monkeypatch.setattr(TritonServer, "pid", 1)
+    answer(monkeypatch, TimeoutError("timed out"), 0.2)
+    watcher._probe_all()
+    assert watcher.models["tiny", "1"].state is ModelState.SLOW
+    watcher._probe_all()
+    watcher._probe_all()
+    assert watcher.models["tiny", "1"].state is ModelState.HUNG
+
+
+def test_a_strict_supervisor_is_not_ready_after_a_failover(tmp_path: Path) -> None:
+    for strict in (False, True):
+        supervisor = Supervisor(TritonServer(tmp_path), strict_device=strict)
+        known = KnownAnswer("tiny", "1", "x", "FP32", np.zeros((1, 1), np.float32), "y", None)
+        supervisor.models = {("tiny", "1"): ModelHealth(known, state=ModelState.SERVING, failovers=1)}
+        supervisor._up = True
+        assert supervisor.ready is not strict
+
+
+def test_old_news_is_dropped(watcher: Supervisor) -> None:
+    watcher._generation = 2
+    watcher._report("dead", "a stub of the server before", 1)
+    assert not watcher._trouble
+    watcher._report("dead", "a stub", 2)
+    assert watcher._trouble
+
+
+def test_reasons_lose_their_wrapping() -> None:
+    reason = (
+        "Internal: TritonModelException: tiny version 1: node 'x' (Sigmoid): unsupported\n\nAt:\n  model.py(3): f\n"
+    )
+    assert clean_reason(reason) == "tiny version 1: node 'x' (Sigmoid): unsupported"
+    assert clean_reason("unable to open") == "unable to open"
+
+
+def test_metrics_are_read() -> None:
+    text = '# HELP x y\nfpga_model_info{device="cpu:1",kernel="a b"} 1\nplain 3\nx{a="1"} 2.5e-3\n'
+    assert list(read_metrics(text)) == [
+        ("fpga_model_info", {"device": "cpu:1", "kernel": "a b"}, 1.0),
+        ("x", {"a": "1"}, 0.0025),
+    ]
+
+
+def test_fingerprints_see_what_decides_and_nothing_hidden(tmp_path: Path) -> None:
+    version = tmp_path / "tiny" / "1"
+    version.mkdir(parents=True)
+    (tmp_path / "tiny" / "config.pbtxt").touch()
+    (version / "model.onnx").touch()
+    before = fingerprints(tmp_path)
+    (tmp_path / "tiny" / ".2").mkdir()
+    (tmp_path / "tiny" / ".2" / "model.onnx").touch()
+    assert fingerprints(tmp_path) == before
+    (version / "model.onnx").write_text("x")
+    assert fingerprints(tmp_path) != before
