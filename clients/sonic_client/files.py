@@ -74,7 +74,9 @@ class _RootSource:
             wanted = "a tree must be named with --tree" if tree is None else f"there is no tree '{tree}'"
             raise FileError(f"{path}: {wanted}; it holds {', '.join(trees) or 'none'}")
         self._tree = self._file[tree]
-        self.columns = [str(name) for name in self._tree.keys()]  # noqa: SIM118 - a tree is no mapping
+        names = [str(name) for name in self._tree.keys()]  # noqa: SIM118 - a tree is no mapping
+        counters = {f"n{name}" for name in names}  # uproot's own: the lengths of the lists in the branch `name`
+        self.columns = [name for name in names if name not in counters]
         self.entries = int(self._tree.num_entries)
 
     def read(self, columns: Sequence[str], start: int, stop: int) -> Any:

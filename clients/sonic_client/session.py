@@ -262,9 +262,11 @@ class Session:
         except Fault:  # the index is often closed to the public; then the metadata must tell
             state, server.reason = await self._without_index(transport)
             return state
-        state, server.reason = _state_of(
-            [row for row in rows if row["name"] == self.model and self.version in ("", row["version"])]
-        )
+        rows = [row for row in rows if row["name"] == self.model and self.version in ("", row["version"])]
+        if any(row["state"] == "READY" for row in rows):  # over HTTP, a refusal looks like "not ready"
+            state, server.reason = await self._without_index(transport)
+            return state
+        state, server.reason = _state_of(rows)
         if state is State.ABSENT:
             version = f" version {self.version}" if self.version else ""
             server.reason = f"it does not serve model '{self.model}'{version}"
@@ -275,7 +277,8 @@ class Session:
         try:
             await transport.model_info(self.model, self.version, self._headers(), _CONTROL_TIMEOUT)
         except Fault as fault:
-            return (State.ABSENT if fault.kind is Kind.NOT_FOUND else State.OUT), fault.reason
+            states = {Kind.NOT_FOUND: State.ABSENT, Kind.AUTHENTICATION: State.DENIED}
+            return states.get(fault.kind, State.OUT), fault.reason
         return State.OUT, f"model '{self.model}' is not ready"
 
     # ---- one request, persistently
