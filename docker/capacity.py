@@ -229,12 +229,11 @@ def _parse_list(text: str) -> list[int]:
     return values
 
 
-def _table(points: Sequence[Point], extra: str = "") -> str:
-    lines = [
-        f"{'replicas':>8} {'inf/s':>9} {'mean ms':>8} {'p50 ms':>8} {'p99 ms':>8} {'busy':>5} {'waiting':>7}{extra}"
-    ]
+def _table(points: Sequence[Point]) -> str:
+    lines = [f"{'replicas':>8} {'inf/s':>9} {'mean ms':>8} {'p50 ms':>8} {'p99 ms':>8} {'busy':>5} {'waiting':>7}"]
     lines += [
-        f"{p.replicas:8d} {p.throughput:9.1f} {p.mean_ms:8.2f} {p.p50_ms:8.2f} {p.p99_ms:8.2f} {p.busy:5.0%} {p.waiting:7.0%}"
+        f"{p.replicas:8d} {p.throughput:9.1f} {p.mean_ms:8.2f} {p.p50_ms:8.2f} {p.p99_ms:8.2f} "
+        f"{p.busy:5.0%} {p.waiting:7.0%}"
         for p in points
     ]
     return "\n".join(lines) + "\n"

