@@ -21,3 +21,7 @@ class CheckpointError(RetrainError, ValueError):
 
 class MissingDependencyError(RetrainError, ImportError):
     """An optional package is needed for what was asked."""
+
+
+class PublishError(RetrainError, RuntimeError):
+    """A version that cannot be published, or one that is not what its card says."""

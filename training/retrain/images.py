@@ -6,7 +6,8 @@ vertical and flipped so that the harder half is to the right and at the top (S. 
 service used the same 224 x 224 pixels of pT fractions (J. Duarte et al., arXiv:1904.08986).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +41,14 @@ class ImageSettings:
             raise DataError(f"image size: expected at least 1 pixel, got {self.size}")
         if not 0.0 < self.half_width < np.pi / 2:
             raise DataError(f"image half width: expected above 0 and below pi/2, got {self.half_width}")
+
+
+def image_settings(record: Mapping[str, Any]) -> ImageSettings:
+    """The settings from plain values, as a model card or `quantisation.json` holds them."""
+    try:
+        return ImageSettings(**{field.name: record[field.name] for field in fields(ImageSettings)})
+    except KeyError as error:
+        raise DataError(f"image settings: {error} is missing") from error
 
 
 class GraphBuilder:

@@ -164,7 +164,7 @@ def _run_stage(
     source = BatchSource(jets, _image_settings(settings, stage.size), order)
     # One item is a whole batch, so that the image graph runs once for each.
     batches = fabric.setup_dataloaders(DataLoader(source, batch_size=None), use_distributed_sampler=False)
-    validate_every = max(1, stage.steps // settings.validations_per_stage)
+    validate_every = -(-stage.steps // settings.validations_per_stage)
     images, begin = 0, time.perf_counter()
     model.train()
     for inputs, labels in batches:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 
@@ -37,11 +38,19 @@ def run(args: argparse.Namespace) -> int:
     network = build_network(args.architecture)
     load_checkpoint(network, args.weights)
     jets = shuffled(read_all(args.data), args.seed).take(slice(0, args.calibration_jets)).require_both_classes()
-    files = quantised_taggers(network, jets, ImageSettings(args.size, args.half_width), args.calibration)
+    image = ImageSettings(args.size, args.half_width)
+    files = quantised_taggers(network, jets, image, args.calibration)
     args.output.mkdir(parents=True, exist_ok=True)
     written = {name: args.output / f"{name}.onnx" for name in (*CONTRACTS, "float")}
     for name, path in written.items():
         save_onnx(files[name], path)
+    record = {
+        "weights": args.weights.name,
+        "calibration": args.calibration,
+        "calibration_jets": len(jets),
+        "image": asdict(image),
+    }
+    (args.output / "quantisation.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if args.json:
         print(json.dumps({name: str(path) for name, path in written.items()}))
     else:

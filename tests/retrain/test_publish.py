@@ -1,0 +1,117 @@
+import argparse
+import fcntl
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrain.commands import rollback as rollback_command
+from retrain.commands import versions as versions_command
+from retrain.errors import PublishError
+from retrain.export import with_constituents
+from retrain.publish import publish, rollback
+from retrain.versions import damaged_files, versions, write_version
+from tests.retrain.tagger import IMAGE, golden_jets, tiny_quantised
+
+MODEL = "top_tagger"
+
+
+@pytest.fixture(scope="module")
+def network():
+    return with_constituents(tiny_quantised(), IMAGE)
+
+
+def card(auc: float = 0.98, error: float = 0.001) -> dict:
+    return {"metrics": {"auc": auc, "auc_err": error, "rejection_30": 900.0, "rejection_30_err": 50.0}}
+
+
+def test_a_version_is_complete_and_sound(tmp_path: Path, network) -> None:
+    version = write_version(tmp_path, MODEL, network, golden_jets(), card())
+    assert version.number == 1
+    assert sorted(path.name for path in version.folder.iterdir()) == ["golden.npz", "model.onnx", "model_card.json"]
+    assert (tmp_path / MODEL / "labels.txt").read_text().split() == ["qcd", "top"]
+    assert damaged_files(version) == []
+    with np.load(version.folder / "golden.npz", allow_pickle=False) as golden:
+        assert golden["features"].dtype == np.uint8
+        assert golden["probabilities"].shape == (3, 2)
+    (version.folder / "golden.npz").write_bytes(b"other")
+    assert damaged_files(version) == ["golden.npz"]
+
+
+def test_versions_count_up_and_a_failure_leaves_nothing(tmp_path: Path, network) -> None:
+    publish(tmp_path, MODEL, network, golden_jets(), card())
+
+    def refuse(*_: object) -> None:
+        raise PublishError("verification failed")
+
+    with pytest.raises(PublishError, match="verification failed"):
+        write_version(tmp_path, MODEL, network, golden_jets(), card(), refuse)
+    assert [entry.name for entry in (tmp_path / MODEL).iterdir() if entry.is_dir()] == ["1"]
+    assert publish(tmp_path, MODEL, network, golden_jets(), card()).number == 2
+
+
+def test_worse_is_refused_unless_forced(tmp_path: Path, network) -> None:
+    publish(tmp_path, MODEL, network, golden_jets(), card(0.98))
+    publish(tmp_path, MODEL, network, golden_jets(), card(0.9795))  # within the error
+    with pytest.raises(PublishError, match=r"auc is 0\.97, worse than version 2's"):
+        publish(tmp_path, MODEL, network, golden_jets(), card(0.97))
+    assert publish(tmp_path, MODEL, network, golden_jets(), card(0.97), force=True).number == 3
+
+
+def test_rollback_goes_back_and_the_number_is_not_used_again(tmp_path: Path, network) -> None:
+    for _ in range(2):
+        publish(tmp_path, MODEL, network, golden_jets(), card())
+    assert rollback(tmp_path, MODEL).number == 1
+    assert [version.number for version in versions(tmp_path, MODEL)] == [1]
+    with pytest.raises(PublishError, match="none to go back to"):
+        rollback(tmp_path, MODEL)
+    assert publish(tmp_path, MODEL, network, golden_jets(), card()).number == 3
+
+
+def test_rollback_refuses_a_damaged_version(tmp_path: Path, network) -> None:
+    for _ in range(2):
+        publish(tmp_path, MODEL, network, golden_jets(), card())
+    (tmp_path / MODEL / "1" / "model.onnx").write_bytes(b"other")
+    with pytest.raises(PublishError, match=r"model\.onnx is not what the model card says"):
+        rollback(tmp_path, MODEL)
+    assert [version.number for version in versions(tmp_path, MODEL)] == [1, 2]
+
+
+def test_two_publishers_at_once(tmp_path: Path, network) -> None:
+    (tmp_path / MODEL).mkdir()
+    with (tmp_path / MODEL / ".publish.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(PublishError, match="another publish"):
+            publish(tmp_path, MODEL, network, golden_jets(), card())
+
+
+def test_a_server_that_is_down_stops_it_before_anything_is_written(tmp_path: Path, network) -> None:
+    pytest.importorskip("tritonclient.http")
+    with pytest.raises(PublishError, match="nothing was published"):
+        publish(tmp_path, MODEL, network, golden_jets(), card(), server="127.0.0.1:9")
+    assert versions(tmp_path, MODEL) == []
+
+
+def test_commands_print_json(tmp_path: Path, network, capsys: pytest.CaptureFixture[str]) -> None:
+    for auc in (0.97, 0.98):
+        publish(tmp_path, MODEL, network, golden_jets(), card(auc))
+
+    def arguments(command, *words: str) -> argparse.Namespace:
+        parser = argparse.ArgumentParser()
+        command.register(parser)
+        return parser.parse_args([*words, "--repository", str(tmp_path), "--json"])
+
+    assert versions_command.run(arguments(versions_command)) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["model"], row["version"], row["served"]) for row in rows] == [(MODEL, 1, False), (MODEL, 2, True)]
+    assert rows[1]["metrics"]["auc"] == 0.98
+    assert rollback_command.run(arguments(rollback_command, MODEL)) == 0
+    assert json.loads(capsys.readouterr().out) == {"model": MODEL, "version": 1}
+
+
+def test_a_card_that_is_missing(tmp_path: Path, network) -> None:
+    version = write_version(tmp_path, MODEL, network, golden_jets(), card())
+    (version.folder / "model_card.json").unlink()
+    with pytest.raises(PublishError, match="not a readable model card"):
+        _ = version.card

@@ -1,0 +1,76 @@
+"""What a model card says of a tagger: where it comes from, and what it reaches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrain.data.production import SETTINGS_FILE
+from retrain.errors import PublishError
+from retrain.evaluation import Judged
+from retrain.images import ImageSettings
+from retrain.metrics import summary
+from retrain.versions import git_revision
+
+SERVED, FLOAT, BASELINE = "served", "float", "baseline"
+GOLDEN_JETS = 8
+
+
+def tagger_metrics(judged: Judged) -> dict[str, float]:
+    """`auc`, `accuracy`, `rejection_30`, `rejection_50` of the served tagger, and with `_float` and `_baseline`."""
+    suffixes = {SERVED: "", FLOAT: "_float", BASELINE: "_baseline"}
+    metrics: dict[str, float] = {}
+    for name, scores in judged.scores.items():
+        metrics |= summary(judged.jets.is_top, scores, suffixes[name])
+    return {name: round(value, 6) for name, value in metrics.items()}
+
+
+def data_record(folder: Path, jets: int) -> dict[str, Any]:
+    """Seed and settings of a folder of jets that `triton-fpga data` made."""
+    path = folder / SETTINGS_FILE
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        record = {"source": folder.name}
+    except ValueError as error:
+        raise PublishError(f"{path}: not readable ({error})") from error
+    return {"jets": jets, **record}
+
+
+def tagger_card(
+    judged: Judged,
+    training_data: Mapping[str, Any],
+    test_data: Mapping[str, Any],
+    training: Mapping[str, Any],
+    image: ImageSettings,
+    calibration: str,
+    golden_constituents: NDArray[np.float32],
+) -> dict[str, Any]:
+    """The card of a tagger, but for what `write_version` adds."""
+    digest = hashlib.sha256(np.ascontiguousarray(golden_constituents).tobytes()).hexdigest()
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_revision": git_revision(),
+        "task": "hadronic top against QCD jets, anti-kT R = 0.8, 550 < pT < 650 GeV, |eta| < 2",
+        "data": {
+            "generator": "Pythia 8, detector stand-in (retrain.data.detector), FastJet",
+            "training": dict(training_data),
+            "test": dict(test_data),
+        },
+        "image": {**asdict(image), "transform": "sqrt"},
+        "training": dict(training),
+        "quantisation": {
+            "form": "QDQ, uint8 activations, int8 weights per output channel, float head",
+            "calibration": calibration,
+        },
+        "metrics": tagger_metrics(judged),
+        "golden_jets": f"sha256:{digest}",
+    }
