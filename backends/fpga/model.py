@@ -24,6 +24,8 @@ from triton_server.plugin.settings import read_settings
 from triton_server.plugin.version import MODEL_FILE, check_files, describe_onnx
 
 DEFAULT_MAX_BATCH = 8
+GOLDEN_ROWS = 2
+"""Known answers asked at load and on the timer: few, since requests wait meanwhile."""
 _MODEL_PATH_ARGUMENT = 1
 """Place of <model>/<version>/model.py in the stub's command line: all that tells auto-completion where it is."""
 
@@ -82,7 +84,7 @@ class TritonPythonModel:
                 timeout_s=settings.device_timeout_s,
                 on_failure=self._device_failed,
             )
-            golden = read_golden(version, dict.fromkeys(self._inputs), tuple(self._outputs))
+            golden = read_golden(version, self._inputs, self._outputs, rows=min(GOLDEN_ROWS, max_batch))
             self._chain.set_golden(golden)
         except FpgaOpsError as error:
             raise pb_utils.TritonModelException(f"{self._name}: {error}") from error

@@ -77,12 +77,12 @@ def test_cards_that_lie_are_refused(tmp_path: Path, files: object) -> None:
 def test_golden_files_are_never_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "golden.npz", input=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ModelError, match=r"golden\.npz cannot be read"):
-        read_golden(tmp_path, {"images": np.zeros(0)}, ("probabilities",))
+        read_golden(tmp_path, ["images"], ["probabilities"])
 
 
 def test_golden_takes_few_rows(tmp_path: Path) -> None:
     np.savez(tmp_path / "golden.npz", input=np.ones((5, 3)), probabilities=np.ones((5, 2)))
-    golden = read_golden(tmp_path, {"images": np.zeros(0)}, ("probabilities",), rows=2)
+    golden = read_golden(tmp_path, ["images"], ["probabilities"], rows=2)
     assert golden is not None
     assert golden.inputs["images"].shape == (2, 3)
     assert golden.outputs["probabilities"].shape == (2, 2)

@@ -128,7 +128,7 @@ def http_cases(seed: int) -> Iterator[HttpCase]:
         )  # fmt: skip
 
 
-OURS = ("unexpected", "Stub process", "Traceback", "not healthy")
+OURS = ("version 1: unexpected", "Stub process", "Traceback", "not healthy")
 """Words of an error that would be our plugin's fault. Triton itself calls JSON that it cannot read INTERNAL (500)."""
 
 

@@ -1,6 +1,6 @@
 """The known-answer test: an input of the version folder must give exactly the recorded integers, and the scores."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,22 +44,22 @@ class Golden:
         return None
 
 
-def read_golden(version: Path, inputs: Arrays, output_names: tuple[str, ...], rows: int = 2) -> Golden | None:
+def read_golden(version: Path, inputs: Sequence[str], outputs: Sequence[str], rows: int = 2) -> Golden | None:
     """The first ``rows`` known answers of a version folder, None without golden.npz.
 
-    ``inputs`` has one entry, the model's input, by which the array ``input`` of the file is named. Raises ModelError
-    for a file that cannot be read or does not fit.
+    ``inputs`` and ``outputs`` are the model's names; the array ``input`` of the file is for its only input. Raises
+    ModelError for a file that cannot be read or a model with several inputs.
     """
     path = version / "golden.npz"
     if not path.is_file():
         return None
+    if len(inputs) != 1:
+        raise ModelError(f"golden.npz holds one input, the model has {len(inputs)}: {', '.join(inputs)}")
     try:
         with np.load(path, allow_pickle=False) as archive:
             given = np.ascontiguousarray(archive["input"][:rows])
-            outputs = {name: archive[name][:rows] for name in output_names if name in archive}
+            answers = {name: archive[name][:rows] for name in outputs if name in archive}
             features = archive["features"][:rows] if "features" in archive else None
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise ModelError(f"golden.npz cannot be read: {error}") from error
-    if len(inputs) != 1:
-        return None
-    return Golden({next(iter(inputs)): given}, outputs, features)
+    return Golden({inputs[0]: given}, answers, features)
