@@ -60,12 +60,11 @@ class Descriptor:
 
 
 def checksum(words: npt.NDArray[np.uint32]) -> int:
-    """What `fetch` computes over words 0..62: two running sums, order sensitive, in 32 bits."""
-    total, totals = 1, 0
+    """What `fetch` computes over words 0..62: rotate left by 5, add. A change in any one word changes the result."""
+    total = 1
     for word in words.tolist():
-        total = (total + word) & 0xFFFFFFFF
-        totals = (totals + total) & 0xFFFFFFFF
-    return (totals ^ (total << 16)) & 0xFFFFFFFF
+        total = (((total << 5 | total >> 27) & 0xFFFFFFFF) + word) & 0xFFFFFFFF
+    return total
 
 
 def encode(descriptors: list[Descriptor]) -> npt.NDArray[np.int32]:

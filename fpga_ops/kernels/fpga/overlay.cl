@@ -41,18 +41,17 @@ channel int     requant_trips  __attribute__((depth(4)));
 
 /* Checks every descriptor's checksum, then sends the program `runs` times, then OP_END. A corrupt descriptor stops
  * everything before the first layer: status[0] becomes 1 + its index.
- * First loop: the carried values are two sums with one addition each. Second loop: no carried value but counters. */
+ * First loop: the carried value is a sum with one addition (the rotation is wiring). Second loop: no carried value but counters. */
 TASK __kernel void fetch(__global const layer_t *restrict program, __global const int *restrict words, int layers,
                          int runs, __global int *restrict status)
 {
-  uint sum = 1, sums = 0;
+  uint sum = 1;
   int at = 0, index = 0, bad = 0;
   for (int i = 0; i < layers * LAYER_WORDS; ++i) {
     const uint word = (uint)words[i];
     const bool last = at == LAYER_WORDS - 1;
-    if (last && word != (sums ^ (sum << 16)) && bad == 0) bad = index + 1;
-    sum = last ? 1 : sum + word;
-    sums = last ? 0 : sums + sum;
+    if (last && word != sum && bad == 0) bad = index + 1;
+    sum = last ? 1 : rotate(sum, 5u) + word;
     at = last ? 0 : at + 1;
     index += last;
   }
