@@ -11,8 +11,8 @@ import numpy.typing as npt
 import onnx
 
 from fpga_ops import reference, sessions
+from fpga_ops.importer.partition import Partition
 from fpga_ops.network import UInt8Array, sources
-from fpga_ops.partition import Partition
 from fpga_ops.requantise import quantise
 
 Array = npt.NDArray[Any]

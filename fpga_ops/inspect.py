@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fpga_ops.compare import TensorDifference
-    from fpga_ops.partition import Part, Partition
+    from fpga_ops.importer.partition import Part, Partition
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -18,9 +18,9 @@ from fpga_ops import sessions, targets
 from fpga_ops.errors import DeviceError, InputError
 from fpga_ops.fingerprint import fingerprint
 from fpga_ops.importer import import_model
+from fpga_ops.importer.partition import Part, Partition
 from fpga_ops.interface import check_inputs, interface
 from fpga_ops.network import Float32Array, UInt8Array
-from fpga_ops.partition import Part, Partition
 
 Array = npt.NDArray[Any]
 
@@ -74,7 +74,8 @@ class Network:
         )
         self._pool: ThreadPoolExecutor | None = None
         self._pool_lock = threading.Lock()
-        self._closed = False
+        self._closing = False  # nothing more is accepted by `submit`
+        self._closed = False  # the device is gone
         self._fingerprint = fingerprint(partition.network)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -114,7 +115,7 @@ class Network:
     def submit(self, inputs: Mapping[str, Array]) -> Future[dict[str, Array]]:
         """As `run`, in the background: while one batch computes, the next is checked and prepared."""
         with self._pool_lock:
-            if self._closed:
+            if self._closing:
                 raise DeviceError("the network is closed")
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="fpga-ops")
@@ -140,13 +141,14 @@ class Network:
     def close(self) -> None:
         """Finish what was submitted and release the device."""
         with self._pool_lock:
-            if self._closed:
+            if self._closing:
                 return
-            self._closed = True
+            self._closing = True
             pool = self._pool
         if pool is not None:
             pool.shutdown(wait=True)
         with self._turn:
+            self._closed = True
             self._executable.close()
 
     def __enter__(self) -> Self:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fpga_ops.importer.partition import Part, Partition
 from fpga_ops.network import Conv, MaxPool, Step, sources
-from fpga_ops.partition import Part, Partition
 
 COLOURS = {"Conv": "#4c78a8", "MaxPool": "#72b7b2", "GlobalAveragePool": "#72b7b2", "Add": "#eeca3b"}
 RESIDUAL = "#e45756"

@@ -1,8 +1,8 @@
 """From a QDQ ONNX file to an integer network and what onnxruntime runs before and after it.
 
 The order: `reading` (bytes to a checked model), `graph` (an index of it), `walk` with `operators` and `steps` (each
-stretch from DequantizeLinear to QuantizeLinear becomes steps), `fpga_ops.partition` (which steps the device runs),
-`fpga_ops.passes` (fusing).
+stretch from DequantizeLinear to QuantizeLinear becomes steps), `partition` (which steps the device runs),
+`passes` (fusing).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import onnx
 
 from fpga_ops.errors import ModelError
 from fpga_ops.importer.graph import Graph, make_graph
+from fpga_ops.importer.partition import Partition, partition
+from fpga_ops.importer.passes import optimise
 from fpga_ops.importer.reading import read_model
 from fpga_ops.importer.shapes import Shapes
 from fpga_ops.importer.walk import walk
-from fpga_ops.partition import Partition, partition
-from fpga_ops.passes import optimise
 
 HOW_TO_QUANTISE = (
     "quantise it with onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ, per_channel=True)"

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from fpga_ops import sessions
-from fpga_ops.errors import ModelError
+from fpga_ops.errors import FpgaOpsError, ModelError
 from fpga_ops.importer.graph import Graph
 
 MAX_ELEMENTS = 2**31
@@ -79,19 +79,23 @@ class Shapes:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
             feeds[source] = np.zeros([shape[0] or 1, *(size or 1 for size in shape[1:])], dtype)
         model = sessions.extract(self._graph, nodes, sorted(read), [name])
-        session = sessions.make_session(model, "the part before the integer network")
-        return tuple(sessions.run_session(session, [name], feeds)[0].shape)
+        try:
+            session = sessions.make_session(model, "the part before the integer network")
+            return tuple(sessions.run_session(session, [name], feeds)[0].shape)
+        except FpgaOpsError:
+            return None
 
 
 def _declared(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
-    return tuple(int(axis.dim_value) if axis.HasField("dim_value") else None for axis in tensor.shape.dim)
+    return tuple(
+        int(axis.dim_value) if axis.HasField("dim_value") and axis.dim_value >= 0 else None for axis in tensor.shape.dim
+    )
 
 
 def _check(name: str, shape: tuple[int | None, ...]) -> None:
-    known = [size for size in shape if size is not None]
-    if any(size < 0 for size in known) or math.prod(known) > MAX_ELEMENTS:
+    if math.prod(size for size in shape if size is not None) > MAX_ELEMENTS:
         raise ModelError(f"tensor '{name}' has the absurd shape {list(shape)}")
 

@@ -130,7 +130,7 @@ def test_add_never_leaves_16_bits(one, other, zero_one, zero_other, zero_out):
     top = (255 * rule.multiplier >> 8) + (255 * rule.residual_multiplier >> 8)
     assert rule.multiplier < 2**16
     assert rule.residual_multiplier < 2**16
-    assert -(2**15) <= rule.offset
+    assert rule.offset >= -(2**15)
     assert top + rule.offset < 2**15
     assert top < 2**15
 

@@ -10,7 +10,7 @@ import onnx
 from fpga_ops import sessions
 from fpga_ops.errors import ModelError
 from fpga_ops.importer.graph import Graph
-from fpga_ops.importer.values import Failure
+from fpga_ops.importer.values import Failure, Integers, Opaque, Real
 from fpga_ops.importer.walk import Walk
 from fpga_ops.network import Conv, IntegerNetwork, Step, sources, step_operations
 
@@ -89,7 +89,8 @@ def partition(graph: Graph, found: Walk) -> Partition:
     reads = tuple(sorted(after_reads))
     after_model = sessions.extract(graph, after_nodes, reads, graph.outputs, network)
     after = Part(after_model, reads, graph.outputs, tuple(node.name for node in after_nodes))
-    return Partition(graph, before, network, after, quantised, _device_nodes(graph, network, found))
+    elsewhere = {*before.nodes, *after.nodes}
+    return Partition(graph, before, network, after, quantised, _device_nodes(graph, found, elsewhere))
 
 
 def _largest(found: Walk) -> list[Step]:
@@ -162,11 +163,9 @@ def _error(failure: Failure) -> ModelError:
 
 
 def _fail(found: Walk, reason: str) -> None:
-    for failure in found.stopped.values():
-        raise ModelError(failure.reason, node=failure.node, operator=failure.operator)
-    for entry in found.entries.values():
-        if entry.cause is not None:
-            raise ModelError(entry.cause.reason, node=entry.cause.node, operator=entry.cause.operator)
+    for value in found.values.values():
+        if isinstance(value, Opaque) and value.cause is not None:
+            raise ModelError(value.cause.reason, node=value.cause.node, operator=value.cause.operator)
     raise ModelError(reason)
 
 
@@ -181,7 +180,10 @@ def _needed(steps: list[Step], outputs: list[str]) -> list[Step]:
     return chosen[::-1]
 
 
-def _device_nodes(graph: Graph, network: IntegerNetwork, found: Walk) -> tuple[str, ...]:
-    inside = {name for step in network.steps for name in step.nodes}
-    inside |= {graph.producer[name].name for name in network.inputs}
-    return tuple(node.name for node in graph.nodes if node.name in inside)
+def _device_nodes(graph: Graph, found: Walk, elsewhere: set[str]) -> tuple[str, ...]:
+    """Nodes that the steps stand for, reshapes and repeated quantisations in between included."""
+    return tuple(
+        node.name
+        for node in graph.nodes
+        if node.name not in elsewhere and isinstance(found.values.get(node.outputs[0]), Integers | Real)
+    )

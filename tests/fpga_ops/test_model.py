@@ -1,0 +1,192 @@
+"""`load`, `run`, `submit`, `describe`: the interface that servers and notebooks use."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import fpga_ops
+from fpga_ops import DeviceError, InputError, ModelError
+from fpga_ops.fingerprint import fingerprint
+from fpga_ops.importer import import_model
+from fpga_ops.model import Network
+from tests.fpga_ops.onnx_models import quantise, resnet
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return quantise(resnet(softmax=True), tmp_path_factory.mktemp("model") / "model.onnx")
+
+
+@pytest.fixture
+def network(file):
+    with fpga_ops.load(file, "reference", max_batch=4) as loaded:
+        yield loaded
+
+
+def batch(count=2, seed=0):
+    return {"images": np.random.default_rng(seed).normal(0, 1, (count, 3, 32, 32)).astype(np.float32)}
+
+
+def test_describe(network):
+    described = network.describe()
+    assert described["inputs"] == {"images": {"dtype": "float32", "shape": [-1, 3, 32, 32]}}
+    assert list(described["outputs"].values()) == [{"dtype": "float32", "shape": [-1, 10]}]
+    assert described["device"] == "reference"
+    assert described["precision"] == "int8"
+    assert set(described["partition"]) == {"before", "device", "after"}
+    assert len(described["network"]) == 64
+    assert described["kernel"]
+
+
+def test_run_is_the_same_whatever_the_batch(network):
+    inputs = batch(4)
+    together = network.run(inputs)
+    for index in range(4):
+        alone = network.run({"images": inputs["images"][index : index + 1]})
+        for name, value in together.items():
+            np.testing.assert_array_equal(alone[name][0], value[index])
+
+
+def test_inputs_need_not_be_contiguous(network):
+    inputs = batch()["images"]
+    turned = np.asfortranarray(inputs)
+    expected, got = network.run({"images": inputs}), network.run({"images": turned})
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, got[name])
+
+
+def wrong(value, match, name="images"):
+    return pytest.param({name: value}, match, id=match[:30])
+
+
+def holed(value):
+    image = np.zeros((2, 3, 32, 32), np.float32)
+    image[1, 2, 3, 4] = value
+    return image
+
+
+@pytest.mark.parametrize(
+    ("inputs", "match"),
+    [
+        ({}, r"inputs \['images'\] are expected, \[\] came"),
+        wrong(batch()["images"], r"\['picture'\] came", "picture"),
+        wrong([[1.0]], "numpy array is expected, list came"),
+        wrong(batch()["images"].astype(np.float64), "dtype float32 is expected, float64 came"),
+        wrong(batch()["images"].astype(np.uint8), "float32 is expected, uint8 came"),
+        wrong(batch()["images"].transpose(0, 2, 3, 1), r"\[-1, 3, 32, 32\] is expected, \[2, 32, 32, 3\] came"),
+        wrong(batch()["images"][0], r"expected, \[3, 32, 32\] came"),
+        wrong(batch(5)["images"], "batch of 1 to 4 is expected, 5 came"),
+        wrong(batch(1)["images"][:0], "batch of 1 to 4 is expected, 0 came"),
+        wrong(holed(np.nan), r"finite values are expected, nan came at \[1, 2, 3, 4\]"),
+        wrong(holed(-np.inf), r"finite values are expected, -inf came at \[1, 2, 3, 4\]"),
+    ],
+)
+def test_wrong_inputs_are_named(network, inputs, match):
+    with pytest.raises(InputError, match=match):
+        network.run(inputs)
+    with pytest.raises(InputError, match=match):
+        network.features(inputs)
+    with pytest.raises(InputError, match=match):
+        network.submit(inputs).result()
+
+
+def test_huge_finite_values_saturate(network):
+    outputs = network.run({"images": np.full((1, 3, 32, 32), 3e38, np.float32)})
+    assert all(np.isfinite(value).all() for value in outputs.values())
+
+
+def test_submit_from_many_threads(network):
+    requests = [batch(1 + seed % 4, seed) for seed in range(12)]
+    expected = [network.run(request) for request in requests]
+    futures = [network.submit(request) for request in requests]
+    with ThreadPoolExecutor(4) as pool:
+        threaded = list(pool.map(network.run, requests))
+    for want, future, other in zip(expected, futures, threaded, strict=True):
+        for name, value in want.items():
+            np.testing.assert_array_equal(future.result()[name], value)
+            np.testing.assert_array_equal(other[name], value)
+
+
+def test_close(file):
+    network = fpga_ops.load(file, "reference")
+    future = network.submit(batch())
+    network.close()
+    network.close()
+    assert future.result()
+    for call in (network.run, network.submit, network.features):
+        with pytest.raises(DeviceError, match="closed"):
+            call(batch())
+
+
+def test_devices_are_taken_in_turn_unless_they_say_otherwise(file, monkeypatch):
+    """An executable that is not thread-safe is never entered twice."""
+    inside = threading.Semaphore(1)
+
+    class Fragile:
+        def __init__(self, network):
+            from fpga_ops.reference import ReferenceExecutable
+
+            self.real = ReferenceExecutable(network)
+
+        def run(self, inputs):
+            assert inside.acquire(blocking=False)
+            try:
+                return self.real.run(inputs)
+            finally:
+                inside.release()
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("fpga_ops.targets.compile_network", lambda network, *rest: Fragile(network))
+    with Network(import_model(file), "cpu") as network:
+        for future in [network.submit(batch(1, seed)) for seed in range(8)]:
+            future.result()
+
+
+def test_a_failed_device_does_not_spoil_the_model(file, monkeypatch):
+    class Lost:
+        def run(self, inputs):
+            raise DeviceError("device lost")
+
+        def close(self):
+            pass
+
+    partition = import_model(file)
+    with monkeypatch.context() as patch:
+        patch.setattr("fpga_ops.targets.compile_network", lambda *arguments: Lost())
+        with Network(partition, "cpu") as network, pytest.raises(DeviceError, match="lost"):
+            network.run(batch())
+    with Network(partition, "reference") as network:
+        assert network.run(batch())
+
+
+def test_unknown_devices_and_files(file, tmp_path):
+    with pytest.raises(DeviceError, match="no device 'abacus'"):
+        fpga_ops.load(file, "abacus")
+    with pytest.raises(ModelError, match="cannot read"):
+        fpga_ops.load(tmp_path / "none.onnx", "reference")
+    with pytest.raises(InputError, match="max_batch"):
+        fpga_ops.load(file, "reference", max_batch=0)
+
+
+def test_fingerprint_names_the_content(file, tmp_path):
+    one = import_model(file).network
+    again = import_model(file).network
+    other = import_model(quantise(resnet(softmax=True, seed=1), tmp_path / "m.onnx")).network
+    assert fingerprint(one) == fingerprint(again) != fingerprint(other)
+
+
+def test_package_shows_its_interface():
+    import fpga_ops.devices
+
+    assert callable(fpga_ops.devices)
+    assert fpga_ops.Network is Network
+    for name in fpga_ops.__all__:
+        assert getattr(fpga_ops, name) is not None
+    with pytest.raises(AttributeError):
+        fpga_ops.nothing  # noqa: B018
