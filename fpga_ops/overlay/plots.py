@@ -9,7 +9,8 @@ from fpga_ops.overlay.boards import Board
 from fpga_ops.overlay.cycles import Prediction
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib.pyplot that draws into files."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -20,7 +21,7 @@ def _pyplot() -> Any:
 
 def roofline(prediction: Prediction, board: Board, path: Path) -> None:
     """Attained operations a second of each layer against its operations for each byte of external memory."""
-    plt = _pyplot()
+    plt = pyplot()
     geometry, clock = prediction.plan.geometry, prediction.clock_mhz
     peak = 2e-3 * geometry.macs * clock  # GOP/s
     slope = board.ddr_gbs * board.ddr_efficiency
