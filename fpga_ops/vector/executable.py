@@ -340,7 +340,7 @@ def compile(  # noqa: A001 (the name that every target has)
         persistent = device.is_intel_cpu
     count = workers or default_workers(device)
     if table is None:
-        table = tiles.load(device, count, fast, folder)
+        table = tiles.load(device, count, fast, folder, allow_winograd=persistent)
     plan = make_plan(network, max_batch, table, fast)
     gives_way = persistent and instruction.can_yield(device, folder)
     return VectorExecutable(plan, device, folder, persistent=persistent, gives_way=gives_way, profile=profile)

@@ -26,7 +26,7 @@ from fpga_ops.network import (
     step_operations,
 )
 from fpga_ops.requantise import input_multiplier
-from fpga_ops.vector import packing
+from fpga_ops.vector import packing, winograd
 from fpga_ops.vector.layout import ALIGNMENT, VECTOR, Arena, Layout, round_up, stored_channels
 from fpga_ops.vector.shapes import ConvShape, Geometry, geometry, pool_constants
 from fpga_ops.vector.tiles import TileTable
@@ -34,7 +34,7 @@ from fpga_ops.vector.tiles import TileTable
 FIELDS = (
     "KIND", "TASKS", "FIRST", "WAIT", "IMAGE_INNER", "SOURCE", "SOURCE_STEP", "OTHER", "OTHER_STEP", "OUTPUT",
     "OUTPUT_STEP", "WEIGHTS", "PARAMETERS", "ROWS", "ROWS_PER_TASK", "GROUPS", "GROUP_BYTES", "PANELS", "DIRECT",
-    "RULE",
+    "SCRATCH", "RULE",
 )  # fmt: skip
 """Longs of a layer's record, in order; RULE opens the 8 that `AddRule` and the bounds take."""
 
@@ -155,6 +155,7 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: b
     places: dict[str, Layout] = {}
     constants = _Constants()
     cases: dict[ConvShape, int] = {}
+    scratch = 0
     for index, layer in enumerate(layers):
         if layer.writes:
             tensor = network.tensors[layer.writes]
@@ -169,6 +170,14 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: b
             ring = round_up(layer.pool.kernel[0] * layer.shape.geometry.width * layer.shape.geometry.out_channels, 64)
             layer.scratch_step = ring * layer.tasks
             layer.scratch = arena.take(layer.scratch_step * max_batch, None, layer.wait, index)
+        if layer.shape is not None and layer.shape.tile.winograd:
+            tiles_of_task = layer.shape.tile.strip * layer.shape.geometry.width // winograd.OUTPUT
+            layer.scratch_step = round_up(winograd.scratch_bytes(tiles_of_task, layer.shape.geometry.in_channels), 4096)
+            scratch = max(scratch, layer.scratch_step)
+    for layer in layers:  # one place per worker for all layers: it stays in that core's cache
+        if layer.shape is not None and layer.shape.tile.winograd:
+            layer.scratch, layer.scratch_step = arena.size, scratch
+    arena.size += scratch * table.workers
     if arena.size > MAX_ARENA:
         raise ModelError(f"{max_batch} images would need {arena.size >> 30} GB of activations: lower max_batch")
     for number, layer in enumerate(item for item in layers if item.shape is None):
@@ -323,6 +332,7 @@ def _detail_convolution(
     shape, matrix = geometry(step, source.channels, written.channels, output, pooled)
     tile = table.choose(shape)
     rule, add = step.requantise, step.add or NO_ADD
+    vectors = 4 if tile.winograd else tile.vectors
     conv_shape = ConvShape(
         shape, tile, source.pitch, shape.width if layer.pool else written.pitch,
         places[step.residual].pitch if step.residual is not None else shape.width, rule.pre_shift,
@@ -331,13 +341,20 @@ def _detail_convolution(
     )  # fmt: skip
     layer.shape = conv_shape
     layer.case = cases.setdefault(conv_shape, len(cases))
-    layer.weights = constants.put(packing.pack_weights(matrix, tile.vectors, fast))
-    layer.parameters = constants.put(packing.pack_parameters(rule, written.channels, tile.vectors, fast))
+    if tile.winograd:
+        full = matrix.reshape(shape.out_channels, 3, 3, shape.in_channels)
+        layer.weights = constants.put(winograd.pack(full))
+    else:
+        layer.weights = constants.put(packing.pack_weights(matrix, tile.vectors, fast))
+    layer.parameters = constants.put(packing.pack_parameters(rule, written.channels, vectors, fast))
     layer.rule = _rule(add, rule)
-    panels = written.channels // (16 * tile.vectors)
+    panels = written.channels // (16 * vectors)
     layer.panels, layer.groups = tile.panels, panels // tile.panels
-    layer.group_bytes = shape.window * 16 * tile.vectors * tile.panels
-    if layer.pool:
+    layer.group_bytes = shape.window * 16 * vectors * tile.panels
+    if tile.winograd:
+        layer.rows, layer.rows_per_task = shape.height // winograd.OUTPUT, tile.strip
+        layer.tasks = -(-layer.rows // tile.strip) * layer.groups
+    elif layer.pool:
         _split(layer, pooled, -(-pooled // tile.strip))
     else:
         layer.rows, layer.rows_per_task = shape.pixels, tile.strip
@@ -361,6 +378,8 @@ def _records(
         if layer.reads:
             source = places[layer.reads[0]]
             values |= {"SOURCE": _window_start(layer, source), "SOURCE_STEP": source.step}
+        if layer.shape is not None and layer.shape.tile.winograd:
+            values["SCRATCH"] = layer.scratch
         if layer.kind == "conv_pool":
             values |= {"OTHER": layer.scratch, "OTHER_STEP": layer.scratch_step}
         elif len(layer.reads) > 1:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.network import Conv, MaxPool, Tensor
+from fpga_ops.vector import winograd
 from fpga_ops.vector.layout import VECTOR, Layout, round_up
 
 FLOAT_EXACT = 512
@@ -23,6 +24,8 @@ class Tile:
         strip: Output pixels per task (output rows for a convolution with a fused pool).
         panels: Panels of 16*vectors channels per task.
         pixels_outer: Loop order inside a task.
+        winograd: By fewer products in 16 bits (winograd.py): then `pixels` are tiles of 4x4 outputs in registers,
+            `strip` rows of such tiles per task.
     """
 
     pixels: int
@@ -30,6 +33,7 @@ class Tile:
     strip: int
     panels: int
     pixels_outer: bool
+    winograd: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Geometry:
         rows, segment, row_taps: The window as runs of contiguous bytes (see kernels/vector/conv.cl).
         group_out, group_in: Output channels per group, and source bytes from group to group.
         pooled_rows: Output rows of the fused pool; 0 without one.
+        winograd: Whether the weights allow that form.
     """
 
     in_channels: int
@@ -58,6 +63,7 @@ class Geometry:
     group_in: int
     residual: bool
     pooled_rows: int = 0
+    winograd: bool = False
 
     @property
     def pixels(self) -> int:
@@ -103,6 +109,7 @@ def geometry(
     shape = Geometry(
         source_channels, out_channels, (kernel_height, kernel_width), step.strides, output.height, output.width, rows,
         segment, row_taps, group_out if group_in else out_channels, group_in, step.residual is not None, pooled_rows,
+        not pooled_rows and winograd.suits(step, source_channels, out_channels, output.height, output.width),
     )  # fmt: skip
     matrix = np.zeros((out_channels, rows, segment), np.int8)
     if group_in:
@@ -159,6 +166,8 @@ class ConvShape:
             "SUM_BOUNDED": int(self.sum_bounded), "AHEAD": int(g.window * t.vectors * 16 >= 24000 and not self.pool),
             "BLOCK": max(d for d in range(1, FLOAT_EXACT + 1) if g.segment % d == 0),
         }  # fmt: skip
+        if t.winograd:
+            macros |= {"TILE_COLUMNS": g.width // winograd.OUTPUT, "TILE_ROWS": t.strip}
         if self.pool:
             names = ("KERNEL_Y", "KERNEL_X", "STRIDE_Y", "STRIDE_X", "TOP", "LEFT", "WIDTH")
             macros |= {f"POOL_{name}": value for name, value in zip(names, self.pool, strict=True)}

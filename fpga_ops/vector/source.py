@@ -41,7 +41,8 @@ def generate(plan: Plan, *, persistent: bool, intel: bool, gives_way: bool = Fal
     text = _define(head) + kernel_file("types.cl") + kernel_file("steps.cl")
     for identity, shape in enumerate(plan.shapes):
         macros = shape.defines(identity)
-        files = kernel_file("conv.cl") + (kernel_file("conv_pool.cl") if shape.pool else "")
+        files = kernel_file("winograd.cl" if shape.tile.winograd else "conv.cl")
+        files += kernel_file("conv_pool.cl") if shape.pool else ""
         text += _define(macros) + files + _undefine(macros)
     arguments = [f"G const float* restrict in{i}" for i in range(len(plan.network.inputs))]
     arguments += [f"G uchar* restrict out{i}" for i in range(len(plan.network.outputs))]
@@ -67,6 +68,14 @@ def generate(plan: Plan, *, persistent: bool, intel: bool, gives_way: bool = Fal
 
 def _case(plan: Plan, layer: Layer) -> str:
     """The call that runs one task."""
+    if layer.shape is not None and layer.shape.tile.winograd:
+        # tasks of one panel follow each other, so its weights stay in the cache
+        strips = layer.tasks // layer.groups
+        return (
+            f"winograd_{layer.case}(source, weights, parameters, output, other, rule, "
+            f"min(part % {strips} * step, rows - step), part / {strips}, "
+            f"arena + layer[L_SCRATCH] + worker * {layer.scratch_step}L);"
+        )
     if layer.kind == "conv":
         return (
             f"conv_{layer.case}(source, weights, parameters, output, other, rule, strip * step, "

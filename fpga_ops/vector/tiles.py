@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from fpga_ops.opencl import OpenCLDevice, write_atomically
+from fpga_ops.vector import winograd
 from fpga_ops.vector.shapes import Geometry, Tile
 
 TASKS_PER_WORKER = 4
@@ -86,15 +87,35 @@ def _even(geometry: Geometry, strip: int, pixels: int) -> int:
     return -(-strip // pixels) * pixels
 
 
-def by_rule(geometry: Geometry, workers: int) -> Tile:
+def by_rule(geometry: Geometry, workers: int, *, allow_winograd: bool = False) -> Tile:
     """A sound tile without measuring."""
+    if geometry.winograd and allow_winograd:
+        return winograd_tiles(geometry)[0]
     pixels, vectors = register_tiles(geometry)[0]
     strip, panels, outer = cuts(geometry, vectors, pixels, workers)[0]
     return Tile(pixels, vectors, strip, panels, outer)
 
 
+def winograd_tiles(geometry: Geometry) -> list[Tile]:
+    """Tiles for Winograd's form, best first: 14 tiles of 4x4 outputs x 2 vectors fill the registers."""
+    columns, rows = geometry.width // winograd.OUTPUT, geometry.height // winograd.OUTPUT
+    choices = []
+    for strip in range(1, rows + 1):
+        if strip > 1 and strip * columns > 28:
+            break
+        count = strip * columns
+        pixels = min(range(1, min(14, count) + 1), key=lambda n: -(-count // n) * (n + 2))  # 2 for loading weights
+        tile = Tile(pixels, 2, strip, 1, False, True)
+        last = (-(-rows // strip) * strip - rows) / rows  # rows done twice
+        choices.append((last + abs(strip * columns - 14) / 100, tile))
+    return [tile for _, tile in sorted(choices, key=lambda pair: pair[0])]
+
+
 def valid(tile: Tile, geometry: Geometry) -> bool:
     """Whether a tile (from a file) can be used for a shape."""
+    if tile.winograd:
+        rows, columns = geometry.height // winograd.OUTPUT, geometry.width // winograd.OUTPUT
+        return geometry.winograd and tile.vectors in (2, 4) and 1 <= tile.strip <= rows and 1 <= tile.pixels <= min(14, tile.strip * columns)
     if tile.vectors not in (1, 2, 4) or tile.pixels < 1 or tile.strip < 1 or tile.panels < 1:
         return False
     if geometry.out_channels % (16 * tile.vectors) or not _panel_fits(geometry, tile.vectors):
@@ -110,8 +131,11 @@ def valid(tile: Tile, geometry: Geometry) -> bool:
 class TileTable:
     """Tiles by geometry: those tuned on this device first, then the shipped ones, then the rule."""
 
-    def __init__(self, workers: int, fast: bool, tuned: Mapping[str, Tile] | None = None) -> None:
+    def __init__(
+        self, workers: int, fast: bool, tuned: Mapping[str, Tile] | None = None, *, allow_winograd: bool = False
+    ) -> None:
         self.workers = workers
+        self.allow_winograd = allow_winograd and fast
         self.tuned = dict(tuned or {})
         self.shipped = _shipped() if fast and workers == 2 else {}
 
@@ -119,9 +143,9 @@ class TileTable:
         """The tile for a shape."""
         for table in (self.tuned, self.shipped):
             tile = table.get(geometry.key)
-            if tile is not None and valid(tile, geometry):
+            if tile is not None and valid(tile, geometry) and (self.allow_winograd or not tile.winograd):
                 return tile
-        return by_rule(geometry, self.workers)
+        return by_rule(geometry, self.workers, allow_winograd=self.allow_winograd)
 
 
 def parse(content: str) -> dict[str, Tile]:
@@ -132,8 +156,8 @@ def parse(content: str) -> dict[str, Tile]:
         return {}
     result = {}
     for key, value in entries.items() if isinstance(entries, dict) else ():
-        if isinstance(value, list) and len(value) == 5 and all(isinstance(v, int) for v in value):
-            result[key] = Tile(value[0], value[1], value[2], value[3], bool(value[4]))
+        if isinstance(value, list) and len(value) == 6 and all(isinstance(v, int) for v in value):
+            result[key] = Tile(value[0], value[1], value[2], value[3], bool(value[4]), bool(value[5]))
     return result
 
 
@@ -147,13 +171,15 @@ def table_path(device: OpenCLDevice, workers: int, fast: bool, cache_dir: Path) 
     return cache_dir / f"tiles-{device.key}-{workers}-{'fast' if fast else 'portable'}.json"
 
 
-def load(device: OpenCLDevice, workers: int, fast: bool, cache_dir: Path) -> TileTable:
+def load(
+    device: OpenCLDevice, workers: int, fast: bool, cache_dir: Path, *, allow_winograd: bool = False
+) -> TileTable:
     """The table for a device."""
     try:
         tuned = parse(table_path(device, workers, fast, cache_dir).read_text())
     except OSError:
         tuned = {}
-    return TileTable(workers, fast, tuned)
+    return TileTable(workers, fast, tuned, allow_winograd=allow_winograd)
 
 
 def dump(tiles: Mapping[str, Tile]) -> str:

@@ -28,6 +28,8 @@ GAIN = 0.02
 def candidates(geometry: Geometry, workers: int, first: Tile, limit: int = TRIALS) -> list[Tile]:
     """Tiles worth a trial, `first` at the head."""
     found = [first]
+    if geometry.winograd:
+        found += tiles.winograd_tiles(geometry)[:3]
     registers = tiles.register_tiles(geometry)[:4]
     for number in range(4):
         for pixels, vectors in registers:
@@ -74,14 +76,14 @@ def tune(
     if device is None or not device.is_intel_cpu:
         raise DeviceError("tiles are tuned on Intel's CPU runtime only")
     fast, workers = instruction.available(device, folder), executable.default_workers(device)
-    table = tiles.load(device, workers, fast, folder)
+    table = tiles.load(device, workers, fast, folder, allow_winograd=True)
     best: dict[str, float] = {}
     chosen: dict[str, Tile] = {}
     choices: dict[str, list[Tile]] = {}
     total = 1
     trial = 0
     while trial < total:
-        trial_table = tiles.TileTable(workers, fast, {**table.tuned})
+        trial_table = tiles.TileTable(workers, fast, {**table.tuned}, allow_winograd=True)
         trial_table.tuned |= {key: tried[min(trial, len(tried) - 1)] for key, tried in choices.items()}
         times, geometries = _time(network, device, folder, trial_table, seconds)
         if not choices:

@@ -115,39 +115,25 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
   for (int i = 0; i < MR; ++i) {
     G uchar* out = output + PLACE(m + i);
     G const uchar* other = residual + RES_PLACE(m + i);
-#if FAST && NV > 1
-    G const short32* multiplier = (G const short32*)(parameters + 2 * PANEL);
-#define SHIFTED(j) ((sum[i][j] << PRE) >> vload16(j, parameters + PANEL))
-    const short32 x = high_product(pack_int_to_short(SHIFTED(0), SHIFTED(1)), multiplier[0]) >> (short)4;
-#if NV == 4
-    const short32 y = high_product(pack_int_to_short(SHIFTED(2), SHIFTED(3)), multiplier[1]) >> (short)4;
-    uchar64 z = pack_short_to_uchar(x, y);
-#else
-    uchar64 z = pack_short_to_uchar(x, x); // each 8 bytes twice
+#if FAST && NV == 4
+    uchar64 z = requantise64(sum[i][0], sum[i][1], sum[i][2], sum[i][3], PRE, parameters);
+#elif FAST && NV == 2 // each 8 bytes twice
+    const short32 words = requantise32(sum[i][0], sum[i][1], PRE, parameters + 32, (G const short32*)(parameters + 64));
+    uchar64 z = pack_short_to_uchar(words, words);
 #endif
+#if FAST && NV > 1
 #if BOUNDED
-    z = __builtin_elementwise_min(__builtin_elementwise_max(z, (uchar64)(uchar)rule[4]), (uchar64)(uchar)rule[5]);
+    z = bound64(z, rule + 4);
 #endif
 #if RESIDUAL
-    const ushort32 first_factor = (ushort)rule[0], second_factor = (ushort)rule[1], addend = (ushort)rule[2];
-    const short32 bits = (short)rule[3];
 #if NV == 4
-    const uchar64 r = *(G const uchar64*)other;
+    z = add64(z, *(G const uchar64*)other, rule);
 #else
-    const long4 r4 = *(G const long4*)other;
-    const uchar64 r = __builtin_astype((long8)(r4.s0, r4.s0, r4.s1, r4.s1, r4.s2, r4.s2, r4.s3, r4.s3), uchar64);
+    const long4 r = *(G const long4*)other;
+    z = add64(z, __builtin_astype((long8)(r.s0, r.s0, r.s1, r.s1, r.s2, r.s2, r.s3, r.s3), uchar64), rule);
 #endif
-    const short32 low = __builtin_astype(high_product_unsigned(WORDS_LOW(z), first_factor)
-                                         + high_product_unsigned(WORDS_LOW(r), second_factor) + addend, short32);
-#if NV == 4
-    const short32 high = __builtin_astype(high_product_unsigned(WORDS_HIGH(z), first_factor)
-                                          + high_product_unsigned(WORDS_HIGH(r), second_factor) + addend, short32);
-#else
-    const short32 high = low;
-#endif
-    z = pack_short_to_uchar(low >> bits, high >> bits);
 #if SUM_BOUNDED
-    z = __builtin_elementwise_min(__builtin_elementwise_max(z, (uchar64)(uchar)rule[6]), (uchar64)(uchar)rule[7]);
+    z = bound64(z, rule + 6);
 #endif
 #endif
 #if NV == 4
@@ -155,7 +141,6 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
 #else
     *(G long4*)out = __builtin_astype(z, long8).s0246;
 #endif
-#undef SHIFTED
 #else
     G const short16* multiplier = (G const short16*)(parameters + 2 * PANEL);
     #pragma unroll

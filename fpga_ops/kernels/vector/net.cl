@@ -14,7 +14,7 @@
 #endif
 
 SEPARATE void run_task(G uchar* restrict arena, G const char* restrict constants, G const long* restrict layer,
-                       const int task, const int images, G const char* ahead ARGUMENTS)
+                       const int task, const int images, const int worker, G const char* ahead ARGUMENTS)
 {
   const int parts = (int)layer[L_TASKS];
   const int image = layer[L_IMAGE_INNER] ? task % images : task / parts;
@@ -58,7 +58,7 @@ SINGLE __kernel void network(G uchar* arena, G const char* constants, G const lo
     for (; ready <= (int)record[L_WAIT]; ++ready)
       for (int polls = 0; READ(sync + 32 + 16 * ready) < (int)layers[ready * FIELDS + L_TASKS] * images; ++polls)
         if (polls >= POLLS) GIVE_WAY();
-    run_task(arena, constants, record, task - (int)record[L_FIRST] * images, images, ahead VALUES);
+    run_task(arena, constants, record, task - (int)record[L_FIRST] * images, images, (int)get_group_id(0), ahead VALUES);
     const int done = TAKE(sync + 32 + 16 * layer, memory_order_acq_rel);
 #if PROFILE
     if (done == (int)record[L_TASKS] * images - 1) profile[layer + 1] = (ulong)__builtin_readcyclecounter();
@@ -77,6 +77,6 @@ SINGLE __kernel void network(G uchar* arena, G const char* constants, G const lo
 SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const long* layers, const int index,
                         const int images KERNEL_ARGUMENTS)
 {
-  run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), images, constants VALUES);
+  run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), images, 0, constants VALUES);
 }
 #endif

@@ -18,6 +18,7 @@ typedef short short32 __attribute__((ext_vector_type(32)));
 typedef ushort ushort32 __attribute__((ext_vector_type(32)));
 
 int16 dot_u8s8(int16, char64, char64) __asm__("llvm.x86.avx512.vpdpbusd.512");
+int16 dot_s16s16(int16, short32, short32) __asm__("llvm.x86.avx512.vpdpwssd.512");
 short32 pack_int_to_short(int16, int16) __asm__("llvm.x86.avx512.packssdw.512");
 uchar64 pack_short_to_uchar(short32, short32) __asm__("llvm.x86.avx512.packuswb.512");
 short32 high_product(short32, short32) __asm__("llvm.x86.avx512.pmulh.w.512");
@@ -68,3 +69,38 @@ INLINE short16 add16(uchar16 y, uchar16 r, G const long* rule)
   const ushort16 second = mul_hi(convert_ushort16(r) << (ushort)8, (ushort16)(ushort)rule[1]);
   return as_short16(first + second + (ushort16)(ushort)rule[2]) >> (short16)(short)rule[3];
 }
+
+#if FAST
+// ---- the same for panels of 64 or 32 channels, in the order of the packing instructions
+
+// `shift` and `multiplier` of the 32 channels; accumulators hold their bias
+INLINE short32 requantise32(int16 a, int16 b, int pre_shift, G const int* shift, G const short32* multiplier)
+{
+  const short32 t = pack_int_to_short((a << pre_shift) >> vload16(0, shift), (b << pre_shift) >> vload16(1, shift));
+  return high_product(t, *multiplier) >> (short)4;
+}
+
+// `parameters` of a panel of 64 channels
+INLINE uchar64 requantise64(int16 a, int16 b, int16 c, int16 d, int pre_shift, G const int* parameters)
+{
+  G const short32* multiplier = (G const short32*)(parameters + 128);
+  return pack_short_to_uchar(requantise32(a, b, pre_shift, parameters + 64, multiplier),
+                             requantise32(c, d, pre_shift, parameters + 96, multiplier + 1));
+}
+
+INLINE uchar64 bound64(uchar64 value, G const long* bounds)
+{
+  return __builtin_elementwise_min(__builtin_elementwise_max(value, (uchar64)(uchar)bounds[0]),
+                                   (uchar64)(uchar)bounds[1]);
+}
+
+INLINE uchar64 add64(uchar64 y, uchar64 r, G const long* rule)
+{
+  const ushort32 first = (ushort)rule[0], second = (ushort)rule[1], addend = (ushort)rule[2];
+  const short32 bits = (short)rule[3];
+  const ushort32 low = high_product_unsigned(WORDS_LOW(y), first) + high_product_unsigned(WORDS_LOW(r), second);
+  const ushort32 high = high_product_unsigned(WORDS_HIGH(y), first) + high_product_unsigned(WORDS_HIGH(r), second);
+  return pack_short_to_uchar(__builtin_astype(low + addend, short32) >> bits,
+                             __builtin_astype(high + addend, short32) >> bits);
+}
+#endif

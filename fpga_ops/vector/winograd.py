@@ -1,0 +1,60 @@
+"""Winograd's F(4x4, 3x3) in exact integers: when it may be used, and its weights (kernels/vector/winograd.cl)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from fpga_ops.network import Conv
+from fpga_ops.requantise import accumulator_bound
+from fpga_ops.vector.packing import Bytes, accumulator_order
+
+OUTPUT = 4
+"""Outputs of a tile, per side."""
+FREQUENCIES = 36
+SUM_LIMIT = 1 << 25
+"""|sum of products| must be below this for the last division to be exact."""
+MAX_WEIGHTS = 3 << 19
+"""Bytes of transformed weights beyond which reading them costs more than the products saved (they leave the cache)."""
+CHANNELS = 32
+"""Source channels come in vectors of this many."""
+PANEL = 64
+
+_G = np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [1, -2, 4], [0, 0, 1]], np.int64)
+
+
+def suits(step: Conv, in_channels: int, out_channels: int, height: int, width: int) -> bool:
+    """Whether a convolution can be done this way, to the same bits.
+
+    Args:
+        step: The convolution; its weights bound the sums.
+        in_channels: Stored source channels.
+        out_channels: Stored output channels.
+        height: Of the output map.
+        width: Of the output map.
+    """
+    return (
+        step.weights.shape[1:3] == (3, 3)
+        and step.strides == (1, 1)
+        and step.groups == 1
+        and in_channels % CHANNELS == 0
+        and out_channels % PANEL == 0
+        and height % OUTPUT == 0
+        and width % OUTPUT == 0
+        and 2 * FREQUENCIES * in_channels * out_channels <= MAX_WEIGHTS
+        and int(accumulator_bound(step.weights).max()) < SUM_LIMIT
+    )
+
+
+def pack(weights: npt.NDArray[np.int8]) -> Bytes:
+    """`int8[OC, 3, 3, IC]` to `int16[OC / 64][36][IC / 2][4][16][2]`, transformed, as bytes."""
+    count, _, _, channels = weights.shape
+    frequencies = np.einsum("ay,oyxc,bx->oabc", _G, weights.astype(np.int64), _G, optimize=True)
+    panels = frequencies.astype(np.int16).reshape(count // PANEL, PANEL, FREQUENCIES, channels // 2, 2)
+    ordered = panels[:, accumulator_order(4, True)]
+    return np.ascontiguousarray(ordered.transpose(0, 2, 3, 1, 4)).view(np.uint8).ravel()
+
+
+def scratch_bytes(tiles: int, in_channels: int) -> int:
+    """Bytes that one worker needs for a task of so many tiles."""
+    return FREQUENCIES * tiles * (2 * in_channels + 4 * PANEL)
