@@ -43,14 +43,14 @@ def test_training_learns_reports_and_saves(tmp_path: Path) -> None:
 def test_same_seed_same_weights_and_resuming_changes_nothing(tmp_path: Path) -> None:
     whole = train(JETS, HELD_OUT, SETTINGS, tmp_path / "whole")
 
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(progress) -> None:
         if progress.stage.size == 48 and progress.step == 3:
-            raise Stopped
+            raise StoppedError
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(JETS, HELD_OUT, SETTINGS, tmp_path / "parts", report=stop)
     resumed = train(JETS, HELD_OUT, SETTINGS, tmp_path / "parts")
     for name, value in whole.state_dict().items():

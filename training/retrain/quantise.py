@@ -62,6 +62,8 @@ def quantise(
     batches = list(batches)
     if not batches:
         raise DataError("calibration: expected at least one batch of images")
+    work = onnx.ModelProto()
+    work.CopyFrom(model)  # the quantiser moves the weights of what it is given to a temporary file
     name = model.graph.input[0].name
     extra: dict[str, Any] = {
         "ActivationSymmetric": False,
@@ -76,7 +78,7 @@ def quantise(
     with TemporaryDirectory() as folder:
         target = Path(folder) / "quantised.onnx"
         quantize_static(
-            model,
+            work,
             target,
             _Batches(name, batches),
             quant_format=QuantFormat.QDQ,

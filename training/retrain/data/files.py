@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from retrain.data.reference_set import read_reference_set
 from retrain.errors import DataError
 from retrain.jets import MAX_CONSTITUENTS, Jets, concatenate
 
@@ -16,6 +17,7 @@ JET_COLUMNS = ("jet_pt", "jet_eta", "jet_phi", "jet_mass")
 LABEL_COLUMN = "is_top"
 TREE = "jets"
 SUFFIXES = (".parquet", ".root")
+REFERENCE_SUFFIXES = (".h5", ".hdf5")
 
 
 def write_jets(path: Path, jets: Jets) -> None:
@@ -39,10 +41,13 @@ def write_jets(path: Path, jets: Jets) -> None:
 
 
 def read_jets(path: Path) -> Jets:
-    """Read and check one file that `write_jets` wrote (or one of the same columns)."""
-    _require_known(path)
+    """Read and check one file that `write_jets` wrote (or one of the same columns), or `.h5` of the reference set."""
+    if path.suffix not in REFERENCE_SUFFIXES:
+        _require_known(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    if path.suffix in REFERENCE_SUFFIXES:
+        return read_reference_set(path)
     wanted = [*CONSTITUENT_COLUMNS, *JET_COLUMNS, LABEL_COLUMN]
     try:
         record = _read_record(path, wanted)
@@ -56,7 +61,9 @@ def read_all(paths: Iterable[Path]) -> Jets:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files += sorted(f for f in path.iterdir() if f.suffix in SUFFIXES and not f.name.startswith("."))
+            files += sorted(
+                f for f in path.iterdir() if f.suffix in (*SUFFIXES, *REFERENCE_SUFFIXES) and not f.name.startswith(".")
+            )
         else:
             files.append(path)
     return concatenate([read_jets(file) for file in files])
