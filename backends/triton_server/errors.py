@@ -15,6 +15,10 @@ class ServerStartError(ServerError):
     """The server did not become ready; the message holds the end of its log."""
 
 
+class ServerStalledError(ServerStartError):
+    """The server neither becomes ready nor does anything."""
+
+
 class ControlError(ServerError):
     """The server refused a request of the control API (load, unload, index, statistics)."""
 

@@ -17,11 +17,17 @@ from typing import Self
 
 from triton_server import shm
 from triton_server.control import Control
-from triton_server.errors import ServerError, ServerStartError
+from triton_server.errors import ServerError, ServerStalledError, ServerStartError
 from triton_server.locate import Installation, backend_folder, check_numpy, find_installation
 from triton_server.ports import resolve_ports
-from triton_server.processes import kill_and_wait, session_members
+from triton_server.processes import cpu_seconds, kill_and_wait, session_members
 from triton_server.rundir import assemble
+
+START_ATTEMPTS = 3
+STALL_S = 30.0
+"""A start that uses no processor time for this long has stalled."""
+IDLE_SHARE = 0.01
+"""What idle threads use of a processor."""
 
 _tags = itertools.count()
 
@@ -118,6 +124,9 @@ class TritonServer:
     def start(self, timeout_s: float | None = 600.0) -> Self:
         """Start and wait until ready. A model that fails to load does not stop the others: see ``control.index()``.
 
+        A start that stalls is repeated: Triton waits for ever for a stub that it gave up while it loaded, which happens
+        on a machine so busy that the stub could not report for a second.
+
         Raises ServerNotFoundError, or ServerStartError with the end of the log. ``timeout_s=None`` does not wait.
         """
         if self.running:
@@ -128,15 +137,22 @@ class TritonServer:
             raise ServerStartError(f"no model repository at {self.model_repository}: expected a folder of models")
         shm.clean_stale()
         self.choose_ports()
-        self._run = Path(tempfile.mkdtemp(prefix="triton-fpga-"))
-        try:
-            backends = assemble(self._run, installation, backend_folder(), _packages())
-            self._launch(self._command(installation, backends), self._environ(installation), backends)
-            if timeout_s is not None:
-                self.wait_ready(timeout_s)
-        except BaseException:
-            self.kill()
-            raise
+        for attempt in range(START_ATTEMPTS):
+            try:
+                self._run = Path(tempfile.mkdtemp(prefix="triton-fpga-"))
+                backends = assemble(self._run, installation, backend_folder(), _packages())
+                self._launch(self._command(installation, backends), self._environ(installation), backends)
+                if timeout_s is not None:
+                    self.wait_ready(timeout_s)
+            except ServerStalledError:
+                self.kill()
+                if attempt + 1 == START_ATTEMPTS:
+                    raise
+            except BaseException:
+                self.kill()
+                raise
+            else:
+                break
         return self
 
     def choose_ports(self) -> None:
@@ -145,8 +161,13 @@ class TritonServer:
             self.http_port, self.grpc_port, self.metrics_port = resolve_ports(self.address, self._wanted_ports)
 
     def wait_ready(self, timeout_s: float = 600.0) -> None:
-        """Wait until the server says that it is up. Raises ServerStartError when it ends first or takes too long."""
+        """Wait until the server says that it is up.
+
+        Raises ServerStalledError when it does nothing at all for STALL_S, ServerStartError when it ends first or takes
+        too long.
+        """
         deadline = time.monotonic() + timeout_s
+        worked, worked_at = 0.0, time.monotonic()
         while not self._serving():
             if self._exited.is_set():
                 raise ServerStartError(f"tritonserver ended at start (exit code {self.returncode})\n{self.log_tail()}")
@@ -154,6 +175,11 @@ class TritonServer:
                 raise ServerStartError("stopped before it was ready")
             if time.monotonic() > deadline:
                 raise ServerStartError(f"tritonserver is not ready after {timeout_s:g} s\n{self.log_tail()}")
+            work = sum(cpu_seconds(pid) for pid in session_members(self.pid or -1))
+            if work > worked + STALL_S * IDLE_SHARE:
+                worked, worked_at = work, time.monotonic()
+            elif time.monotonic() > worked_at + STALL_S:
+                raise ServerStalledError(f"tritonserver has done nothing for {STALL_S:g} s\n{self.log_tail()}")
             self._exited.wait(0.05)
         self.protect()
 

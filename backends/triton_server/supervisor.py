@@ -499,6 +499,9 @@ class Supervisor:
                 return
             try:
                 self.server.control.load(model)
+            except TimeoutError:
+                self._report("stalled", f"model '{model}' changed and its load does not end")
+                return
             except ControlError as error:
                 log.error("model '%s' changed and does not load: %s", model, clean_reason(str(error)))  # noqa: TRY400
             else:
