@@ -4,9 +4,9 @@
 installs and finds Intel's FPGA emulator.
 """
 
-from fpga_ops.overlay.errors import DoesNotFit
+from fpga_ops.overlay.errors import DoesNotFitError
 from fpga_ops.overlay.executable import EmulatorSettings, OverlayExecutable, compile  # noqa: A004
 from fpga_ops.overlay.geometry import Geometry
 from fpga_ops.overlay.plan import Plan, plan
 
-__all__ = ["DoesNotFit", "EmulatorSettings", "Geometry", "OverlayExecutable", "Plan", "compile", "plan"]
+__all__ = ["DoesNotFitError", "EmulatorSettings", "Geometry", "OverlayExecutable", "Plan", "compile", "plan"]

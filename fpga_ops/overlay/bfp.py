@@ -54,7 +54,8 @@ def round_activations(x: UInt8Array, vec: int) -> npt.NDArray[np.int16]:
     top = blocks.max(axis=-1, keepdims=True)
     exponent = (top >= 32).astype(np.int16) + (top >= 64) + (top >= 128)
     mantissa = np.minimum((blocks + ((1 << exponent) >> 1)) >> exponent, MANTISSA_MAX)
-    return (mantissa << exponent).reshape(padded.shape)[..., :channels].astype(np.int16)
+    rounded: npt.NDArray[np.int16] = (mantissa << exponent).reshape(padded.shape)[..., :channels].astype(np.int16)
+    return rounded
 
 
 def _rounded_weights(step: Conv, vec: int) -> npt.NDArray[np.int16]:

@@ -90,7 +90,9 @@ def find(board: str | None = None) -> tuple[Path, Manifest]:
     manifests = [(path, Manifest.read(path)) for path in sorted(directory().glob("*.json"))]
     chosen = [(path, m) for path, m in manifests if wanted is None or m.board == wanted]
     if not chosen:
-        raise DeviceError(f"no bitstream{f' for {wanted}' if wanted else ''} in {directory()}: triton-fpga build --board NAME")
+        raise DeviceError(
+            f"no bitstream{f' for {wanted}' if wanted else ''} in {directory()}: triton-fpga build --board NAME"
+        )
     matching = [(path, m) for path, m in chosen if m.key == key(m.geometry)]
     if not matching:
         path, manifest = chosen[-1]

@@ -84,5 +84,7 @@ def load(name: str) -> Board:
     images = shape.pop("images")
     expected = {f.name for f in fields(Board)} - {"name", "geometry", "images"}
     if table.keys() != expected:
-        raise DeviceError(f"{path.name}: missing {sorted(expected - table.keys())}, unknown {sorted(table.keys() - expected)}")
+        raise DeviceError(
+            f"{path.name}: missing {sorted(expected - table.keys())}, unknown {sorted(table.keys() - expected)}"
+        )
     return Board(name=name, geometry=Geometry(**shape), images=images, **table)

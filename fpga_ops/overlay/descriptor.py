@@ -8,18 +8,18 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops.overlay.errors import DoesNotFit
+from fpga_ops.overlay.errors import DoesNotFitError
 
 WORDS = 64
 
 FIELDS = (
-    "op groups images rows cols outputs taps_y taps_x stride_y stride_x pad_y pad_x pad_value tap_step "
-    "in_mem in_base in_step in_h in_w in_cols in_vecs red_vecs group_vecs "
-    "acts period lag trips array_trips "
-    "out_mem out_base out_step out_vecs out_words add skip_base skip_step "
-    "w_base w_words parts part_acts last_acts part_words last_words next_words par_base "
-    "pre_shift low high add_first add_second add_offset add_shift add_low add_high out_channels"
-).split()  # fmt: skip
+    "op", "groups", "images", "rows", "cols", "outputs", "taps_y", "taps_x", "stride_y", "stride_x", "pad_y",
+    "pad_x", "pad_value", "tap_step", "in_mem", "in_base", "in_step", "in_h", "in_w", "in_cols", "in_vecs",
+    "red_vecs", "group_vecs", "acts", "period", "lag", "trips", "array_trips", "out_mem", "out_base",
+    "out_step", "out_vecs", "out_words", "add", "skip_base", "skip_step", "w_base", "w_words", "parts",
+    "part_acts", "last_acts", "part_words", "last_words", "next_words", "par_base", "pre_shift", "low", "high",
+    "add_first", "add_second", "add_offset", "add_shift", "add_low", "add_high", "out_channels",
+)  # fmt: skip
 
 
 class Op(IntEnum):
@@ -71,7 +71,7 @@ def encode(descriptors: list[Descriptor]) -> npt.NDArray[np.int32]:
     """`int32[layers, 64]` with checksums.
 
     Raises:
-        DoesNotFit: A field is beyond 32 bits.
+        DoesNotFitError: A field is beyond 32 bits.
     """
     table = np.zeros((len(descriptors), WORDS), np.int32)
     for row, descriptor in zip(table, descriptors, strict=True):
@@ -81,7 +81,7 @@ def encode(descriptors: list[Descriptor]) -> npt.NDArray[np.int32]:
         for at, name in enumerate(FIELDS):
             value = descriptor[name]
             if not -(2**31) <= value < 2**31:
-                raise DoesNotFit(f"descriptor field {name}", value, 2**31 - 1, descriptor.name)
+                raise DoesNotFitError(f"descriptor field {name}", value, 2**31 - 1, descriptor.name)
             row[at] = value
         row.view(np.uint32)[-1] = checksum(row[:-1].view(np.uint32))
     return table

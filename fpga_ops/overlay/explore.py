@@ -14,7 +14,7 @@ from fpga_ops.errors import DeviceError, ModelError
 from fpga_ops.network import IntegerNetwork
 from fpga_ops.overlay.boards import Board
 from fpga_ops.overlay.cycles import Prediction, predict
-from fpga_ops.overlay.errors import DoesNotFit
+from fpga_ops.overlay.errors import DoesNotFitError
 from fpga_ops.overlay.geometry import Arithmetic, Geometry
 from fpga_ops.overlay.plan import plan
 from fpga_ops.overlay.resources import Resources, estimate
@@ -82,7 +82,7 @@ def explore(network: IntegerNetwork, board: Board, space: Space | None = None) -
         for images in space.images:
             try:
                 planned = plan(network, geometry, images)
-            except (DoesNotFit, ModelError):
+            except (DoesNotFitError, ModelError):
                 continue
             resources = estimate(geometry, planned.map_words, board)
             if not resources.fits(board):

@@ -82,6 +82,7 @@ class Stage:
 
     @property
     def taps(self) -> int:
+        """Positions of the window."""
         return self.kernel[0] * self.kernel[1]
 
 
@@ -160,7 +161,9 @@ def folded_conv(step: Conv, fold: Fold) -> Conv:
             step, weights=step.weights.reshape(outputs, 1, 1, -1), strides=(1, 1), pads=(0, 0, 0, 0)
         )  # fmt: skip
     pads = (step.pads[0], 0, step.pads[2], 0)
-    return replace(step, weights=step.weights.reshape(outputs, kernel_h, 1, -1), strides=(step.strides[0], 1), pads=pads)
+    return replace(
+        step, weights=step.weights.reshape(outputs, kernel_h, 1, -1), strides=(step.strides[0], 1), pads=pads
+    )
 
 
 def _folds(step: Conv, fill: int) -> tuple[Fold, ...]:
@@ -248,11 +251,15 @@ def lower(network: IntegerNetwork, geometry: Geometry) -> Lowered:
     readers = Counter(name for step in network.steps for name in sources(step))
     folds: dict[str, Fold] = {}
     for step in network.steps:
-        if isinstance(step, Conv) and step.source in network.inputs:
-            if readers[step.source] == 1 and step.source not in network.outputs:
-                fold = _choose_fold(network, step, geometry)
-                if fold is not None:
-                    folds[step.source] = fold
+        if (
+            isinstance(step, Conv)
+            and step.source in network.inputs
+            and readers[step.source] == 1
+            and step.source not in network.outputs
+        ):
+            fold = _choose_fold(network, step, geometry)
+            if fold is not None:
+                folds[step.source] = fold
     shapes = {name: tensor.shape for name, tensor in network.tensors.items()}
     zero_points = {name: tensor.zero_point for name, tensor in network.tensors.items()}
     stages: list[Stage] = []
@@ -280,7 +287,7 @@ def _stage(
     folds: dict[str, Fold],
 ) -> Stage:
     out: Tensor = network.tensors[step.output]
-    size = {"height": out.height, "width": out.width, "channels": out.channels}
+    size = out.shape
     if isinstance(step, Conv):
         macs = out.height * out.width * step.weights.size
         vectors = ceil_div(shapes[step.source][2], geometry.vec)
@@ -289,25 +296,25 @@ def _stage(
         _check(conv, kernel, geometry)
         reduced, moved = _group_vectors(conv, geometry, vectors)
         return Stage(
-            Op.CONV, step.name, step.source, step.output, **size, kernel=kernel, strides=conv.strides,
+            Op.CONV, step.name, step.source, step.output, *size, kernel=kernel, strides=conv.strides,
             pads=conv.pads[:2], pad_value=network.tensors[step.source].zero_point, residual=step.residual, add=step.add,
             conv=conv, requantise=step.requantise, reduced_vectors=reduced, vector_step=moved, macs=macs,
         )  # fmt: skip
     if isinstance(step, MaxPool):
         _check(step, step.kernel, geometry)
         return Stage(
-            Op.MAX, step.name, step.source, step.output, **size, kernel=step.kernel, strides=step.strides,
+            Op.MAX, step.name, step.source, step.output, *size, kernel=step.kernel, strides=step.strides,
             pads=step.pads[:2], requantise=identity(out.channels), vector_step=1,
         )  # fmt: skip
     if isinstance(step, GlobalAveragePool):
         height, width, _ = shapes[step.source]
         return Stage(  # each of PIX pixels sums every PIX-th column; the requantiser adds them up
-            Op.SUM, step.name, step.source, step.output, **size, kernel=(height, ceil_div(width, geometry.pix)),
+            Op.SUM, step.name, step.source, step.output, *size, kernel=(height, ceil_div(width, geometry.pix)),
             tap_step=geometry.pix, requantise=step.requantise, vector_step=1,
         )  # fmt: skip
     if isinstance(step, Add):
         return Stage(
-            Op.MAX, step.name, step.first, step.output, **size, requantise=identity(out.channels),
+            Op.MAX, step.name, step.first, step.output, *size, requantise=identity(out.channels),
             residual=step.second, add=step.add, vector_step=1,
         )  # fmt: skip
     raise ModelError(f"the overlay has no form for {type(step).__name__}", node=getattr(step, "name", None))
@@ -323,10 +330,9 @@ def _with_copies(
             copy = f"{stage.residual}#for-{stage.output}"
             shapes[copy], zero_points[copy] = shapes[stage.residual], zero_points[stage.residual]
             h, w, c = shapes[copy]
-            result.append(
-                Stage(Op.MAX, "copy", stage.residual, copy, h, w, c, requantise=identity(c), vector_step=1)
-            )
-            stage = replace(stage, residual=copy)  # noqa: PLW2901
+            result.append(Stage(Op.MAX, "copy", stage.residual, copy, h, w, c, requantise=identity(c), vector_step=1))
             colours.differ(stage.source, copy)
-        result.append(stage)
+            result.append(replace(stage, residual=copy))
+        else:
+            result.append(stage)
     return tuple(result)

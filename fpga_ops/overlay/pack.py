@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpga_ops.network import Conv, Int8Array, Requantise, UInt8Array
+from fpga_ops.network import Conv, Int8Array, Int32Array, Requantise, UInt8Array
 from fpga_ops.overlay import bfp
 from fpga_ops.overlay.descriptor import Op
 from fpga_ops.overlay.geometry import Geometry, ceil_div
@@ -43,7 +43,7 @@ def weights(plan: Plan) -> Int8Array:
     return np.concatenate(blocks) if blocks else np.zeros(geometry.wb, np.int8)
 
 
-def _bias(stage: Stage, rule: Requantise, plan: Plan) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+def _bias(stage: Stage, rule: Requantise, plan: Plan) -> Int32Array:
     """The bias; with block floating point, corrected for what the rounded weights take from the zero point."""
     if plan.geometry.arithmetic != "bfp" or stage.conv is None:
         return rule.bias
@@ -51,7 +51,8 @@ def _bias(stage: Stage, rule: Requantise, plan: Plan) -> np.ndarray[tuple[int, .
     blocks = full.reshape(*full.shape[:2], stage.reduced_vectors, plan.geometry.vec)
     lost = full.astype(np.int64).sum((1, 2)) - bfp.round_blocks(blocks).astype(np.int64).sum((1, 2, 3))
     correction = plan.lowered.zero_points[stage.source] * lost[: len(rule.bias)]
-    return (rule.bias + correction).astype(np.int32)
+    corrected: Int32Array = (rule.bias + correction).astype(np.int32)
+    return corrected
 
 
 def parameters(plan: Plan) -> UInt8Array:
@@ -69,7 +70,8 @@ def parameters(plan: Plan) -> UInt8Array:
         per_group = geometry.lane if stage.op is Op.CONV else geometry.vec
         groups = ceil_div(stage.channels, per_group)
         block = np.zeros(groups, layout)
-        for field, values in (("bias", _bias(stage, rule, plan)), ("multiplier", rule.multiplier), ("shift", rule.shift)):
+        bias = _bias(stage, rule, plan)
+        for field, values in (("bias", bias), ("multiplier", rule.multiplier), ("shift", rule.shift)):
             padded = np.zeros(groups * per_group, values.dtype)
             padded[: stage.channels] = values
             block[field][:, :per_group] = padded.reshape(groups, per_group)

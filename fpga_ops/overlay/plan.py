@@ -7,10 +7,11 @@ forces it away from another tensor; the choice that keeps the deeper use lowest 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from fpga_ops.network import IntegerNetwork
 from fpga_ops.overlay.descriptor import Descriptor, Op
-from fpga_ops.overlay.errors import DoesNotFit
+from fpga_ops.overlay.errors import DoesNotFitError
 from fpga_ops.overlay.geometry import Geometry, ceil_div
 from fpga_ops.overlay.lower import Lowered, Stage, lower, memory_constraints
 
@@ -120,7 +121,7 @@ def _place(lowered: Lowered, geometry: Geometry, images: int) -> tuple[list[dict
             if beyond:
                 limit = memories[memory].limit or 0
                 width = geometry.map_word_bytes
-                raise DoesNotFit(f"bytes of feature-map memory {memory}", top * width, limit * width, stage.name)
+                raise DoesNotFitError(f"bytes of feature-map memory {memory}", top * width, limit * width, stage.name)
             fixed.setdefault(root, memory ^ parity)
             places[stage.output] = Place(memory, base, words)
             memories[memory].take(base, words * images)
@@ -147,7 +148,7 @@ def plan(network: IntegerNetwork, geometry: Geometry, images: int = 1, max_lag: 
 
     Raises:
         ModelError: A step that the pipeline cannot do.
-        DoesNotFit: Maps or weights are larger than the geometry's memories.
+        DoesNotFitError: Maps or weights are larger than the geometry's memories.
     """
     lowered = lower(network, geometry)
     places, peak = _place(lowered, geometry, images)
@@ -178,8 +179,10 @@ def _describe(
     values = {
         "op": int(stage.op), "images": images, "rows": stage.height, "cols": cols, "parts": 1,
         "taps_y": stage.kernel[0], "taps_x": stage.kernel[1], "stride_y": stage.strides[0],
-        "stride_x": stage.strides[1], "tap_step": stage.tap_step, "pad_y": stage.pads[0], "pad_x": stage.pads[1], "pad_value": stage.pad_value,
-        "group_vecs": stage.vector_step, "red_vecs": stage.reduced_vectors, "out_channels": stage.channels,
+        "stride_x": stage.strides[1], "tap_step": stage.tap_step,
+        "pad_y": stage.pads[0], "pad_x": stage.pads[1], "pad_value": stage.pad_value,
+        "group_vecs": stage.vector_step, "red_vecs": stage.reduced_vectors,
+        "out_channels": stage.channels,
     }  # fmt: skip
     if stage.source:
         place, (height, width, channels) = at[stage.source], lowered.shapes[stage.source]
@@ -236,7 +239,7 @@ def _weights(values: dict[str, int], stage: Stage, geometry: Geometry, weight_wo
     parts = ceil_div(acts, geometry.weight_tiles)
     if parts > 1:
         if values["rows"] * values["cols"] > 1:
-            raise DoesNotFit("weight tiles of a lane group", acts, geometry.weight_tiles, stage.name)
+            raise DoesNotFitError("weight tiles of a lane group", acts, geometry.weight_tiles, stage.name)
         repeat, values["images"] = values["images"], 1
     part_acts = ceil_div(acts, parts)
     parts = ceil_div(acts, part_acts)
@@ -269,7 +272,7 @@ def array_parts(descriptor: Descriptor) -> list[tuple[int, int, int]]:
 
 def _schedule(descriptors: list[Descriptor], geometry: Geometry, max_lag: int | None) -> None:
     """Fill in what depends on the neighbours: prefetched weights, lags and trip counts."""
-    for before, after in zip(descriptors, descriptors[1:], strict=False):
+    for before, after in pairwise(descriptors):
         if after.op is Op.CONV:
             before.values["next_words"] = after["part_words"] if after["parts"] > 1 else after["last_words"]
     for d in descriptors:

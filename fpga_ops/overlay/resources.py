@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fpga_ops.overlay.boards import Board
-from fpga_ops.overlay.errors import DoesNotFit
+from fpga_ops.overlay.errors import DoesNotFitError
 from fpga_ops.overlay.geometry import Geometry, ceil_div
 
 PAIR_ALMS = 10
@@ -49,7 +49,7 @@ class Resources:
         return share["dsp"] <= board.fill_dsp and share["m20k"] <= board.fill_m20k and share["alm"] <= board.fill_alm
 
     def demand_fit(self, board: Board) -> None:
-        """Raise DoesNotFit, with the numbers, for the first kind that is beyond the board."""
+        """Raise DoesNotFitError, with the numbers, for the first kind that is beyond the board."""
         rows = (
             ("DSP blocks", self.dsp, board.dsp_blocks, board.fill_dsp - board.reserved_dsp),
             ("M20K memories", self.m20k, board.m20k, board.fill_m20k - board.reserved_m20k),
@@ -57,12 +57,13 @@ class Resources:
         )
         for name, needed, total, share in rows:
             if needed > total * share:
-                raise DoesNotFit(f"{name} of {board.title}", needed, int(total * share))
+                raise DoesNotFitError(f"{name} of {board.title}", needed, int(total * share))
 
 
 def memory_blocks(width_bits: int, depth: int) -> int:
     """M20K blocks of a simple dual-port memory: 512 x 40, 1024 x 20 or 2048 x 10, whichever takes fewest."""
-    return min(ceil_div(width_bits, width) * ceil_div(max(depth, 1), rows) for width, rows in ((40, 512), (20, 1024), (10, 2048)))
+    modes = ((40, 512), (20, 1024), (10, 2048))
+    return min(ceil_div(width_bits, width) * ceil_div(max(depth, 1), rows) for width, rows in modes)
 
 
 def estimate(geometry: Geometry, map_words: tuple[int, int], board: Board) -> Resources:

@@ -13,7 +13,7 @@ design is compared by the rule that its authors describe, and both are shown.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -36,6 +36,7 @@ class Layer:
 
     @property
     def weights(self) -> int:
+        """Weights of all groups."""
         return self.groups * self.inputs * self.outputs * self.kernel**2
 
     @property
@@ -174,8 +175,7 @@ def _layers(design: Design) -> tuple[Layer, ...]:
         return design.network.layers
     # This design runs every layer in two halves of the output channels, as AlexNet was trained.
     return tuple(
-        layer if layer.groups == 2 else Layer(layer.rows, layer.width, layer.inputs, layer.outputs // 2, layer.kernel, 2,
-                                              layer.stride)
+        layer if layer.groups == 2 else replace(layer, outputs=layer.outputs // 2, groups=2)
         for layer in design.network.layers
     )  # fmt: skip
 
@@ -239,7 +239,8 @@ def plot(path: Path) -> None:
         marker = "o" if d.parameters_public else "x"
         label = f"{d.name}, {d.device}, {d.network.name}: {c.deviation:+.0%}"
         axes.plot(d.published_ms, c.model_ms, marker, color=f"C{index % 10}", label=label)
-    axes.set(xscale="log", yscale="log", xlabel="published ms", ylabel="model ms", title="Cycle model and published designs")
+    axes.set(xscale="log", yscale="log", xlabel="published ms", ylabel="model ms")
+    axes.set_title("Cycle model and published designs")
     axes.legend(frameon=False, fontsize=7)
     figure.tight_layout()
     figure.savefig(path)

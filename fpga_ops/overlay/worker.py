@@ -8,13 +8,14 @@ the sizes of the byte blocks that follow it.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import sys
 import time
 import warnings
 from dataclasses import dataclass
-from io import BufferedReader, BufferedWriter
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Message:
     blocks: list[bytes]
 
 
-def send(stream: BufferedWriter, header: dict[str, Any], *blocks: bytes | memoryview) -> None:
+def send(stream: BinaryIO, header: dict[str, Any], *blocks: bytes | memoryview) -> None:
     """Write one message."""
     text = json.dumps({**header, "sizes": [len(block) for block in blocks]}).encode()
     stream.write(struct.pack("<I", len(text)) + text)
@@ -42,7 +43,7 @@ def send(stream: BufferedWriter, header: dict[str, Any], *blocks: bytes | memory
     stream.flush()
 
 
-def receive(stream: BufferedReader) -> Message | None:
+def receive(stream: BinaryIO) -> Message | None:
     """Read one message; None at the end of the stream."""
     size = stream.read(4)
     if len(size) < 4:
@@ -65,10 +66,10 @@ class Device:
         device = platforms[0].get_devices()[0]
         self.context = cl.Context([device])
         if header.get("binary"):
-            with open(header["binary"], "rb") as stream:
-                built = cl.Program(self.context, [device], [stream.read()]).build()
+            binary = Path(header["binary"]).read_bytes()
+            built = cl.Program(self.context, [device], [binary]).build()
         else:
-            built = cl.Program(self.context, header["source"]).build(options=header["options"], cache_dir=False)
+            built = cl.Program(self.context, header["source"]).build(header["options"], cache_dir=False)  # type: ignore[arg-type]
         launched = [k for k in KERNELS if k not in AUTORUN or header["host_launched"]]
         self.kernels = {name: cl.Kernel(built, name) for name in launched}
         self.queues = {name: cl.CommandQueue(self.context) for name in launched}
@@ -123,7 +124,7 @@ def main(argv: list[str]) -> int:
     """Serve messages until the parent closes its end."""
     warnings.simplefilter("ignore")  # compiler chatter
     device: Device | None = None
-    with open(int(argv[1]), "rb") as requests, open(int(argv[2]), "wb") as answers:
+    with os.fdopen(int(argv[1]), "rb") as requests, os.fdopen(int(argv[2]), "wb") as answers:
         while (message := receive(requests)) is not None:
             try:
                 if message.header["do"] == "build":
@@ -131,13 +132,11 @@ def main(argv: list[str]) -> int:
                     device = Device(message.header, *message.blocks)
                     send(answers, {"seconds": time.perf_counter() - start})
                 elif message.header["do"] == "run" and device is not None:
-                    header, blocks = device.run(
-                        message.blocks[0], message.header["runs"], message.header["counters"]
-                    )
+                    header, blocks = device.run(message.blocks[0], message.header["runs"], message.header["counters"])
                     send(answers, header, *blocks)
                 else:
                     send(answers, {"error": f"unexpected request {message.header['do']}"})
-            except Exception as error:  # the parent raises it, with the device's name
+            except Exception as error:  # noqa: BLE001 - the parent raises it, with the device's name
                 send(answers, {"error": f"{type(error).__name__}: {error}"})
     return 0
 

@@ -13,7 +13,7 @@ from fpga_ops.overlay import EmulatorSettings, Geometry, OverlayExecutable, emul
 Emulate = Callable[..., OverlayExecutable]
 
 
-@pytest.fixture()
+@pytest.fixture
 def emulate() -> Iterator[Emulate]:
     """Compile a network for the emulator; closed at the test's end."""
     if emulator.find() is None:
@@ -21,7 +21,12 @@ def emulate() -> Iterator[Emulate]:
     made: list[OverlayExecutable] = []
 
     def compile_one(
-        network: IntegerNetwork, geometry: Geometry | None = None, *, max_batch: int = 2, images: int = 1, **settings: object
+        network: IntegerNetwork,
+        geometry: Geometry | None = None,
+        *,
+        max_batch: int = 2,
+        images: int = 1,
+        **settings: object,
     ) -> OverlayExecutable:
         executable = OverlayExecutable(
             network, max_batch, geometry, images=images, settings=EmulatorSettings(**settings)  # type: ignore[arg-type]

@@ -74,12 +74,15 @@ def test_packed_operand_and_product_fit_an_18x19_multiplier():
     assert packed.max() < 2**18
 
 
-@pytest.mark.parametrize(("pre", "shift", "multiplier"), [(0, 0, 16384), (0, 7, 32767), (6, 0, 16384), (3, 12, 20001), (0, 31, 30000)])
+@pytest.mark.parametrize(
+    ("pre", "shift", "multiplier"), [(0, 0, 16384), (0, 7, 32767), (6, 0, 16384), (3, 12, 20001), (0, 31, 30000)]
+)
 def test_requantise_equals_the_reference(program, pre, shift, multiplier):
     cl, queue, kernels = program
     limit = 2 ** (31 - pre) - 1
     rng = np.random.default_rng(1)
-    acc = np.concatenate([[-limit, limit, 0, -1, 1], rng.integers(-limit, limit, 5000), rng.integers(-70000, 70000, 5000)])
+    random = [rng.integers(-bound, bound, 5000) for bound in (limit, 70000)]
+    acc = np.concatenate([[-limit, limit, 0, -1, 1], *random])
     acc = np.clip(acc, -limit, limit).astype(np.int32)
     source = cl.Buffer(queue.context, cl.mem_flags.COPY_HOST_PTR, hostbuf=acc)
     constants = [np.int32(v) for v in (pre, shift, multiplier, 3, 250)]
@@ -88,7 +91,9 @@ def test_requantise_equals_the_reference(program, pre, shift, multiplier):
     assert np.array_equal(got, reference.requantise(acc[:, None].astype(np.int64), rule)[:, 0])
 
 
-@pytest.mark.parametrize("rule", [AddRule(65535, 1, -32768, 1), AddRule(3300, 3900, 77, 4, 5, 240), AddRule(0, 65535, -5, 3)])
+@pytest.mark.parametrize(
+    "rule", [AddRule(65535, 1, -32768, 1), AddRule(3300, 3900, 77, 4, 5, 240), AddRule(0, 65535, -5, 3)]
+)
 def test_addition_equals_the_reference_for_every_pair(program, rule):
     cl, queue, kernels = program
     constants = [

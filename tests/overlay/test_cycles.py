@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fpga_ops.errors import DeviceError, InputError
-from fpga_ops.overlay import DoesNotFit, Geometry, boards, plan, validate
+from fpga_ops.overlay import DoesNotFitError, Geometry, boards, plan, validate
 from fpga_ops.overlay.commands import explore as explore_command
 from fpga_ops.overlay.commands import predict as predict_command
 from fpga_ops.overlay.cycles import predict
@@ -73,7 +73,7 @@ def test_memory_blocks():
 def test_what_does_not_fit_is_said_with_the_number(tagger):
     card = boards.load("arria10")
     huge = Geometry(64, 128, 7, arithmetic="int8")
-    with pytest.raises(DoesNotFit, match="DSP blocks of Arria 10") as caught:
+    with pytest.raises(DoesNotFitError, match="DSP blocks of Arria 10") as caught:
         estimate(huge, (7168, 7168), card).demand_fit(card)
     assert caught.value.needed > caught.value.available
 
@@ -92,7 +92,9 @@ def test_the_front_holds_what_nothing_dominates(tagger):
 
 def test_published_designs_are_reproduced():
     """Within 15% where the array is public and the authors' rule known; the exceptions are documented."""
-    deviations = {(c.design.name, c.design.device.split(" (")[0], c.design.network.name): c.deviation for c in validate.table()}
+    deviations = {
+        (c.design.name, c.design.device.split(" (")[0], c.design.network.name): c.deviation for c in validate.table()
+    }
     good = [key for key, value in deviations.items() if abs(value) <= 0.15]
     assert {name for name, _, _ in good} >= {"PipeCNN", "DPU B4096", "Zhang et al."}
     assert deviations["PipeCNN", "Cyclone V SoC", "AlexNet"] == pytest.approx(-0.06, abs=0.01)
@@ -129,7 +131,8 @@ def command(module, monkeypatch, network, *arguments):
 
 def test_predict_prints_what_scripts_rely_on(tagger, monkeypatch, capsys, tmp_path):
     plot = tmp_path / "roofline.png"
-    code = command(predict_command, monkeypatch, tagger, "m.onnx", "--board", "stratix10", "--json", "--plot", str(plot))
+    arguments = ("m.onnx", "--board", "stratix10", "--json", "--plot", str(plot))
+    code = command(predict_command, monkeypatch, tagger, *arguments)
     assert code == 0
     table = json.loads(capsys.readouterr().out)
     assert table["inferences_per_s"] >= 1000

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpga_ops.overlay import DoesNotFit
+from fpga_ops.overlay import DoesNotFitError
 from fpga_ops.overlay.descriptor import FIELDS, WORDS, Descriptor, Op, encode, verify
 from fpga_ops.overlay.kernels import source_directory
 
@@ -41,5 +41,5 @@ def test_any_single_bit_flip_is_found(row, word, bit, seed):
 
 
 def test_a_field_beyond_32_bits_is_refused():
-    with pytest.raises(DoesNotFit, match="trips: 2147483648 needed"):
+    with pytest.raises(DoesNotFitError, match="trips: 2147483648 needed"):
         encode([Descriptor({"trips": 2**31}, name="big")])

@@ -128,7 +128,9 @@ def test_dense_layers_larger_than_the_weight_buffers(emulate: Emulate) -> None:
     check(emulate(network, geometry, images=2, counters=True), network, 2)
 
 
-@pytest.mark.parametrize("geometry", [Geometry(8, 24, 3, wb=32), Geometry(32, 64, 9), Geometry(16, 48, 5, wb=128)], ids=lambda g: g.name)
+@pytest.mark.parametrize(
+    "geometry", [Geometry(8, 24, 3, wb=32), Geometry(32, 64, 9), Geometry(16, 48, 5, wb=128)], ids=lambda g: g.name
+)
 def test_other_geometries(emulate: Emulate, geometry: Geometry) -> None:
     network = networks.resnet((1, 1), 16, (32, 32, 3), bottleneck=False, classes=10)
     check(emulate(network, geometry, counters=True), network)
@@ -179,27 +181,27 @@ def test_float_images_in_onnx_layout_out(emulate: Emulate) -> None:
         assert np.array_equal(got[name], value)
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 @pytest.mark.parametrize("planes", [1, 3])
 def test_resnet18_at_full_size(emulate: Emulate, planes: int) -> None:
     network = networks.resnet((2, 2, 2, 2), 64, (224, 224, planes), bottleneck=False)
     check(emulate(network, counters=True, timeout=600.0), network)
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 @pytest.mark.parametrize(("planes", "groups"), [(1, 1), (3, 1), (3, 32)], ids=["one plane", "three planes", "grouped"])
 def test_resnet50_at_full_size(emulate: Emulate, planes: int, groups: int) -> None:
     network = networks.resnet(image=(224, 224, planes), groups=groups)
     check(emulate(network, counters=True, timeout=600.0), network)
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 def test_resnet50_in_block_floating_point(emulate: Emulate) -> None:
     network = networks.resnet(image=(224, 224, 1), classes=None)
     check(emulate(network, Geometry(arithmetic="bfp"), timeout=900.0), network)
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_strict_depths_carry_resnet18(emulate: Emulate) -> None:
     network = networks.resnet((2, 2, 2, 2), 64, (64, 64, 1), bottleneck=False, classes=None)

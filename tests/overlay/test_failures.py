@@ -105,7 +105,7 @@ def test_a_wheel_of_other_content_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "prefix" / "lib" / "libone.so.1").is_symlink()
 
 
-@pytest.fixture()
+@pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(bitstream.DIRECTORY_VARIABLE, str(tmp_path))
     monkeypatch.delenv(bitstream.BOARD_VARIABLE, raising=False)

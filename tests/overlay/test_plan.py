@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpga_ops.errors import DeviceError, ModelError
-from fpga_ops.overlay import DoesNotFit, Geometry, plan
+from fpga_ops.overlay import DoesNotFitError, Geometry, plan
 from fpga_ops.overlay.descriptor import Op
 from tests import networks
 
@@ -45,7 +45,7 @@ def test_too_small_a_map_memory_is_refused_with_the_numbers():
     network = networks.resnet((1, 1), 16, (32, 32, 3), classes=10)
     free = plan(network, Geometry(16, 16, 7))
     small = Geometry(16, 16, 7, map_words=(free.map_words[0] - 1, free.map_words[1] - 1))
-    with pytest.raises(DoesNotFit, match="bytes of feature-map memory") as caught:
+    with pytest.raises(DoesNotFitError, match="bytes of feature-map memory") as caught:
         plan(network, small)
     error = caught.value
     assert f"{error.needed - error.available} too many" in str(error)
@@ -55,7 +55,7 @@ def test_too_small_a_map_memory_is_refused_with_the_numbers():
 def test_too_deep_a_reduction_is_refused_unless_it_is_fully_connected():
     builder = networks.Builder(np.random.default_rng(0))
     x = builder.conv(builder.input(9, 9, 64), 16, (3, 3))
-    with pytest.raises(DoesNotFit, match="weight tiles of a lane group: 36 needed, 8 available, 28 too many"):
+    with pytest.raises(DoesNotFitError, match="weight tiles of a lane group: 36 needed, 8 available, 28 too many"):
         plan(builder.build(builder.conv(x, 8, (6, 6))), Geometry(16, 16, 7, weight_tiles=8))
     builder = networks.Builder(np.random.default_rng(0))
     x = builder.max_pool(builder.input(9, 9, 64))

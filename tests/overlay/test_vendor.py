@@ -36,7 +36,7 @@ esac
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def aoc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()

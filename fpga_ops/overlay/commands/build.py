@@ -11,7 +11,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="+", help="quantised ONNX files that the map memories must hold")
     parser.add_argument("--board", required=True, help="arria10, stratix10, agilex7 (a file in fpga_ops/boards)")
     parser.add_argument("--report", action="store_true", help="stop after the compiler's report stage (minutes)")
-    parser.add_argument("--output", type=Path, help="folder of bitstreams, instead of $FPGA_OPS_BITSTREAMS or the cache")
+    parser.add_argument(
+        "--output", type=Path, help="folder of bitstreams, instead of $FPGA_OPS_BITSTREAMS or the cache"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -47,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     console = Console()
-    console.print(f"[bold]{board.title}[/bold]: {len(found)} geometries fit, {len(front)} on the Pareto front. Modelled.")
+    console.print(
+        f"[bold]{board.title}[/bold]: {len(found)} geometries fit, {len(front)} on the Pareto front. Modelled."
+    )
     table = Table("geometry", "images", "MHz", "inf/s", "ms", "busy", "DSP", "M20K", "ALM", "bound by", box=None)
     for c in front[: args.top]:
         share, p = c.resources.shares(board), c.prediction

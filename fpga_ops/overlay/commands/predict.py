@@ -74,7 +74,8 @@ def _print(prediction: Prediction, board: Board, resources: dict[str, dict[str, 
         f"latency {prediction.latency_ms:.2f} ms, {prediction.inferences_per_s:.0f} inferences/s, multipliers "
         f"{prediction.mac_utilisation:.0%} busy, bound by {prediction.bound_by}"
     )
-    console.print(", ".join(f"{k.upper()} {v['used']:g} of {v['of']:g} ({v['share_with_shell']:.0%})" for k, v in resources.items()))
+    blocks = (f"{k.upper()} {v['used']:g} of {v['of']:g} ({v['share_with_shell']:.0%})" for k, v in resources.items())
+    console.print(", ".join(blocks))
     table = Table("layer", "op", "cycles", "busy", "bound by", "shape", "results", "ddr", "fill", box=None)
     for x in prediction.layers:
         numbers = (f"{part / x.cycles:.0%}" if part else "" for part in (x.shape, x.results, x.ddr, x.fill))
