@@ -51,6 +51,15 @@ def parse_stage(text: str) -> Stage:
         raise DataError(f"--stage {text}: expected SIZE:IMAGES:BATCH:RATE, for example 224:26000:32:5e-4") from error
 
 
+def initial_record(checkpoint: Path) -> dict[str, object]:
+    """Where the transferred weights come from: the file, and the training.json beside it if there is one."""
+    record: dict[str, object] = {"file": checkpoint.name}
+    beside = checkpoint.with_name("training.json")
+    if beside.is_file():
+        record["training"] = json.loads(beside.read_text(encoding="utf-8"))
+    return record
+
+
 def run(args: argparse.Namespace) -> int:
     """Train, and record what was done in training.json."""
     from retrain.commands.progress import progress_bar
@@ -99,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - begin
     record = {
         "settings": describe_settings(settings),
-        "initial": None if args.initial is None else args.initial.name,
+        "initial": None if args.initial is None else initial_record(args.initial),
         "training_jets": len(training),
         "seconds": round(seconds, 1),
         "history": history,
