@@ -8,6 +8,7 @@ overwritten.
 """
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ def seed(source: Path, volume: Path, *, versions: bool = False) -> Iterator[str]
     """Copy, and say each thing done. Raises SeedError; what was complete before stays."""
     if not volume.is_dir():
         raise SeedError(f"no volume at {volume}: mount one there")
+    if not os.access(source, os.R_OK | os.X_OK):
+        raise SeedError(f"cannot read {source}: let user {os.getuid()} read it, or correct MODEL_SOURCE")
     models = sorted(path.parent for path in source.glob("*/config.pbtxt"))
     if not models:
         raise SeedError(f"no model in {source}: expected <model>/config.pbtxt and <model>/<version>/model.onnx")

@@ -170,13 +170,10 @@ def images(docker: Docker) -> dict[str, int]:
 @pytest.fixture(scope="session")
 def environment(images: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the compose file is told: certificates, tokens, images, the repository."""
-    secrets = tmp_path_factory.mktemp("secrets")
-    secrets.chmod(0o755)
-    subprocess.run(
-        ["python3", ROOT / "docker" / "credentials.py", "--folder", secrets / "own", "init", "--name", "localhost"],
-        check=True,
-    )
-    return {"NOTEBOOKS_LOCK": "notebooks-light", "SECRETS": str(secrets / "own"), "REPLICAS": "2", "SERVER_SHM": "256m"}
+    secrets = tmp_path_factory.mktemp("secrets") / "own"
+    script = ROOT / "docker" / "credentials.py"
+    subprocess.run(["python3", script, "--folder", secrets, "init", "--name", "localhost"], check=True)
+    return {"NOTEBOOKS_LOCK": "notebooks-light", "SECRETS": str(secrets), "REPLICAS": "2", "SERVER_SHM": "256m"}
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -173,6 +174,19 @@ def test_calls_that_change_a_server_do_not_pass_the_proxy(clients: tuple[Any, An
             call()
 
 
+def test_an_old_client_is_told_what_is_spoken_here(addresses: tuple[str, str]) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"http://{addresses[1]}/api/health/ready", timeout=5)
+    assert refused.value.code == 404
+    assert "KServe v2" in json.load(refused.value)["error"]
+    with grpc.insecure_channel(addresses[0]) as channel:
+        status = channel.unary_unary("/nvidia.inferenceserver.GRPCService/Status")
+        with pytest.raises(grpc.RpcError) as unknown:
+            status(b"", timeout=5)
+    assert unknown.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "KServe v2" in unknown.value.details()
+
+
 # -- hurt
 
 
@@ -245,6 +259,51 @@ def test_removed_replicas_finish_what_they_have(stack: Stack, addresses: tuple[s
         traffic.run(40)
     assert len(stack.containers("server")) == 2
     assert traffic.failures == []
+
+
+# -- published
+
+PUBLISH = """
+import json, pathlib, socket, sys
+import numpy as np, onnx
+from retrain.publish import confirm_served, publish
+repository, model = pathlib.Path("/models"), "top_tagger"
+newest = max((p for p in (repository / model).iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+golden = np.load(newest / "golden.npz", allow_pickle=False)
+replicas = sorted({address[4][0] for address in socket.getaddrinfo("server", 8000, socket.AF_INET, socket.SOCK_STREAM)})
+network = onnx.load(newest / "model.onnx")
+head = next(tensor for tensor in network.graph.initializer if tensor.data_type == 1 and list(tensor.dims) == [2])
+head.raw_data = (onnx.numpy_helper.to_array(head) + np.array([0.5, -0.5], np.float32)).astype(np.float32).tobytes()
+card = json.loads((newest / "model_card.json").read_text())
+version = publish(repository, model, network, golden["input"], card, force=True, server=f"{replicas[0]}:8000")
+for replica in replicas:
+    confirm_served(f"{replica}:8000", version)
+print(newest.name, version.number, len(replicas))
+"""
+
+
+def test_a_notebook_publishes_to_every_replica_and_rolls_back(stack: Stack, addresses: tuple[str, str]) -> None:
+    stack.compose("--profile", "notebooks", "up", "-d", "--no-build", "--no-recreate", "--wait", "notebooks")
+    notebooks = stack.containers("notebooks")[0]
+    replicas = stack.containers("server")
+    with Traffic(*addresses, "top_tagger", constituents()) as traffic:
+        traffic.run(20)
+        old, new, asked = stack.python(notebooks, PUBLISH).split()[-3:]
+        assert int(new) == int(old) + 1
+        assert int(asked) == len(replicas)
+        for replica in replicas:
+            until(lambda replica=replica: served(stack, replica, "top_tagger") == {new}, 30, f"version {new} is served")  # type: ignore[misc]
+        traffic.run(20)
+        assert set(traffic.versions) == {old, new}
+        rollback = ("exec", "-T", "notebooks", "triton-fpga", "rollback", "top_tagger", "--repository", "/models")
+        assert f"back at version {old}" in stack.compose(*rollback).stdout
+        for replica in replicas:
+            until(lambda replica=replica: served(stack, replica, "top_tagger") == {old}, 30, f"version {old} is back")  # type: ignore[misc]
+        seen = traffic.versions[new]
+        traffic.run(30)
+    assert traffic.versions[new] <= seen + 3, "the withdrawn version still answers"
+    assert traffic.failures == []
+    stack.compose("--profile", "notebooks", "rm", "-sf", "notebooks")
 
 
 # -- watched
@@ -380,8 +439,6 @@ def test_without_tls_nothing_comes_in(secure: tuple[str, str]) -> None:
 def test_a_bad_certificate_stops_that_proxy_alone(stack: Stack, environment: dict[str, str], tmp_path: Path) -> None:
     shutil.copytree(environment["SECRETS"], tmp_path / "secrets")
     (tmp_path / "secrets" / "proxy" / "server.crt").write_text("no certificate\n")
-    for folder in (tmp_path, *tmp_path.rglob("*")):
-        folder.chmod(0o755 if folder.is_dir() else 0o644)
     broken = Stack(stack.docker, stack.project, {**stack.env, "SECRETS": str(tmp_path / "secrets")})
     done = broken.compose(
         "--profile", "secure", "up", "-d", "--no-build", "--no-deps", "--force-recreate",
