@@ -11,6 +11,17 @@ from numpy.typing import NDArray
 
 def figure(width: float = 7.0, height: float = 6.0) -> tuple[Any, Any]:
     """A figure in the field's style, drawn without a display."""
+    fig, axes = _pyplot().subplots(figsize=(width, height), layout="constrained")
+    return fig, axes
+
+
+def panels(count: int) -> tuple[Any, Any]:
+    """A figure with panels side by side."""
+    fig, axes = _pyplot().subplots(1, count, figsize=(6.5 * count, 5.5), layout="constrained")
+    return fig, axes
+
+
+def _pyplot() -> Any:
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -19,7 +30,7 @@ def figure(width: float = 7.0, height: float = 6.0) -> tuple[Any, Any]:
 
     plt.style.use(mplhep.style.CMS)
     plt.rcParams.update({"font.size": 14, "axes.labelsize": 15, "xtick.labelsize": 13, "ytick.labelsize": 13})
-    return plt.subplots(figsize=(width, height), layout="constrained")
+    return plt
 
 
 def save(fig: Any, path: Path) -> None:

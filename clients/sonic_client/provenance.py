@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import urllib.request
-from contextlib import suppress
 
 _INFO = re.compile(r"^fpga_model_info\{(?P<labels>[^}]*)\}\s+(?P<value>\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -15,13 +14,24 @@ def read_provenance(metrics_url: str, model: str, timeout: float = 5.0) -> dict[
 
     Empty when the server has no such metric or does not show metrics.
     """
+    return parse_provenance(_page(metrics_url, timeout), model)
+
+
+def read_metric(metrics_url: str, name: str, model: str, timeout: float = 5.0) -> float:
+    """Sum of a metric's values over everything but the model; 0 when there is none."""
+    pattern = re.compile(rf'^{re.escape(name)}\{{[^}}]*model="{re.escape(model)}"[^}}]*\}}\s+(\S+)$', re.MULTILINE)
+    return sum(float(value) for value in pattern.findall(_page(metrics_url, timeout)))
+
+
+def _page(metrics_url: str, timeout: float) -> str:
+    """The metrics page; empty when there is none."""
     if not metrics_url.startswith(("http://", "https://")):
-        return {}
-    with suppress(OSError, ValueError):
+        return ""
+    try:
         with urllib.request.urlopen(metrics_url, timeout=timeout) as answer:  # noqa: S310 - the scheme is checked
-            text = answer.read().decode()
-        return parse_provenance(text, model)
-    return {}
+            return str(answer.read().decode())
+    except (OSError, ValueError):  # metrics are often closed to the public
+        return ""
 
 
 def parse_provenance(text: str, model: str) -> dict[str, str]:

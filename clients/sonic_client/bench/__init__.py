@@ -1,0 +1,1 @@
+"""The measurements of the service: `triton-fpga bench service`."""

@@ -1,0 +1,136 @@
+"""One run of the benchmark: start the server, make the measurements, write the report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sonic_client.bench import link, measurements, report
+from sonic_client.bench.load import Load, measure
+from sonic_client.bench.measurements import CONSTITUENTS, IMAGES, Plan
+from sonic_client.errors import ConfigurationError
+from sonic_client.provenance import read_provenance
+
+Numbers = dict[str, Any]
+
+
+def run_all(args: argparse.Namespace, console: Console) -> Numbers:
+    """Make the measurements that were asked for; write and return the report."""
+    from triton_server import TritonServer
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch, console.status("Starting ...") as status:
+        plan = _plan(args, Path(scratch), lambda text: status.update(f"Measuring: {text}"))
+        models = measurements.find_models(plan)
+        if not models:
+            raise ConfigurationError(f"{plan.repository} serves neither {CONSTITUENTS} nor {IMAGES}")
+        numbers: Numbers = {"latency": {}, "scaling": {}, "remote": {}, "breakdown": {}, **_about(plan)}
+        throughput: dict[str, float] = {}
+        with TritonServer(plan.repository) as server:
+            provenance = read_provenance(server.metrics_url, next(iter(models)))
+            numbers |= {"device": provenance.get("device", "unknown"), "precision": provenance.get("precision", "")}
+            for name, model in models.items():
+                if {"latency", "table"} & set(args.only):
+                    plan.say(f"{name}: latency added to the bare call")
+                    numbers["latency"][name] = measurements.added_latency(
+                        plan, server.grpc_url, server.http_url, model, args.device
+                    )
+                    throughput[name] = _eight(plan, server.grpc_url, model, numbers["latency"][name], args.device)
+                if "scaling" in args.only:
+                    numbers["scaling"][name] = measurements.scaling(plan, server.grpc_url, model)
+                if "breakdown" in args.only:
+                    plan.say(f"{name}: where the time goes")
+                    numbers["breakdown"][name] = measurements.breakdown(plan, server, model)
+            if "table" in args.only and IMAGES in models:
+                latency = numbers["latency"][IMAGES]
+                rows = measurements.table(plan, models[IMAGES], latency, throughput[IMAGES], numbers["device"])
+                numbers["table"] = [*rows, *measurements.PUBLISHED]
+        if "remote" in args.only:
+            reason = link.why_not()
+            numbers["remote_skipped"] = reason
+            for name, model in {} if reason else models.items():
+                numbers["remote"][name] = measurements.remote(
+                    plan, model, lambda **where: TritonServer(plan.repository, **where).start()
+                )
+    numbers["summary"] = _summary(numbers)
+    report.write(numbers, args.output)
+    return numbers
+
+
+def _plan(args: argparse.Namespace, scratch: Path, say: Any) -> Plan:
+    quick = args.quick
+    return Plan(
+        repository=args.model_repository,
+        sample=args.jets,
+        folder=scratch,
+        seconds=2.0 if quick else args.seconds,
+        rounds=20 if quick else args.rounds,
+        connections=(1, 8, 32) if quick else tuple(args.connections),
+        loads=(0.5, 0.8) if quick else tuple(args.loads),
+        rtts_ms=tuple(args.rtt),
+        in_flight=args.in_flight,
+        say=say,
+    )
+
+
+def _eight(plan: Plan, grpc: str, model: measurements.Model, latency: Numbers, device: str) -> float:
+    """Throughput of eight connections, put beside that of the bare call in a loop just before and just after."""
+    plan.say(f"{model.name}: eight connections beside the bare call")
+    before = measurements.throughput_of_bare_call(model, device, plan.seconds / 2)
+    load = Load(f"triton+grpc://{grpc}/{model.name}", str(model.file), plan.seconds, connections=8)
+    eight = measure(load, plan.folder)
+    after = measurements.throughput_of_bare_call(model, device, plan.seconds / 2)
+    latency["bare_per_s"] = (before + after) / 2
+    latency["eight_connections_per_s"] = eight.throughput_per_s
+    latency["throughput_ratio_8_clients"] = eight.throughput_per_s / latency["bare_per_s"]
+    latency["bytes_per_inference"] = eight.bytes_per_inference
+    return eight.throughput_per_s
+
+
+def _about(plan: Plan) -> Numbers:
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {
+        "machine": f"{processor}, {len(os.sched_getaffinity(0))} cores",
+        "date": time.strftime("%Y-%m-%d"),
+        "command": shlex.join(["triton-fpga", "bench", "service", *_arguments()]),
+        "seconds": plan.seconds,
+    }
+
+
+def _arguments() -> list[str]:
+    """The command line after `bench service`, as far as it was one."""
+    arguments = sys.argv[1:]
+    return arguments[2:] if arguments[:2] == ["bench", "service"] else []
+
+
+def _summary(numbers: Numbers) -> Numbers:
+    """The figures that others rely on; None where they were not measured."""
+    latency, remote = numbers["latency"], numbers["remote"]
+    main = latency.get(CONSTITUENTS) or latency.get(IMAGES) or {}
+    far = remote.get(CONSTITUENTS) or remote.get(IMAGES) or {}
+    return {
+        "added_ms_image": latency.get(IMAGES, {}).get("added_grpc"),
+        "added_ms_image_shared_memory": latency.get(IMAGES, {}).get("added_grpc_shared_memory"),
+        "added_ms_image_http_shared_memory": latency.get(IMAGES, {}).get("added_http_shared_memory"),
+        "added_ms_constituents": latency.get(CONSTITUENTS, {}).get("added_grpc"),
+        "throughput_ratio_8_clients": main.get("throughput_ratio_8_clients"),
+        "throughput_ratio_8_clients_image": latency.get(IMAGES, {}).get("throughput_ratio_8_clients"),
+        "bytes_per_inference": main.get("bytes_per_inference"),
+        "bytes_per_inference_image": latency.get(IMAGES, {}).get("bytes_per_inference"),
+        "remote_throughput_ratio": far.get("throughput_ratio"),
+        "remote_throughput_ratio_image": remote.get(IMAGES, {}).get("throughput_ratio"),
+    }
