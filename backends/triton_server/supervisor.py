@@ -33,7 +33,7 @@ from triton_server.verify import Verdict, verify_repository
 
 log = logging.getLogger("triton_server")
 
-BACKOFF_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+BACKOFF_S = (0.0, 0.0, 0.0, 0.5, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Wait before the n-th restart of a series; a series ends after CALM_S without one."""
 CALM_S = 60.0
 
@@ -260,6 +260,8 @@ class Supervisor:
                 gate.open("the model server does not start")
             else:
                 break
+        if self._stop.is_set():
+            return
         with self._lock:
             self.last_outage_s = time.monotonic() - began
         self._probe_all()
