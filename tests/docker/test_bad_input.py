@@ -14,7 +14,7 @@ import pytest
 
 from tests.docker.conftest import COMPOSE, ROOT, Docker, Stack, until
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from tests.docker.conftest import ENGINE, HERE, ROOT, Docker
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 DOCKER = ROOT / "docker"
 KUBERNETES = ("1.31", "1.34")
