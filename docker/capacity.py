@@ -2,6 +2,7 @@
 
     python docker/capacity.py --service-ms 1:5.2,2:9.6,4:18,8:35 --overhead-ms 0.8 --rate 500 --p99-ms 50
     python docker/capacity.py --service-ms 1:0.9 --overhead-ms 0.6 --clients 500 --replicas 1,2,4,8
+    python docker/capacity.py --statistics http://127.0.0.1:8000 --model top_tagger --overhead-ms 0.8 --clients 50
 
 What is simulated is what is built: clients, a proxy that sends each request to the replica with the fewest requests in
 flight, and replicas that each own one device and take whatever waits, up to the largest batch, the moment the device is
@@ -16,6 +17,7 @@ import json
 import math
 import random
 import sys
+import urllib.request
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
@@ -212,6 +214,32 @@ class _Simulation:
         )
 
 
+def read_statistics(url: str, model: str) -> dict[int, float]:
+    """Device times by batch, as a running server has counted them: milliseconds an execution.
+
+    Raises ValueError where the server has executed nothing yet or its answer is none.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"expected http://host:port, came {url}")
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/v2/models/{model}/stats", timeout=10) as answer:  # noqa: S310
+            statistics = json.load(answer)["model_stats"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"no statistics of {model} from {url}: {error}") from error
+    counts: dict[int, int] = {}
+    times: dict[int, int] = {}
+    for version in statistics:
+        for entry in version.get("batch_stats", ()):
+            batch = int(entry["batch_size"])
+            counts[batch] = counts.get(batch, 0) + int(entry["compute_infer"]["count"])
+            parts = ("compute_input", "compute_infer", "compute_output")
+            times[batch] = times.get(batch, 0) + sum(int(entry[part]["ns"]) for part in parts)
+    found = {batch: times[batch] / counts[batch] / 1e6 for batch in sorted(counts) if counts[batch]}
+    if not found:
+        raise ValueError(f"{model} has executed nothing yet at {url}: send some requests first")
+    return found
+
+
 def _parse_service(text: str) -> dict[int, float]:
     try:
         times = {int(batch): float(time) for batch, time in (part.split(":") for part in text.split(","))}
@@ -256,8 +284,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--p99-ms", type=float, help="with --rate: find the fewest replicas with this p99")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(arguments)
-    node = Node(args.service_ms, args.overhead_ms, args.spread)
     try:
+        service_ms = args.service_ms or read_statistics(args.statistics, args.model)
+        node = Node(service_ms, args.overhead_ms, args.spread)
         if args.clients:
             points = [closed_loop(node, n, clients) for clients in args.clients for n in args.replicas]
         elif args.p99_ms:

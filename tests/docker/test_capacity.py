@@ -1,6 +1,7 @@
 """The queueing simulation against what queueing theory knows exactly."""
 
 import importlib.util
+import io
 import json
 import math
 import sys
@@ -101,3 +102,23 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "below what an idle replica needs" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         capacity.main(["--service-ms", "fast", "--rate", "1"])
+
+
+def test_times_come_from_a_running_servers_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry(batch: int, count: int, infer_ms: float) -> dict[str, object]:
+        other = {"count": count, "ns": count * 250_000}
+        infer = {"count": count, "ns": int(count * infer_ms * 1e6)}
+        return {"batch_size": batch, "compute_input": other, "compute_infer": infer, "compute_output": other}
+
+    answers = [{"batch_stats": [entry(1, 100, 4.5), entry(8, 10, 19.5)]}, {"batch_stats": [entry(1, 100, 6.5)]}]
+    monkeypatch.setattr(
+        capacity.urllib.request,
+        "urlopen",
+        lambda url, timeout: io.BytesIO(json.dumps({"model_stats": answers}).encode()),
+    )
+    assert capacity.read_statistics("http://x:1", "m") == {1: 6.0, 8: 20.0}
+    answers.clear()
+    with pytest.raises(ValueError, match="executed nothing"):
+        capacity.read_statistics("http://x:1", "m")
+    with pytest.raises(ValueError, match="expected http"):
+        capacity.read_statistics("file:///etc/passwd", "m")

@@ -261,6 +261,40 @@ def test_removed_replicas_finish_what_they_have(stack: Stack, addresses: tuple[s
     assert traffic.failures == []
 
 
+# -- sized
+
+
+def test_the_queueing_simulation_agrees_with_this_node(stack: Stack, addresses: tuple[str, str]) -> None:
+    """The curve of one replica, measured and simulated from its own statistics.
+
+    Clients, proxy and replica share this machine's cores here, which the simulation does not know, so only the shape is
+    asked for; docs/operations.md has a measurement on a quiet machine.
+    """
+    from tests.docker.test_capacity import capacity
+
+    stack.up(options=("--scale", "server=1", "--no-recreate"))
+    url = f"http://{addresses[1]}"
+    measured: dict[int, tuple[float, float]] = {}
+    for count in (1, 4, 16):
+        with Traffic(*addresses, "top_tagger", constituents(), clients=("grpc",) * count) as traffic:
+            traffic.run(10 * count)
+            began, first = time.monotonic(), traffic.answered
+            traffic.run(60 + 20 * count)
+            rate = (traffic.answered - first) / (time.monotonic() - began)
+        assert traffic.failures == []
+        measured[count] = (rate, 1e3 * count / rate)
+    node = capacity.Node(capacity.read_statistics(url, "top_tagger"))
+    node = capacity.Node(node.service_ms, overhead_ms=max(0.0, measured[1][1] - node.time_ms(1)))
+    for count, (rate, milliseconds) in measured.items():
+        point = capacity.closed_loop(node, 1, count, inferences=4000)
+        told = (
+            f"measured {rate:.0f}/s, {milliseconds:.1f} ms; simulated {point.throughput:.0f}/s, {point.mean_ms:.1f} ms"
+        )
+        print(f"{count} clients: {told}")
+        assert 0.5 < point.throughput / rate < 2.0, f"{count} clients: {told}"
+    stack.up(options=("--scale", "server=2", "--no-recreate"))
+
+
 # -- published
 
 PUBLISH = """
