@@ -69,7 +69,7 @@ def _layers(out: Console, data: dict[str, Any]) -> None:
         table.add_row(row["layer"], row["kind"], f"{row['us']:.1f}", *speed, str(row["tasks"]), row["shape"])
     out.print(table)
     out.print(
-        f"{data['gop']:.2f} GOP in {data['device_ms']:.2f} ms, of which {data['outside_layers_ms']:.2f} outside layers: "
+        f"{data['gop']:.2f} GOP in {data['device_ms']:.2f} ms ({data['outside_layers_ms']:.2f} outside layers): "
         f"{data['share']:.0%} of the ceiling, {data['ceiling_gops']:.0f} GOP/s of {data['instruction']}"
     )
 

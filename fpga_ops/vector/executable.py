@@ -319,7 +319,7 @@ def compile(  # noqa: A001 (the name that every target has)
             that has it.
         persistent: One launch per inference; None decides by what the device offers.
         workers: Concurrent work-groups; None is the device's compute units.
-        profile: Record the time of each layer (`layer_times`).
+        profile: Record the time of each layer (`layer_times`); layers no longer overlap.
         table: Tiles to use instead of the device's.
 
     Raises:
@@ -341,6 +341,6 @@ def compile(  # noqa: A001 (the name that every target has)
     count = workers or default_workers(device)
     if table is None:
         table = tiles.load(device, count, fast, folder, allow_winograd=persistent)
-    plan = make_plan(network, max_batch, table, fast)
+    plan = make_plan(network, max_batch, table, fast, serial=profile)
     gives_way = persistent and instruction.can_yield(device, folder)
     return VectorExecutable(plan, device, folder, persistent=persistent, gives_way=gives_way, profile=profile)

@@ -130,7 +130,7 @@ class _Constants:
         return result
 
 
-def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: bool) -> Plan:
+def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: bool, *, serial: bool = False) -> Plan:
     """Compile a network.
 
     Args:
@@ -138,6 +138,7 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: b
         max_batch: Largest number of images of one inference.
         table: Tiles of the device.
         fast: Pack for the dot instruction.
+        serial: Each layer waits for the one before, so that time stamps belong to one layer.
 
     Raises:
         ModelError: A shape is beyond what the kernels hold.
@@ -182,6 +183,9 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: b
         raise ModelError(f"{max_batch} images would need {arena.size >> 30} GB of activations: lower max_batch")
     for number, layer in enumerate(item for item in layers if item.shape is None):
         layer.case = len(cases) + number
+    if serial:
+        for index, layer in enumerate(layers):
+            layer.wait = index - 1
     records = _records(network, layers, places, direct)
     return Plan(
         network, max_batch, fast, table.workers, layers, places, direct, list(cases), constants.joined(), records,

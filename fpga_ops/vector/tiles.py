@@ -115,7 +115,12 @@ def valid(tile: Tile, geometry: Geometry) -> bool:
     """Whether a tile (from a file) can be used for a shape."""
     if tile.winograd:
         rows, columns = geometry.height // winograd.OUTPUT, geometry.width // winograd.OUTPUT
-        return geometry.winograd and tile.vectors in (2, 4) and 1 <= tile.strip <= rows and 1 <= tile.pixels <= min(14, tile.strip * columns)
+        return (
+            geometry.winograd
+            and tile.vectors in (2, 4)
+            and 1 <= tile.strip <= rows
+            and 1 <= tile.pixels <= min(14, tile.strip * columns)
+        )
     if tile.vectors not in (1, 2, 4) or tile.pixels < 1 or tile.strip < 1 or tile.panels < 1:
         return False
     if geometry.out_channels % (16 * tile.vectors) or not _panel_fits(geometry, tile.vectors):
@@ -171,9 +176,7 @@ def table_path(device: OpenCLDevice, workers: int, fast: bool, cache_dir: Path) 
     return cache_dir / f"tiles-{device.key}-{workers}-{'fast' if fast else 'portable'}.json"
 
 
-def load(
-    device: OpenCLDevice, workers: int, fast: bool, cache_dir: Path, *, allow_winograd: bool = False
-) -> TileTable:
+def load(device: OpenCLDevice, workers: int, fast: bool, cache_dir: Path, *, allow_winograd: bool = False) -> TileTable:
     """The table for a device."""
     try:
         tuned = parse(table_path(device, workers, fast, cache_dir).read_text())

@@ -110,38 +110,49 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
   }
 #endif
 
-  // requantise, add, store
+  // requantise, add, store; constants are read once for all pixels, so each vector goes through all of them in turn
+#if FAST && NV > 1
+  short32 words[MR][NV / 2];
+  #pragma unroll
+  for (int j = 0; j < NV / 2; ++j)
+    #pragma unroll
+    for (int i = 0; i < MR; ++i)
+      words[i][j] = requantise32(sum[i][2 * j], sum[i][2 * j + 1], PRE, parameters + PANEL + 32 * j,
+                                 (G const short32*)(parameters + 2 * PANEL) + j);
+  uchar64 z[MR];
+  #pragma unroll
+  for (int i = 0; i < MR; ++i) {
+    z[i] = pack_short_to_uchar(words[i][0], words[i][NV / 2 - 1]); // NV == 2: each 8 bytes twice
+#if BOUNDED
+    z[i] = bound64(z[i], rule + 4);
+#endif
+#if RESIDUAL
+    G const uchar* other = residual + RES_PLACE(m + i);
+#if NV == 4
+    z[i] = add64(z[i], *(G const uchar64*)other, rule);
+#else
+    const long4 r = *(G const long4*)other;
+    z[i] = add64(z[i], __builtin_astype((long8)(r.s0, r.s0, r.s1, r.s1, r.s2, r.s2, r.s3, r.s3), uchar64), rule);
+#endif
+#if SUM_BOUNDED
+    z[i] = bound64(z[i], rule + 6);
+#endif
+#endif
+  }
+  #pragma unroll
+  for (int i = 0; i < MR; ++i) {
+    G uchar* out = output + PLACE(m + i);
+#if NV == 4
+    *(G uchar64*)out = z[i];
+#else
+    *(G long4*)out = __builtin_astype(z[i], long8).s0246;
+#endif
+  }
+#else
   #pragma unroll
   for (int i = 0; i < MR; ++i) {
     G uchar* out = output + PLACE(m + i);
     G const uchar* other = residual + RES_PLACE(m + i);
-#if FAST && NV == 4
-    uchar64 z = requantise64(sum[i][0], sum[i][1], sum[i][2], sum[i][3], PRE, parameters);
-#elif FAST && NV == 2 // each 8 bytes twice
-    const short32 words = requantise32(sum[i][0], sum[i][1], PRE, parameters + 32, (G const short32*)(parameters + 64));
-    uchar64 z = pack_short_to_uchar(words, words);
-#endif
-#if FAST && NV > 1
-#if BOUNDED
-    z = bound64(z, rule + 4);
-#endif
-#if RESIDUAL
-#if NV == 4
-    z = add64(z, *(G const uchar64*)other, rule);
-#else
-    const long4 r = *(G const long4*)other;
-    z = add64(z, __builtin_astype((long8)(r.s0, r.s0, r.s1, r.s1, r.s2, r.s2, r.s3, r.s3), uchar64), rule);
-#endif
-#if SUM_BOUNDED
-    z = bound64(z, rule + 6);
-#endif
-#endif
-#if NV == 4
-    *(G uchar64*)out = z;
-#else
-    *(G long4*)out = __builtin_astype(z, long8).s0246;
-#endif
-#else
     G const short16* multiplier = (G const short16*)(parameters + 2 * PANEL);
     #pragma unroll
     for (int j = 0; j < NV; ++j) {
@@ -151,8 +162,8 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
 #endif
       vstore16(z, j, out);
     }
-#endif
   }
+#endif
 }
 
 // Output pixels m0 to m1 (at least MR of them) and panels p0 to p1. `source` is the first byte of pixel 0's window.
