@@ -36,10 +36,11 @@ def publish(
     card: Mapping[str, Any],
     force: bool = False,
     server: str | None = None,
+    timeout: float = LOAD_TIMEOUT,
 ) -> Version:
     """Add a version, after verification, and see to it that the server at `server` (host:port, HTTP) answers with it.
 
-    A version that the server does not load, or answers wrongly with, is withdrawn again.
+    A version that the server does not load within `timeout` seconds, or answers wrongly with, is withdrawn again.
 
     Raises:
         PublishError: It is worse than the version before and not forced, its answers disagree between the reference,
@@ -55,7 +56,7 @@ def publish(
         version = write_version(repository, model, network, golden_input, card, _verify)
         if server is not None:
             try:
-                confirm_served(server, version)
+                confirm_served(server, version, timeout)
             except BaseException:
                 withdraw(version)
                 raise
