@@ -30,8 +30,13 @@ _BOARD_PLATFORM = "FPGA SDK"
 _EMULATOR_DEPTH = 8192
 """Channel depth of the emulator unless strict: a blocked kernel spins there for a whole time slice."""
 
-TIMEOUT = 300.0
-"""Seconds that a batch may take before its device counts as hung."""
+BOARD_TIMEOUT = 30.0
+"""Seconds that building or a batch may take on a board before it counts as hung: a thousand times the expected."""
+
+EMULATOR_TIMEOUT = 180.0
+EMULATOR_TIMEOUT_PER_GMAC = 30.0
+"""The same on the emulator, and more for each 10^9 multiply-accumulates: about a hundred times what an idle CPU takes,
+because the emulator's threads wait by spinning and a busy machine slows them out of proportion."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,13 @@ class EmulatorSettings:
         strict: Channels as deep as on the board, and the board's lag: shows that depths do not deadlock. Slow.
         autorun: Keep the autorun attribute, as on the board. Such kernels spin while idle.
         counters: Count the iterations of every loop (`OverlayExecutable.trip_counts`).
-        timeout: Seconds that a batch may take.
+        timeout: Seconds that a batch may take; None: by the batch's size.
     """
 
     strict: bool = False
     autorun: bool = False
     counters: bool = False
-    timeout: float = TIMEOUT
+    timeout: float | None = None
 
 
 class _Child:
@@ -111,6 +116,7 @@ class OverlayExecutable:
 
     Attributes:
         plan: What was compiled.
+        emulated: Whether this is the emulator.
         usable: False once the device hung, died or was closed.
         kernel_hash: Names the kernels: digest of sources and parameters, or the bitstream's key.
         build_seconds: How long the device took to make ready.
@@ -132,7 +138,7 @@ class OverlayExecutable:
         self.network, self.max_batch, self.device = network, max_batch, device
         self.settings = settings or EmulatorSettings()
         self.geometry = geometry or Geometry()
-        emulated = bitstream is None
+        self.emulated = emulated = bitstream is None
         free_running = emulated and not self.settings.strict
         self.plan: Plan = plan(network, self.geometry, images, _EMULATOR_DEPTH // 2 if free_running else None)
         self._lock = threading.Lock()
@@ -161,10 +167,18 @@ class OverlayExecutable:
             table.tobytes(), pack.weights(self.plan).tobytes(), pack.parameters(self.plan).tobytes()
         ]  # fmt: skip
         try:
-            self.build_seconds = float(self._child.ask(header, blocks, self.settings.timeout).header["seconds"])
+            self.build_seconds = float(self._child.ask(header, blocks, self._timeout(0)).header["seconds"])
         except DeviceError:
             self.close()
             raise
+
+    def _timeout(self, runs: int) -> float:
+        """Seconds to wait for a batch of so many runs; 0 runs: for the build."""
+        if self.settings.timeout is not None:
+            return self.settings.timeout
+        if not self.emulated:
+            return BOARD_TIMEOUT
+        return EMULATOR_TIMEOUT + EMULATOR_TIMEOUT_PER_GMAC * runs * self.plan.images * self.plan.macs / 1e9
 
     def _options(self) -> list[str]:
         depths = self.geometry.depths()
@@ -228,7 +242,7 @@ class OverlayExecutable:
                 raise DeviceError(f"{self.device}: out of use since an earlier failure or close()")
             header: dict[str, object] = {"do": "run", "runs": runs, "counters": self.settings.counters}
             try:
-                answer = self._child.ask(header, [images.tobytes()], self.settings.timeout)
+                answer = self._child.ask(header, [images.tobytes()], self._timeout(runs))
             except DeviceError:
                 self.usable = False
                 self._child.kill()

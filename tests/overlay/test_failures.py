@@ -54,7 +54,7 @@ def test_a_hanging_kernel_times_out_and_the_process_lives(emulate: Emulate, monk
     encode = executable.encode
     monkeypatch.setattr(executable, "encode", starve)
     network = small_network()
-    device = emulate(network, SMALL, timeout=60.0)
+    device = emulate(network, SMALL)
     device.settings = replace(device.settings, timeout=3.0)
     with pytest.raises(DeviceError, match=r"no answer in 3 s; the device hangs and is out of use"):
         device.run_integers(integer_images(network, 1))
