@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 CALIBRATION_BATCH = 16
+BATCHES_IN_MEMORY = 1
 Calibration = Literal["minmax", "percentile", "entropy"]
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -36,11 +37,23 @@ def _float_range(limits: tuple[float, float]) -> dict[str, NDArray[np.float32]]:
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, name: str, batches: Iterable[NDArray[np.float32]]) -> None:
-        self._feeds = ({name: batch} for batch in batches)
+    """Batches for the calibration, in portions: onnxruntime keeps all activations of one portion in memory."""
+
+    def __init__(self, name: str, batches: Sequence[NDArray[np.float32]]) -> None:
+        self._name, self._batches = name, batches
+        self._rest = iter(batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Give the batches of one portion next."""
+        self._rest = iter(self._batches[start_index:end_index])
 
     def get_next(self) -> dict[str, Any] | None:
-        return next(self._feeds, None)
+        """The next batch as a feed, None at the end of the portion."""
+        batch = next(self._rest, None)
+        return None if batch is None else {self._name: batch}
 
 
 def quantise(
@@ -71,6 +84,7 @@ def quantise(
         "CalibPercentile": percentile,
         "CalibTensorRangeSymmetric": False,
         "ForceQuantizeNoInputCheck": True,
+        "CalibStridedMinMax": BATCHES_IN_MEMORY,  # for all methods, in spite of its name
     }
     if input_range is not None:
         extra["TensorQuantOverrides"] = {name: [{"quant_type": QuantType.QUInt8, **_float_range(input_range)}]}
