@@ -203,5 +203,3 @@ def _print_comparison(console: Console, differences: Sequence[TensorDifference])
             str(entry.free), f"{entry.free_share:.4%}", f"{entry.free_rms:.3f}",
         )  # fmt: skip
     console.print(table)
-
-

@@ -98,4 +98,3 @@ def _declared(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
 def _check(name: str, shape: tuple[int | None, ...]) -> None:
     if math.prod(size for size in shape if size is not None) > MAX_ELEMENTS:
         raise ModelError(f"tensor '{name}' has the absurd shape {list(shape)}")
-

@@ -80,9 +80,7 @@ def test_passes_change_no_bit(file):
     model = read_model(file)
     plain, fused = import_proto(model, fuse=False).network, import_proto(model).network
     rng = np.random.default_rng(1)
-    quantised = {
-        name: rng.integers(0, 256, (2, *plain.tensors[name].shape)).astype(np.uint8) for name in plain.inputs
-    }
+    quantised = {name: rng.integers(0, 256, (2, *plain.tensors[name].shape)).astype(np.uint8) for name in plain.inputs}
     one, other = reference.run_integers(plain, quantised), reference.run_integers(fused, quantised)
     assert len(fused.steps) <= len(plain.steps)
     for name, value in other.items():
