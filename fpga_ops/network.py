@@ -95,7 +95,7 @@ class AddRule:
         multiplier: For the first operand (a fused convolution's own output), 0..65535.
         residual_multiplier: For the second operand, 0..65535.
         offset: int16; holds the zero points, the half and the mean of what the floors lose.
-        fraction_bits: 1..4.
+        fraction_bits: 1..7; as many as 16 bits hold.
         low, high: Bounds of the result.
     """
 
