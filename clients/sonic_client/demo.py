@@ -22,6 +22,7 @@ from sonic_client.client import Client
 from sonic_client.columns import find_constituents
 from sonic_client.errors import BadReplyError, JetError
 from sonic_client.files import open_source
+from sonic_client.metrics import auc
 from sonic_client.provenance import read_provenance
 
 MODEL = "top_tagger"
@@ -100,7 +101,7 @@ def demonstrate(repository: Path, sample: Path, output: Path, *, jets: int | Non
     on_device, on_cpu = _placement(repository / MODEL / version / "model.onnx")
     report = Report(
         jets=len(scores),
-        auc=_auc(data.is_top, scores),
+        auc=auc(data.is_top, scores),
         throughput_per_s=len(scores) / seconds,
         p50_ms=float(np.quantile(single, 0.5)),
         p99_ms=float(np.quantile(single, 0.99)),
@@ -202,12 +203,6 @@ def _placement(model: Path) -> tuple[list[str], list[str]]:
 def _nodes(names: list[str]) -> str:
     shown = ", ".join(names) if len(names) <= 6 else f"{names[0]} ... {names[-1]}"
     return f"{len(names)} nodes: {shown}"
-
-
-def _auc(is_top: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(is_top, scores))
 
 
 def _write(output: Path, data: Sample, scores: NDArray[np.float32], report: Report) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sonic_client.metrics import auc, roc_curve
+
 
 def figure(width: float = 7.0, height: float = 6.0) -> tuple[Any, Any]:
     """A figure in the field's style, drawn without a display."""
@@ -43,12 +45,10 @@ def save(fig: Any, path: Path) -> None:
 
 def roc(is_top: NDArray[np.bool_], scores: NDArray[np.float32], path: Path, title: str) -> None:
     """Background rejection 1/eB against signal efficiency eS."""
-    from sklearn.metrics import roc_auc_score, roc_curve
-
-    background, signal, _ = roc_curve(is_top, scores)
+    background, signal = roc_curve(is_top, scores)
     shown = background > 0
     fig, axes = figure()
-    axes.step(signal[shown], 1.0 / background[shown], where="post", label=f"AUC {roc_auc_score(is_top, scores):.4f}")
+    axes.step(signal[shown], 1.0 / background[shown], where="post", label=f"AUC {auc(is_top, scores):.4f}")
     axes.plot(np.linspace(0.01, 1, 50), 1.0 / np.linspace(0.01, 1, 50), ":", color="grey", label="guessing")
     axes.set(
         xlabel=r"top efficiency $\epsilon_S$",
