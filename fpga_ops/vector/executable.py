@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import queue
 from collections.abc import Mapping
@@ -227,7 +228,8 @@ class VectorExecutable:
                 self._images = images
             if self._in_place:
                 for index, array in enumerate((*arrays, *outputs.values())):
-                    pointer = cl.SVM(array)
+                    # by address, because pyopencl takes no read-only array, and requests often are
+                    pointer = cl.SVM(ctypes.c_char.from_address(array.ctypes.data))
                     used.append(pointer)
                     kernel.set_arg(self._images_at + 1 + index, pointer)
             else:

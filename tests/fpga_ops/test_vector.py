@@ -192,6 +192,37 @@ def test_threads_and_futures(cache: Path) -> None:
     executable.close()
 
 
+def test_arrays_as_requests_bring_them(cache: Path) -> None:
+    """Read-only, not aligned, not contiguous."""
+    network = small_resnet()
+    executable = vector.compile(network, 2, cache_dir=cache)
+    images = networks.random_images(network, 2, np.random.default_rng(0))["image"]
+    expected = ReferenceExecutable(network).run({"image": images})[network.outputs[0]]
+    shifted = np.zeros(images.nbytes + 1, np.uint8)
+    shifted[1:] = images.view(np.uint8).ravel()
+    for array in (
+        np.frombuffer(images.tobytes(), np.float32).reshape(images.shape),
+        shifted[1:].view(np.float32).reshape(images.shape),
+        np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+    ):
+        np.testing.assert_array_equal(executable.run({"image": array})[network.outputs[0]], expected)
+    executable.close()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow(cache: Path) -> None:
+    network = small_resnet()
+    executable = vector.compile(network, 1, cache_dir=cache)
+    images = networks.random_images(network, 1, np.random.default_rng(0))
+    pages = []
+    for _ in range(6):
+        for _ in range(5000):
+            executable.run(images)
+        pages.append(int(Path("/proc/self/statm").read_text().split()[1]))
+    assert pages[-1] - pages[0] < 500  # 2 MB over 25,000 inferences
+    executable.close()
+
+
 def test_bad_inputs_are_refused(cache: Path) -> None:
     network = small_resnet()
     executable = vector.compile(network, 2, cache_dir=cache)
