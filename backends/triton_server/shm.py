@@ -6,15 +6,15 @@ from pathlib import Path
 
 SHM = Path("/dev/shm")  # noqa: S108 - the kernel's own place, not a temporary file
 _PREFIX = "tfpga"
-_NAME = re.compile(rf"{_PREFIX}-(\d+)-(\d+)-")
+_NAME = re.compile(rf"{_PREFIX}-(\d+)-(\d+)-(\d+)-")
 
 
 def make_prefix(tag: int) -> str:
-    """A prefix for this server's regions that holds the owner's process id and start time.
+    """A prefix for this server's regions that holds the owner: process id, its start time, and its PID namespace.
 
     ``tag`` tells apart several servers of one process.
     """
-    return f"{_PREFIX}-{os.getpid()}-{_start_time(os.getpid())}-{tag}-"
+    return f"{_PREFIX}-{os.getpid()}-{_start_time(os.getpid())}-{_namespace()}-{tag}-"
 
 
 def regions(prefix: str) -> list[Path]:
@@ -35,14 +35,18 @@ def clean_stale() -> int:
     removed = 0
     for path in regions(_PREFIX + "-"):
         match = _NAME.match(path.name)
-        if match is None or _start_time(int(match.group(1))) == int(match.group(2)):
-            continue
+        if match is None or int(match[3]) != _namespace() or _start_time(int(match[1])) == int(match[2]):
+            continue  # alive, or of another container, whose processes cannot be seen from here
         try:
             path.unlink(missing_ok=True)
             removed += 1
         except PermissionError:
             continue  # another user's
     return removed
+
+
+def _namespace() -> int:
+    return Path("/proc/self/ns/pid").stat().st_ino
 
 
 def _start_time(pid: int) -> int:

@@ -82,15 +82,17 @@ def test_ports() -> None:
 def test_only_what_dead_owners_left_is_cleaned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shm, "SHM", tmp_path)
     mine = tmp_path / f"{shm.make_prefix(0)}x"
-    dead = tmp_path / "tfpga-1234567-42-0-x"
-    reused = tmp_path / f"tfpga-{os.getpid()}-1-0-x"
+    namespace = Path("/proc/self/ns/pid").stat().st_ino
+    dead = tmp_path / f"tfpga-1234567-42-{namespace}-0-x"
+    reused = tmp_path / f"tfpga-{os.getpid()}-1-{namespace}-0-x"
+    other_container = tmp_path / "tfpga-1234567-42-1-0-x"
     foreign = tmp_path / "somebody-else"
-    for path in (mine, dead, reused, foreign):
+    for path in (mine, dead, reused, other_container, foreign):
         path.touch()
     assert shm.clean_stale() == 2
-    assert sorted(tmp_path.iterdir()) == sorted([mine, foreign])
+    assert sorted(tmp_path.iterdir()) == sorted([mine, other_container, foreign])
     assert shm.clean(shm.make_prefix(0)) == 1
-    assert list(tmp_path.iterdir()) == [foreign]
+    assert sorted(tmp_path.iterdir()) == sorted([other_container, foreign])
 
 
 def test_processes() -> None:
