@@ -88,7 +88,7 @@ def test_the_model_that_answers_is_read_from_the_metrics() -> None:
 
 def test_the_report_says_what_was_measured(tmp_path: Path) -> None:
     point = {
-        "requests": 10, "failures": 0, "throughput_per_s": 100.0, "mean_ms": 9.0, "p50_ms": 8.0, "p99_ms": 20.0,
+        "requests": 10, "answered": 12, "failures": 0, "throughput_per_s": 100.0, "mean_ms": 9.0, "p50_ms": 8.0, "p99_ms": 20.0,
         "bytes_per_inference": 3200.0, "repeated": 0,
     }  # fmt: skip
     parts = dict.fromkeys(
@@ -106,7 +106,8 @@ def test_the_report_says_what_was_measured(tmp_path: Path) -> None:
             "saturation_connections": 1, "most_per_s": 100.0,
         }},
         "remote": {"top_tagger": {"throughput_ratio": 0.97, "points": [
-            {"rtt_ms": rtt, "one_in_flight": point, "many_in_flight": point, "link_mbit_per_s": 2.0}
+            {"rtt_ms": rtt, "one_in_flight": point, "many_in_flight": point, "link_mbit_per_s": 2.0,
+             "link_bytes_per_inference": 3400.0}
             for rtt in (0.0, 60.0)
         ]}},
         "breakdown": {"top_tagger": parts | {"total_ms": 4.0}},

@@ -37,6 +37,7 @@ class Load:
         in_flight: Requests under way on every connection (closed loop).
         rate: Requests per second, Poisson (open loop); None is the closed loop.
         shared_memory: As in the client's options.
+        compression: As in the client's options.
     """
 
     url: str
@@ -46,14 +47,16 @@ class Load:
     in_flight: int = 1
     rate: float | None = None
     shared_memory: bool = False
+    compression: str | None = None
     warm_up: float = 1.0
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of it; times in ms."""
+    """What came of it; times in ms. `answered` counts the warm-up too."""
 
     requests: int
+    answered: int
     failures: int
     throughput_per_s: float
     mean_ms: float
@@ -79,7 +82,13 @@ async def run(load: Load) -> Measured:
     rows = np.load(load.inputs, mmap_mode="r")
     in_flight = load.in_flight if load.rate is None else 4096
     clients = [
-        AsyncClient(load.url, max_in_flight=in_flight, shared_memory=load.shared_memory, deadline=120.0)
+        AsyncClient(
+            load.url,
+            max_in_flight=in_flight,
+            shared_memory=load.shared_memory,
+            compression=load.compression,
+            deadline=120.0,
+        )
         for _ in range(load.connections)
     ]
     try:
@@ -95,6 +104,7 @@ async def run(load: Load) -> Measured:
     answered = sum(total.requests for total in sent)
     return Measured(
         requests=len(latencies),
+        answered=answered,
         failures=failures,
         throughput_per_s=len(latencies) / seconds,
         mean_ms=float(times.mean()),

@@ -142,7 +142,7 @@ def scaling(plan: Plan, grpc: str, model: Model) -> Numbers:
     return {"closed_loop": closed, "open_loop": arrivals, "saturation_connections": saturated, "most_per_s": top}
 
 
-def remote(plan: Plan, model: Model, start: Callable[..., Any]) -> Numbers:
+def remote(plan: Plan, model: Model, start: Callable[..., Any], compression: str | None = None) -> Numbers:
     """The same load over links of several round-trip times: throughput, latency, bytes of the link per inference."""
     points: list[Numbers] = []
     for rtt in plan.rtts_ms:
@@ -152,19 +152,24 @@ def remote(plan: Plan, model: Model, start: Callable[..., Any]) -> Numbers:
                 server = start(address="0.0.0.0")  # noqa: S104 - in a namespace of its own
             try:
                 url = f"triton+grpc://{SERVER_ADDRESS}:{server.grpc_port}/{model.name}"
-                load = Load(url, str(model.file), plan.seconds, in_flight=plan.in_flight, warm_up=2.0 + rtt / 10)
+                load = Load(
+                    url, str(model.file), plan.seconds, in_flight=plan.in_flight, compression=compression,
+                    warm_up=2.0 + rtt / 10,
+                )  # fmt: skip
+                single = Load(url, str(model.file), min(3.0, plan.seconds), compression=compression)
                 with inside(link.client):
-                    alone = measure(Load(url, str(model.file), min(3.0, plan.seconds)), plan.folder)
+                    alone = measure(single, plan.folder)
                     loaded = measure(load, plan.folder)
             finally:
                 server.stop()
+        sent = link.carried.get("to_server", 0) / max(1, alone.answered + loaded.answered)
         points.append(
             {
                 "rtt_ms": rtt,
                 "one_in_flight": asdict(alone),
                 "many_in_flight": asdict(loaded),
-                "link_mbit_per_s": loaded.throughput_per_s * loaded.bytes_per_inference * 8e-6,
-                "link_bytes": link.carried,
+                "link_bytes_per_inference": sent,
+                "link_mbit_per_s": loaded.throughput_per_s * sent * 8e-6,
             }
         )
     first, last = points[0]["many_in_flight"], points[-1]["many_in_flight"]

@@ -131,7 +131,7 @@ def markdown(numbers: Numbers) -> str:
                 many, one = p["many_in_flight"], p["one_in_flight"]
                 cells = [
                     f"{p['rtt_ms']:g}", f"{one['p50_ms']:.1f}", f"{many['throughput_per_s']:.1f}",
-                    f"{many['bytes_per_inference']:.0f}", f"{p['link_mbit_per_s']:.1f}",
+                    f"{p['link_bytes_per_inference']:.0f}", f"{p['link_mbit_per_s']:.1f}",
                 ]  # fmt: skip
                 lines.append(f"| {model} | {' | '.join(cells)} |")
             lines.append(f"| {model} | far over near | | {measured['throughput_ratio']:.3f} | | |")
