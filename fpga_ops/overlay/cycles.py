@@ -126,6 +126,11 @@ class Prediction:
     mac_utilisation: float
     bound_by: str
 
+    @property
+    def serial_inferences_per_s(self) -> float:
+        """Throughput if launch, transfers and kernels follow each other."""
+        return self.plan.images * 1e3 / self.latency_ms
+
 
 def predict(plan: Plan, board: Board, clock_mhz: float | None = None) -> Prediction:
     """Model one run of a plan on a board; `clock_mhz` defaults to the board's assumption."""

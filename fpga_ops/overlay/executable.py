@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import subprocess
 import sys
 import threading
@@ -83,18 +82,26 @@ class _Child:
         Raises:
             DeviceError: The device failed, died or took longer than `timeout` seconds. It is then closed.
         """
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self.process.kill()  # ends whatever this thread waits for, in either direction
+
+        watchdog = threading.Timer(timeout, give_up)
+        watchdog.daemon = True
+        watchdog.start()
         try:
             worker.send(self.requests, header, *blocks)
-        except (BrokenPipeError, ValueError) as error:
-            code = self.kill()
-            raise DeviceError(f"{self.name}: its process ended (exit code {code})") from error
-        ready, _, _ = select.select([self.answers], [], [], timeout)
-        if not ready:
-            self.kill()
-            raise DeviceError(f"{self.name}: no answer in {timeout:g} s; the device hangs and is out of use")
-        message = worker.receive(self.answers)
+            message = worker.receive(self.answers)
+        except (BrokenPipeError, ValueError):  # ValueError: the pipe was closed by an earlier failure
+            message = None
+        finally:
+            watchdog.cancel()
         if message is None:
             code = self.kill()
+            if late.is_set():
+                raise DeviceError(f"{self.name}: no answer in {timeout:g} s; the device hangs and is out of use")
             raise DeviceError(f"{self.name}: its process ended (exit code {code})")
         if "error" in message.header:
             raise DeviceError(f"{self.name}: {message.header['error']}")

@@ -66,6 +66,15 @@ def memory_blocks(width_bits: int, depth: int) -> int:
     return min(ceil_div(width_bits, width) * ceil_div(max(depth, 1), rows) for width, rows in modes)
 
 
+def map_capacity(board: Board) -> int:
+    """Bytes of feature maps that a board's geometry leaves room for, weight buffers and channels taken off."""
+    geometry = board.geometry
+    room = int(board.m20k * (board.fill_m20k - board.reserved_m20k)) - estimate(geometry, (0, 0), board).m20k
+    depth = 512
+    blocks = geometry.pix * geometry.nh * memory_blocks(geometry.cw * 8, depth)
+    return max(0, room // blocks) * depth * geometry.map_word_bytes
+
+
 def estimate(geometry: Geometry, map_words: tuple[int, int], board: Board) -> Resources:
     """Resources of a geometry whose two map memories are `map_words` deep."""
     g = geometry

@@ -44,12 +44,15 @@ def send(stream: BinaryIO, header: dict[str, Any], *blocks: bytes | memoryview) 
 
 
 def receive(stream: BinaryIO) -> Message | None:
-    """Read one message; None at the end of the stream."""
+    """Read one message; None at the end of the stream, also in the middle of a message."""
     size = stream.read(4)
     if len(size) < 4:
         return None
-    header = json.loads(stream.read(struct.unpack("<I", size)[0]))
-    return Message(header, [stream.read(n) for n in header.pop("sizes")])
+    text = stream.read(struct.unpack("<I", size)[0])
+    header = json.loads(text) if text else {"sizes": [1]}
+    sizes = header.pop("sizes")
+    blocks = [stream.read(n) for n in sizes]
+    return Message(header, blocks) if [len(block) for block in blocks] == sizes else None
 
 
 class Device:

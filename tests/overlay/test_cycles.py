@@ -15,7 +15,7 @@ from fpga_ops.overlay.commands import explore as explore_command
 from fpga_ops.overlay.commands import predict as predict_command
 from fpga_ops.overlay.cycles import predict
 from fpga_ops.overlay.explore import Space, explore, pareto
-from fpga_ops.overlay.resources import estimate, memory_blocks
+from fpga_ops.overlay.resources import estimate, map_capacity, memory_blocks
 from tests import networks
 
 
@@ -62,6 +62,12 @@ def test_a_slower_memory_or_clock_is_seen(tagger):
     assert predict(planned, replace(card, ddr_gbs=8.0)).bound_by == "ddr"
     assert predict(planned, replace(card, pcie_gbs=0.5)).bound_by == "pcie"
     assert predict(planned, card, 150.0).inferences_per_s < 0.6 * base.inferences_per_s
+
+
+def test_what_each_board_holds():
+    capacity = {name: map_capacity(boards.load(name)) for name in boards.names()}
+    assert 3e6 < capacity["arria10"] < 2713 * 2560
+    assert capacity["arria10"] < capacity["stratix10"] < capacity["agilex7"] < 13272 * 2560
 
 
 def test_memory_blocks():

@@ -16,6 +16,7 @@ from tests import networks
 from tests.overlay.conftest import Emulate, integer_images
 
 SMALL = Geometry(16, 16, 7)
+pytestmark = pytest.mark.timeout(900)  # the emulator's threads spin, which a busy machine makes slow
 
 
 def check(executable: OverlayExecutable, network: IntegerNetwork, count: int = 1, seed: int = 5) -> None:
@@ -156,7 +157,7 @@ def test_block_floating_point_on_folded_inputs(emulate: Emulate, planes: int) ->
     check(executable, network, 2)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10**6),
     geometry=st.sampled_from([SMALL, Geometry(8, 16, 3, wb=32), Geometry(16, 24, 5, wb=32), Geometry(32, 64, 7)]),
@@ -202,7 +203,7 @@ def test_resnet50_in_block_floating_point(emulate: Emulate) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(2400)
 def test_strict_depths_carry_resnet18(emulate: Emulate) -> None:
-    network = networks.resnet((2, 2, 2, 2), 64, (64, 64, 1), bottleneck=False, classes=None)
+    network = networks.resnet((2, 2, 2, 2), 64, (32, 32, 1), bottleneck=False, classes=None)
     check(emulate(network, strict=True, timeout=1700.0), network)

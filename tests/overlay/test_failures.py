@@ -18,6 +18,7 @@ from tests import networks
 from tests.overlay.conftest import Emulate, integer_images
 
 SMALL = Geometry(16, 16, 7)
+pytestmark = pytest.mark.timeout(900)  # the emulator's threads spin, which a busy machine makes slow
 
 
 def small_network():

@@ -39,6 +39,7 @@ def prediction_table(prediction: Prediction) -> dict[str, object]:
     return {
         "latency_ms": round(prediction.latency_ms, 4),
         "inferences_per_s": round(prediction.inferences_per_s, 1),
+        "inferences_per_s_without_overlap": round(prediction.serial_inferences_per_s, 1),
         "mac_utilisation": round(prediction.mac_utilisation, 4),
         "bound_by": prediction.bound_by,
         "clock_mhz": prediction.clock_mhz,

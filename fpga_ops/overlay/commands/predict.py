@@ -71,7 +71,8 @@ def _print(prediction: Prediction, board: Board, resources: dict[str, dict[str, 
         f"{images} image{'s' if images > 1 else ''} interleaved. Modelled, not measured."
     )
     console.print(
-        f"latency {prediction.latency_ms:.2f} ms, {prediction.inferences_per_s:.0f} inferences/s, multipliers "
+        f"latency {prediction.latency_ms:.2f} ms, {prediction.inferences_per_s:.0f} inferences/s "
+        f"({prediction.serial_inferences_per_s:.0f} if transfers do not overlap with kernels), multipliers "
         f"{prediction.mac_utilisation:.0%} busy, bound by {prediction.bound_by}"
     )
     blocks = (f"{k.upper()} {v['used']:g} of {v['of']:g} ({v['share_with_shell']:.0%})" for k, v in resources.items())
