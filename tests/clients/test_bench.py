@@ -88,7 +88,8 @@ def test_the_model_that_answers_is_read_from_the_metrics() -> None:
 
 def test_the_report_says_what_was_measured(tmp_path: Path) -> None:
     point = {
-        "requests": 10, "answered": 12, "failures": 0, "throughput_per_s": 100.0, "mean_ms": 9.0, "p50_ms": 8.0, "p99_ms": 20.0,
+        "requests": 10, "answered": 12, "failures": 0, "throughput_per_s": 100.0, "mean_ms": 9.0, "p50_ms": 8.0,
+        "p99_ms": 20.0,
         "bytes_per_inference": 3200.0, "repeated": 0,
     }  # fmt: skip
     parts = dict.fromkeys(
