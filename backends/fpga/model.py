@@ -4,6 +4,7 @@ What it is made of lies in triton_server.plugin, where it can be tested without 
 """
 
 import json
+import os
 import threading
 import time
 import traceback
@@ -169,9 +170,12 @@ class TritonPythonModel:
         self._told = told
 
     def _keep(self, self_test_interval: float) -> None:
-        """Hand the counts to Prometheus, and test the device on a timer."""
+        """Hand the counts to Prometheus, test the device on a timer, end when the server has died."""
         last_test = time.monotonic()
+        server = os.getppid()
         while not self._stop.wait(FLUSH_S):
+            if os.getppid() != server:  # Triton's own check takes a dead server that nobody reaped for a live one
+                os._exit(1)
             if self_test_interval and time.monotonic() - last_test >= self_test_interval:
                 device = self._chain.device
                 try:

@@ -3,20 +3,29 @@
 The gate listens on the same ports as the server (SO_REUSEPORT) and only from the moment a failure is noticed until the
 server is back, so in normal service no request passes through Python. Without it a gRPC channel would find the port
 closed and wait out its reconnection back-off (1 s, then 1.6 s, 2.6 s ...) after the server has long returned.
+
+Its gRPC side speaks the little of HTTP/2 (RFC 9113) that a refusal needs, and not through grpc.server: that one answers
+calls which arrive while it stops with CANCELLED, which no client takes for a reason to retry.
 """
 
+import contextlib
 import http.server
 import json
 import socket
+import socketserver
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from typing import Any, NoReturn
-
-import grpc
+from typing import Any
+from urllib.parse import quote
 
 RETRY_MS = 500
 """The hint given to clients."""
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+_ACK = _END_STREAM = 1
+_END_HEADERS = 4
+_IDLE_S = 30.0
 
 
 class Gate:
@@ -24,83 +33,114 @@ class Gate:
 
     def __init__(self, address: str, http_port: int, grpc_port: int) -> None:
         self._address = address
-        self._http_port = http_port
-        self._grpc_port = grpc_port
-        self._grpc: grpc.Server | None = None
-        self._http: _HttpGate | None = None
+        self._ports: tuple[tuple[int, type[_Listener]], ...] = ((grpc_port, _GrpcListener), (http_port, _HttpListener))
+        self._listeners: list[_Listener] = []
 
     def open(self, reason: str) -> None:
         """Start to answer, with ``reason`` in the message; a port that cannot be had is left closed."""
-        if self._grpc is not None or self._http is not None:
+        if self._listeners:
             return
         message = f"{reason}; retry in {RETRY_MS} ms"
-        server = grpc.server(
-            ThreadPoolExecutor(max_workers=4, thread_name_prefix="gate"),
-            handlers=(_Refuse(message),),
-            options=(("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", -1)),
-        )
-        host = f"[{self._address}]" if ":" in self._address else self._address
-        try:
-            server.add_insecure_port(f"{host}:{self._grpc_port}")
-        except RuntimeError:
-            server.stop(None)
-        else:
-            server.start()
-            self._grpc = server
-        try:
-            self._http = _HttpGate(self._address, self._http_port, message)
-        except OSError:
-            self._http = None
-        else:
-            threading.Thread(target=self._http.serve_forever, args=(0.05,), name="gate-http", daemon=True).start()
+        for port, kind in self._ports:
+            with contextlib.suppress(OSError):
+                listener = kind(self._address, port, message)
+                threading.Thread(target=listener.serve_forever, args=(0.02,), name="gate", daemon=True).start()
+                self._listeners.append(listener)
 
     def close(self) -> None:
-        """Stop listening and drop what is connected: clients reconnect at once, to the server."""
-        if self._grpc is not None:
-            self._grpc.stop(0.1).wait(2.0)
-            self._grpc = None
-        if self._http is not None:
-            self._http.shutdown()
-            self._http.server_close()
-            self._http = None
+        """Stop listening and send away what is connected: clients reconnect at once, to the server."""
+        for listener in self._listeners:
+            listener.shutdown()
+            listener.server_close()
+            listener.send_away()
+        self._listeners.clear()
 
 
-class _Refuse(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no types
-    """One handler for every method, with the messages left as bytes."""
-
-    def __init__(self, message: str) -> None:
-        def refuse(_request: object, context: Any) -> NoReturn:
-            context.set_trailing_metadata((("grpc-retry-pushback-ms", str(RETRY_MS)),))
-            context.abort(grpc.StatusCode.UNAVAILABLE, message)
-            raise RuntimeError("abort() raises")
-
-        # A streaming call is refused before its first message; a unary one reads it, since clients send it anyway.
-        self._handler = grpc.stream_stream_rpc_method_handler(refuse)
-
-    def service(self, handler_call_details: object) -> Any:
-        return self._handler
-
-
-class _HttpGate(http.server.ThreadingHTTPServer):
+class _Listener(socketserver.ThreadingTCPServer):
     daemon_threads = True
+    block_on_close = False
+    request_queue_size = 512
+    handler: type[socketserver.BaseRequestHandler]
 
     def __init__(self, address: str, port: int, message: str) -> None:
         self.message = message
+        self.connections: dict[socket.socket, int] = {}
+        """Each open connection with its highest stream."""
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        super().__init__((address, port), _HttpRefuse)
+        super().__init__((address, port), self.handler)
 
     def server_bind(self) -> None:
         for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
             self.socket.setsockopt(socket.SOL_SOCKET, option, 1)
         self.socket.bind(self.server_address)  # not the base's, which looks up the host's name
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a client that went away, or sent no HTTP, is no news during an outage."""
 
-class _HttpRefuse(http.server.BaseHTTPRequestHandler):
+    def send_away(self) -> None:
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class _GrpcHandler(socketserver.BaseRequestHandler):
+    """One HTTP/2 connection: every stream is refused as soon as its headers come."""
+
+    server: "_GrpcListener"
+    request: socket.socket
+
+    def handle(self) -> None:
+        connection = self.request
+        connection.settimeout(_IDLE_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.server.connections[connection] = 0
+        try:
+            with connection.makefile("rb", 1 << 16) as stream:
+                if stream.read(len(PREFACE)) == PREFACE:
+                    connection.sendall(frame(_SETTINGS, 0, 0))
+                    while head := stream.read(9):
+                        self._answer(head, stream.read(int.from_bytes(head[:3])))
+        except OSError:
+            return  # the client has gone, or was idle for too long
+        finally:
+            self.server.connections.pop(connection, None)
+
+    def _answer(self, head: bytes, body: bytes) -> None:
+        kind, flags, number = head[3], head[4], int.from_bytes(head[5:]) & 0x7FFFFFFF
+        if kind == _HEADERS and number > self.server.connections.get(self.request, 0):
+            self.server.connections[self.request] = number
+            # After the complete answer, RST_STREAM with NO_ERROR tells the client to send no more of its request.
+            refusal = frame(_HEADERS, _END_STREAM | _END_HEADERS, number, self.server.block)
+            self.request.sendall(refusal + frame(_RST_STREAM, 0, number, bytes(4)))
+        elif kind == _DATA and body:
+            self.request.sendall(frame(_WINDOW_UPDATE, 0, 0, len(body).to_bytes(4)))
+        elif kind == _SETTINGS and not flags & _ACK:
+            self.request.sendall(frame(_SETTINGS, _ACK, 0))
+        elif kind == _PING and not flags & _ACK:
+            self.request.sendall(frame(_PING, _ACK, 0, body))
+
+
+class _GrpcListener(_Listener):
+    handler = _GrpcHandler
+
+    def __init__(self, address: str, port: int, message: str) -> None:
+        self.block = refusal_headers(message)
+        super().__init__(address, port, message)
+
+    def send_away(self) -> None:
+        """GOAWAY with the last stream that was answered: gRPC repeats by itself what was sent after that."""
+        for connection, last in list(self.connections.items()):
+            with contextlib.suppress(OSError):
+                connection.sendall(frame(_GOAWAY, 0, 0, last.to_bytes(4) + bytes(4)))
+                connection.shutdown(socket.SHUT_WR)
+
+
+class _HttpHandler(http.server.BaseHTTPRequestHandler):
     """503 for everything. The body is read first, or the client would see a broken pipe in place of the answer."""
 
     protocol_version = "HTTP/1.1"
     timeout = 5.0
-    server: _HttpGate
+    server: "_HttpListener"
 
     def _refuse(self) -> None:
         remaining = int(self.headers.get("Content-Length") or 0)
@@ -124,3 +164,43 @@ class _HttpRefuse(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's signature
         """Say nothing: the supervisor has told why."""
+
+
+class _HttpListener(_Listener):
+    handler = _HttpHandler
+
+
+def frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:
+    """One HTTP/2 frame (RFC 9113, section 4.1)."""
+    return len(body).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + body
+
+
+def refusal_headers(message: str) -> bytes:
+    """Header block of a gRPC answer that is nothing but a status, UNAVAILABLE (14), with the hint when to retry.
+
+    HPACK (RFC 7541) without compression: indexed ``:status 200``, then literal fields that no table remembers, so the
+    block needs no state and suits every connection.
+    """
+    fields = {
+        "content-type": "application/grpc",
+        "grpc-status": "14",
+        "grpc-message": quote(message, safe=" ;,:()'"),
+        "grpc-retry-pushback-ms": str(RETRY_MS),
+    }
+    block = b"\x88"
+    for name, value in fields.items():
+        block += b"\x00" + _text(name) + _text(value)
+    return block
+
+
+def _text(text: str) -> bytes:
+    """A string literal without Huffman coding; its length is an integer with a prefix of 7 bits."""
+    data = text.encode("ascii")
+    size, prefix = len(data), b""
+    if size < 127:
+        return bytes((size,)) + data
+    size -= 127
+    while size >= 128:
+        prefix += bytes((size % 128 + 128,))
+        size //= 128
+    return b"\x7f" + prefix + bytes((size,)) + data

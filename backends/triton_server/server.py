@@ -131,12 +131,8 @@ class TritonServer:
         """
         if self.running:
             raise ServerError("the server already runs")
-        check_numpy()
-        installation = find_installation()
-        if not self.model_repository.is_dir():
-            raise ServerStartError(f"no model repository at {self.model_repository}: expected a folder of models")
+        installation = self.prepare()
         shm.clean_stale()
-        self.choose_ports()
         for attempt in range(START_ATTEMPTS):
             try:
                 self._run = Path(tempfile.mkdtemp(prefix="triton-fpga-"))
@@ -155,10 +151,18 @@ class TritonServer:
                 break
         return self
 
-    def choose_ports(self) -> None:
-        """Settle the ports (start does it): once, a restart keeps them. Raises ServerStartError when one is taken."""
+    def prepare(self) -> Installation:
+        """What start does first: find the server, check numpy and the repository, settle the ports (once for all).
+
+        Raises ServerNotFoundError or ServerStartError.
+        """
+        check_numpy()
+        installation = find_installation()
+        if not self.model_repository.is_dir():
+            raise ServerStartError(f"no model repository at {self.model_repository}: expected a folder of models")
         if not self.http_port:
             self.http_port, self.grpc_port, self.metrics_port = resolve_ports(self.address, self._wanted_ports)
+        return installation
 
     def wait_ready(self, timeout_s: float = 600.0) -> None:
         """Wait until the server says that it is up.

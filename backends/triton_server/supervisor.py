@@ -172,7 +172,7 @@ class Supervisor:
         gate = None
         threads: list[threading.Thread] = []
         try:
-            self.server.choose_ports()
+            self.server.prepare()
             gate = Gate(self.server.address, self.server.http_port, self.server.grpc_port)
             gate.open("the model server is starting")
             try:
