@@ -128,7 +128,10 @@ def test_the_command_on_a_tiny_model(repository: Path, tmp_path: Path, capsys: p
     parser = ArgumentParser()
     service.register(parser)
     arguments = ["--quick", "--json", "--only", "latency", "breakdown", "--device", "reference"]
-    arguments += ["--model-repository", str(repository), "--output", str(tmp_path)]
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "top_tagger").symlink_to(repository / "top_tagger")
+    arguments += ["--model-repository", str(models), "--output", str(tmp_path)]
     assert service.run(parser.parse_args(arguments)) == 0
     summary = json.loads(capsys.readouterr().out)
     assert {

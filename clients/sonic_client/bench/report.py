@@ -146,6 +146,8 @@ def markdown(numbers: Numbers) -> str:
             cells = [f"{numbers['breakdown'][model][key]:.3f}" for model in models]
             lines.append(f"| {label} | {' | '.join(cells)} |")
         lines.append("")
+    for what, reason in numbers.get("failed", {}).items():
+        lines += [f"**Not measured, because it failed:** {what}: {reason.splitlines()[0]}", ""]
     lines += ["## In short", "", "| | |", "|---|---|"]
     lines += [
         f"| `{key}` | {value if value is None else f'{value:.4g}'} |" for key, value in numbers["summary"].items()

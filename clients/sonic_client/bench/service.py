@@ -42,4 +42,4 @@ def run(args: argparse.Namespace) -> int:
         from rich.markdown import Markdown
 
         console.print(Markdown((args.output / "report.md").read_text()))
-    return 0
+    return 1 if numbers["failed"] else 0

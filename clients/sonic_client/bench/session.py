@@ -9,6 +9,7 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from rich.console import Console
 
 from sonic_client.bench import link, measurements, report
 from sonic_client.bench.load import Load, measure
-from sonic_client.bench.measurements import CONSTITUENTS, IMAGES, Plan
-from sonic_client.errors import ConfigurationError
+from sonic_client.bench.measurements import CONSTITUENTS, IMAGES, Model, Plan
+from sonic_client.errors import ClientError, ConfigurationError
 from sonic_client.provenance import read_provenance
 
 Numbers = dict[str, Any]
@@ -33,36 +34,53 @@ def run_all(args: argparse.Namespace, console: Console) -> Numbers:
         models = measurements.find_models(plan)
         if not models:
             raise ConfigurationError(f"{plan.repository} serves neither {CONSTITUENTS} nor {IMAGES}")
-        numbers: Numbers = {"latency": {}, "scaling": {}, "remote": {}, "breakdown": {}, **_about(plan)}
+        numbers: Numbers = {"latency": {}, "scaling": {}, "remote": {}, "breakdown": {}, "failed": {}, **_about(plan)}
         throughput: dict[str, float] = {}
+
+        def attempt(what: str, make: Callable[[], None]) -> None:
+            """One measurement; that it failed is a result too, and the others go on."""
+            plan.say(what)
+            try:
+                make()
+            except ClientError as error:
+                numbers["failed"][what] = str(error)
+
         with TritonServer(plan.repository) as server:
             provenance = read_provenance(server.metrics_url, next(iter(models)))
             numbers |= {"device": provenance.get("device", "unknown"), "precision": provenance.get("precision", "")}
             for name, model in models.items():
-                if {"latency", "table"} & set(args.only):
-                    plan.say(f"{name}: latency added to the bare call")
-                    numbers["latency"][name] = measurements.added_latency(
-                        plan, server.grpc_url, server.http_url, model, args.device
-                    )
-                    throughput[name] = _eight(plan, server.grpc_url, model, numbers["latency"][name], args.device)
-                if "scaling" in args.only:
+
+                def latency(name: str = name, model: Model = model) -> None:
+                    found = measurements.added_latency(plan, server.grpc_url, server.http_url, model, args.device)
+                    numbers["latency"][name] = found
+                    throughput[name] = _eight(plan, server.grpc_url, model, found, args.device)
+
+                def scaling(name: str = name, model: Model = model) -> None:
                     numbers["scaling"][name] = measurements.scaling(plan, server.grpc_url, model)
-                if "breakdown" in args.only:
-                    plan.say(f"{name}: where the time goes")
+
+                def breakdown(name: str = name, model: Model = model) -> None:
                     numbers["breakdown"][name] = measurements.breakdown(plan, server, model)
-            if "table" in args.only and IMAGES in models:
-                latency = numbers["latency"][IMAGES]
-                rows = measurements.table(plan, models[IMAGES], latency, throughput[IMAGES], numbers["device"])
+
+                if {"latency", "table"} & set(args.only):
+                    attempt(f"{name}: latency added to the bare call", latency)
+                if "scaling" in args.only:
+                    attempt(f"{name}: clients at once", scaling)
+                if "breakdown" in args.only:
+                    attempt(f"{name}: where the time goes", breakdown)
+            if "table" in args.only and IMAGES in throughput:
+                found = numbers["latency"][IMAGES]
+                rows = measurements.table(plan, models[IMAGES], found, throughput[IMAGES], numbers["device"])
                 numbers["table"] = [*rows, *measurements.PUBLISHED]
         if "remote" in args.only:
-            reason = link.why_not()
-            numbers["remote_skipped"] = reason
-            for name, model in {} if reason else models.items():
+            numbers["remote_skipped"] = link.why_not()
+            for name, model in {} if numbers["remote_skipped"] else models.items():
                 # An image is mostly zeros: compressed, it is hardly more than its constituents.
                 for title, compression in ((name, None), (f"{name}, gzip", "gzip"))[: 2 if name == IMAGES else 1]:
-                    numbers["remote"][title] = measurements.remote(
-                        plan, model, lambda **where: TritonServer(plan.repository, **where).start(), compression
-                    )
+
+                    def remote(title: str = title, model: Model = model, how: str | None = compression) -> None:
+                        numbers["remote"][title] = measurements.remote(plan, model, _starter(plan), how)
+
+                    attempt(f"{title}: far away", remote)
     numbers["summary"] = _summary(numbers)
     report.write(numbers, args.output)
     return numbers
@@ -84,7 +102,13 @@ def _plan(args: argparse.Namespace, scratch: Path, say: Any) -> Plan:
     )
 
 
-def _eight(plan: Plan, grpc: str, model: measurements.Model, latency: Numbers, device: str) -> float:
+def _starter(plan: Plan) -> Callable[..., Any]:
+    from triton_server import TritonServer
+
+    return lambda **where: TritonServer(plan.repository, **where).start()
+
+
+def _eight(plan: Plan, grpc: str, model: Model, latency: Numbers, device: str) -> float:
     """Throughput of eight connections, put beside that of the bare call in a loop just before and just after."""
     plan.say(f"{model.name}: eight connections beside the bare call")
     before = measurements.throughput_of_bare_call(model, device, plan.seconds / 2)
