@@ -154,10 +154,15 @@ def checked(doing: str) -> Iterator[None]:
     cl = module()
     try:
         yield
-    except cl.MemoryError as error:
-        raise DeviceError(f"{doing}: the device is out of memory ({error})") from error
     except cl.Error as error:
-        raise DeviceError(f"{doing}: {str(error).strip()[:2000]}") from error
+        raise device_error(doing, error) from error
+
+
+def device_error(doing: str, error: Exception) -> DeviceError:
+    """The typed error for a status of OpenCL."""
+    if isinstance(error, module().MemoryError):
+        return DeviceError(f"{doing}: the device is out of memory ({error})")
+    return DeviceError(f"{doing}: {str(error).strip()[:2000]}")
 
 
 @dataclass(frozen=True)

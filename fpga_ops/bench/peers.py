@@ -77,8 +77,7 @@ def _python_time(network: Any, inputs: dict[str, Array], count: int = 30) -> flo
             waited[0] += time.perf_counter() - begin
 
     def start_timed(*args: Any) -> Any:
-        event, *rest = start_device(*args)
-        return (Timed(event), *rest)
+        return Timed(start_device(*args))
 
     def session_timed(*args: Any) -> Any:
         begin = time.perf_counter()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
 from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
@@ -26,6 +26,32 @@ WORKERS_VARIABLE = "FPGA_OPS_WORKERS"
 
 SYNC_INTS = 16
 """Ints between two counters: a cache line."""
+
+
+FINE_GRAIN_SYSTEM = 4
+"""CL_DEVICE_SVM_FINE_GRAIN_SYSTEM: kernels may follow any pointer of the host."""
+
+SLOTS = 4
+"""Inferences that may be enqueued at once."""
+
+_ONE = (1,)
+
+
+@dataclass
+class _Slot:
+    """What one enqueued inference needs for itself.
+
+    Attributes:
+        kernel: With all arguments set.
+        call: Read by the kernel: the number of images, then the addresses of inputs and outputs.
+        event: Of the last inference that used the slot.
+        used: Its arrays, kept alive.
+    """
+
+    kernel: Any
+    call: npt.NDArray[np.int64]
+    event: Any = None
+    used: object = None
 
 
 class VectorExecutable:
@@ -57,13 +83,18 @@ class VectorExecutable:
         self._lock = Lock()
         self._closed = False
         self._waiter: Thread | None = None
-        self._pending: queue.SimpleQueue[tuple[Any, Future[dict[str, UInt8Array]], dict[str, UInt8Array], Any] | None]
+        self._pending: queue.SimpleQueue[tuple[Any, Future[dict[str, UInt8Array]], dict[str, UInt8Array]] | None]
         self._pending = queue.SimpleQueue()
         network = plan.network
         with opencl.checked("opening the device"):
             self._context = cl.Context([device.handle])
             self._queue = cl.CommandQueue(self._context)
-        source = generate(plan, persistent=persistent, intel=device.is_intel_cpu, gives_way=gives_way, profile=profile)
+        # a device that reads and writes the caller's memory in place needs no staging
+        self._in_place = device.is_intel_cpu and bool(device.handle.svm_capabilities & FINE_GRAIN_SYSTEM)
+        source = generate(
+            plan, persistent=persistent, intel=device.is_intel_cpu or device.is_emulator, in_place=self._in_place,
+            gives_way=gives_way, profile=profile,
+        )  # fmt: skip
         options = ["-cl-std=CL3.0"] if device.language >= (3, 0) else ["-cl-std=CL1.2"]
         self._program, self.kernel_hash = opencl.build(self._context, device, source, options, cache_dir)
         flags = cl.mem_flags
@@ -84,29 +115,29 @@ class VectorExecutable:
             if profile:
                 stamps = np.zeros(len(plan.layers) + 1, np.uint64)
                 self._profile = cl.Buffer(self._context, flags.READ_WRITE | flags.COPY_HOST_PTR, hostbuf=stamps)
-            # a device that reads the caller's memory in place needs no staging
-            self._in_place = bool(device.handle.svm_capabilities & 4) if device.is_intel_cpu else False
             self._in_sizes = [network.tensors[name].size for name in network.inputs]
             self._out_sizes = [network.tensors[name].size for name in network.outputs]
             self._staging: list[Any] = []
             if not self._in_place:
                 sizes = [4 * size for size in self._in_sizes] + self._out_sizes
                 self._staging = [cl.Buffer(self._context, flags.READ_WRITE, size * plan.max_batch) for size in sizes]
-            self._kernel = cl.Kernel(self._program, "network" if persistent else "one_layer")
         with opencl.checked("setting the kernel's arguments"):
             fixed = [self._arena, self._constants, self._records]
             fixed += [self._sync] if persistent else []
-            for index, buffer in enumerate(fixed):
-                self._kernel.set_arg(index, buffer)
-            # for persistent kernels the next is `images`, for others (index, images); then inputs and outputs
-            self._images_at = len(fixed) if persistent else len(fixed) + 1
-            for index, buffer in enumerate(self._staging):
-                self._kernel.set_arg(self._images_at + 1 + index, buffer)
-            if profile:
-                count = len(network.inputs) + len(network.outputs)
-                self._kernel.set_arg(self._images_at + 1 + count, self._profile)
+            self._slots = [
+                self._slot(fixed, len(network.inputs) + len(network.outputs))
+                for _ in range(SLOTS if self._in_place else 1)
+            ]
+        self._next_slot = 0
+        self._size = (plan.workers,)
+        # for persistent kernels `images` follows the fixed arguments, for others (index, images)
+        self._images_at = len(fixed) if persistent else len(fixed) + 1
         self._images = -1
         self._counts = [np.int32(n) for n in range(plan.max_batch + 1)]
+        self._outputs = [
+            (name, (t.channels,) if t.flat else (t.channels, t.height, t.width))
+            for name, t in ((name, network.tensors[name]) for name in network.outputs)
+        ]
         self._shapes = {
             name: (network.tensors[name].channels, network.tensors[name].height, network.tensors[name].width)
             for name in network.inputs
@@ -125,14 +156,15 @@ class VectorExecutable:
             DeviceError: The device failed, or the executable is closed.
         """
         arrays, images = self._check(inputs)
-        with self._lock:
-            event, outputs, used = self._start(arrays, images)
-            if not self._in_place:
-                self._finish_staged(outputs, images)
-                return outputs
-        with opencl.checked("running the network"):
+        try:
+            with self._lock:
+                outputs = self._new_outputs(images)
+                if not self._in_place:
+                    return self._run_staged(arrays, outputs, images)
+                event = self._start(arrays, outputs, images)
             event.wait()
-        del used  # the device has read its inputs
+        except self._cl.Error as error:
+            raise opencl.device_error("running the network", error) from error
         return outputs
 
     def submit(self, inputs: Mapping[str, Float32Array]) -> Future[dict[str, UInt8Array]]:
@@ -143,17 +175,20 @@ class VectorExecutable:
         future: Future[dict[str, UInt8Array]] = Future()
         future.set_running_or_notify_cancel()
         arrays, images = self._check(inputs)
-        with self._lock:
-            if self._waiter is None:
-                self._waiter = Thread(target=self._wait_for_all, name="fpga_ops-vector", daemon=True)
-                self._waiter.start()
-            event, outputs, used = self._start(arrays, images)
-            if self._in_place:
-                with opencl.checked("running the network"):
+        try:
+            with self._lock:
+                if self._waiter is None:
+                    self._waiter = Thread(target=self._wait_for_all, name="fpga_ops-vector", daemon=True)
+                    self._waiter.start()
+                outputs = self._new_outputs(images)
+                if self._in_place:
+                    event = self._start(arrays, outputs, images)
                     self._queue.flush()
-                self._pending.put((event, future, outputs, used))
-                return future
-            self._finish_staged(outputs, images)
+                    self._pending.put((event, future, outputs))
+                    return future
+                self._run_staged(arrays, outputs, images)
+        except self._cl.Error as error:
+            raise opencl.device_error("running the network", error) from error
         future.set_result(outputs)
         return future
 
@@ -168,6 +203,7 @@ class VectorExecutable:
         if waiter is not None:
             waiter.join()
         self._queue.finish()
+        self._slots = []
         for buffer in (self._arena, self._constants, self._records, self._sync, *self._staging):
             buffer.release()
         self._keep = []
@@ -210,66 +246,90 @@ class VectorExecutable:
             raise InputError(f"1 to {self.plan.max_batch} images are accepted at once, got {images}")
         return arrays, images
 
-    def _start(self, arrays: list[Float32Array], images: int) -> tuple[Any, dict[str, UInt8Array], Any]:
-        """Enqueue one inference; the lock is held. Returns its event, the outputs to be, and what must stay alive."""
+    def _new_outputs(self, images: int) -> dict[str, UInt8Array]:
         if self._closed:
             raise DeviceError("the executable is closed")
-        cl, network, kernel = self._cl, self.plan.network, self._kernel
-        outputs = {}
-        for name, size in zip(network.outputs, self._out_sizes, strict=True):
-            tensor = network.tensors[name]
-            shape = (images, tensor.channels) if tensor.flat else (images, *self._onnx_shape(name))
-            outputs[name] = np.empty(shape, np.uint8)
-            del size
-        used: list[Any] = [arrays]
-        with opencl.checked("starting the network"):
-            if images != self._images:
-                kernel.set_arg(self._images_at, self._counts[images])
-                self._images = images
-            if self._in_place:
-                for index, array in enumerate((*arrays, *outputs.values())):
-                    # by address, because pyopencl takes no read-only array, and requests often are
-                    pointer = cl.SVM(ctypes.c_char.from_address(array.ctypes.data))
-                    used.append(pointer)
-                    kernel.set_arg(self._images_at + 1 + index, pointer)
-            else:
-                for array, buffer in zip(arrays, self._staging, strict=False):
-                    cl.enqueue_copy(self._queue, buffer, array, is_blocking=False)
-            if self.persistent:
-                event = cl.enqueue_nd_range_kernel(self._queue, kernel, (self.plan.workers,), (1,))
-            else:
-                event = self._launch_layers(images)
-        return event, outputs, used
+        return {name: np.empty((images, *shape), np.uint8) for name, shape in self._outputs}
 
-    def _launch_layers(self, images: int) -> Any:
+    def _slot(self, fixed: list[Any], addresses: int) -> _Slot:
+        """A kernel with its arguments set."""
+        kernel = self._cl.Kernel(self._program, "network" if self.persistent else "one_layer")
+        call = np.zeros(1 + addresses, np.int64)
+        arguments: list[Any] = list(fixed)
+        if not self.persistent:
+            arguments.append(np.int32(0))
+        if self._in_place:
+            arguments.append(self._cl.SVM(call))
+        else:
+            arguments += [np.int32(0), *self._staging]
+        if self._profile is not None:
+            arguments.append(self._profile)
+        kernel.set_args(*arguments)
+        return _Slot(kernel, call)
+
+    def _start(self, arrays: list[Float32Array], outputs: dict[str, UInt8Array], images: int) -> Any:
+        """Enqueue one inference that works in the caller's memory; the lock is held. Returns its event.
+
+        The kernel of a slot finds the addresses in the slot's array `call`: setting kernel arguments through pyopencl
+        takes longer than the rest of this (its code has left the cache while the last inference ran).
+        """
+        slot = self._slots[self._next_slot]
+        self._next_slot = (self._next_slot + 1) % SLOTS
+        if slot.event is not None:
+            slot.event.wait()
+        call = slot.call
+        call[0] = images
+        position = 1
+        for array in arrays:
+            call[position] = array.ctypes.data
+            position += 1
+        for array8 in outputs.values():
+            call[position] = array8.ctypes.data
+            position += 1
+        slot.used = (arrays, outputs)
+        if self.persistent:
+            slot.event = self._cl.enqueue_nd_range_kernel(self._queue, slot.kernel, self._size, _ONE)
+        else:
+            slot.event = self._launch_layers(slot.kernel, images)
+        return slot.event
+
+    def _launch_layers(self, kernel: Any, images: int) -> Any:
         event = None
+        at = self._images_at - 1
         for index, layer in enumerate(self.plan.layers):
-            self._kernel.set_arg(self._images_at - 1, np.int32(index))
-            event = self._cl.enqueue_nd_range_kernel(self._queue, self._kernel, (layer.tasks * images,), (1,))
+            kernel.set_arg(at, np.int32(index))
+            event = self._cl.enqueue_nd_range_kernel(self._queue, kernel, (layer.tasks * images,), _ONE)
         return event
 
-    def _finish_staged(self, outputs: dict[str, UInt8Array], images: int) -> None:
-        with opencl.checked("running the network"):
-            for array, buffer in zip(outputs.values(), self._staging[len(self._in_sizes) :], strict=True):
-                self._cl.enqueue_copy(self._queue, array, buffer)
-        del images
-
-    def _onnx_shape(self, name: str) -> tuple[int, int, int]:
-        tensor = self.plan.network.tensors[name]
-        return tensor.channels, tensor.height, tensor.width
+    def _run_staged(
+        self, arrays: list[Float32Array], outputs: dict[str, UInt8Array], images: int
+    ) -> dict[str, UInt8Array]:
+        """One inference on a device with memory of its own: copy in, run, copy out; the lock is held."""
+        kernel = self._slots[0].kernel
+        if images != self._images:
+            kernel.set_arg(self._images_at, self._counts[images])
+            self._images = images
+        for array, buffer in zip(arrays, self._staging, strict=False):
+            self._cl.enqueue_copy(self._queue, buffer, array, is_blocking=False)
+        if self.persistent:
+            self._cl.enqueue_nd_range_kernel(self._queue, kernel, self._size, _ONE)
+        else:
+            self._launch_layers(kernel, images)
+        for value, buffer in zip(outputs.values(), self._staging[len(self._in_sizes) :], strict=True):
+            self._cl.enqueue_copy(self._queue, value, buffer)
+        return outputs
 
     def _wait_for_all(self) -> None:
         """Body of the waiting thread: completes futures in order."""
         while (item := self._pending.get()) is not None:
-            event, future, outputs, used = item
+            event, future, outputs = item
             try:
-                with opencl.checked("running the network"):
-                    event.wait()
-            except DeviceError as error:
-                future.set_exception(error)
+                event.wait()
+            except self._cl.Error as error:
+                future.set_exception(opencl.device_error("running the network", error))
             else:
                 future.set_result(outputs)
-            del item, event, future, outputs, used
+            del item, event, future, outputs
 
 
 def _aligned(size: int) -> npt.NDArray[np.uint8]:

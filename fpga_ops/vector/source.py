@@ -24,13 +24,16 @@ def _undefine(macros: dict[str, int]) -> str:
     return "".join(f"#undef {name}\n" for name in macros)
 
 
-def generate(plan: Plan, *, persistent: bool, intel: bool, gives_way: bool = False, profile: bool = False) -> str:
+def generate(
+    plan: Plan, *, persistent: bool, intel: bool, in_place: bool, gives_way: bool = False, profile: bool = False
+) -> str:
     """Source of the plan's program.
 
     Args:
         plan: The network's plan; only its shapes and geometry matter, not its weights.
         persistent: With the kernel that runs the whole network in one launch.
         intel: For Intel's compiler, which takes a vectorisation hint.
+        in_place: Inputs and outputs come as addresses in one array, not as arguments.
         gives_way: A worker that waits long yields its core.
         profile: Record a time stamp as each layer ends.
     """
@@ -52,7 +55,14 @@ def generate(plan: Plan, *, persistent: bool, intel: bool, gives_way: bool = Fal
     text += _define({"FIELDS": RECORD, "LAYERS": len(plan.layers), "WORKERS": plan.workers})
     text += f"#define ARGUMENTS , {', '.join(arguments)}\n#define VALUES , {', '.join(values)}\n"
     profiled = ", G ulong* profile" if profile else ""
-    text += f"#define KERNEL_ARGUMENTS ARGUMENTS{profiled}\n"
+    if in_place:
+        unpack = "const int images = (int)call[0]; " + "".join(
+            f"{argument} = ({argument.rsplit(' ', 1)[0].removesuffix(' restrict')})call[{number + 1}]; "
+            for number, argument in enumerate(arguments)
+        )
+        text += f"#define KERNEL_ARGUMENTS , G const long* restrict call{profiled}\n#define UNPACK {unpack}\n"
+    else:
+        text += f"#define KERNEL_ARGUMENTS , const int images ARGUMENTS{profiled}\n#define UNPACK\n"
     direct = "".join(
         f"if (layer[L_DIRECT] == {number + 1}) output = out{number} + image * layer[L_OUTPUT_STEP]; "
         for number in plan.direct.values()

@@ -1,6 +1,8 @@
 // The whole network in one launch. The generator defines before this file: LAYERS, WORKERS, FIELDS (longs per layer
 // record), L_<FIELD> (their places), ARGUMENTS and VALUES (inputs and outputs: float in0..., uchar out0...), CASES (one
-// call per kind of layer and shape of convolution), REDIRECT (sends outputs to their argument) and PROFILE.
+// call per kind of layer and shape of convolution), REDIRECT (sends outputs to their argument), PROFILE, and
+// KERNEL_ARGUMENTS with UNPACK: the number of images, inputs and outputs as arguments, or, where the device works in the
+// caller's memory, one array that holds the number and the addresses.
 //
 // A layer is cut into tasks; tasks are numbered through the network and a worker (one work-group) takes the next
 // number from a counter. Before its first task of a layer it waits until all tasks of the layers it depends on are
@@ -37,9 +39,9 @@ SEPARATE void run_task(G uchar* restrict arena, G const char* restrict constants
 
 #if PERSISTENT
 // `sync` (one cache line each): [0] the next task, [16] workers that have left, [32 + 16 l] tasks of layer l done.
-SINGLE __kernel void network(G uchar* arena, G const char* constants, G const long* layers, G int* sync,
-                      const int images KERNEL_ARGUMENTS)
+SINGLE __kernel void network(G uchar* arena, G const char* constants, G const long* layers, G int* sync KERNEL_ARGUMENTS)
 {
+  UNPACK
   int layer = 0, ready = 0;
   int task = TAKE(sync, memory_order_relaxed);
 #if PROFILE
@@ -74,9 +76,10 @@ SINGLE __kernel void network(G uchar* arena, G const char* constants, G const lo
 #else
 
 // One layer a launch, one task a work-group: for devices without the atomics above.
-SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const long* layers, const int index,
-                        const int images KERNEL_ARGUMENTS)
+SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const long* layers,
+                               const int index KERNEL_ARGUMENTS)
 {
+  UNPACK
   run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), images, 0, constants VALUES);
 }
 #endif
