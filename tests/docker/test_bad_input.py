@@ -59,7 +59,7 @@ def test_a_port_in_use(stack: Stack, tmp_path: Path) -> None:
 
 
 def test_a_replica_that_never_becomes_healthy(stack: Stack, tmp_path: Path) -> None:
-    """A model file that is no model: the health check tells the reason, and the proxy that nobody serves."""
+    """A model file that is no model: the health check tells the reason, and a client that the model is not served."""
     model = tmp_path / "models" / "top_tagger"
     (model / "1").mkdir(parents=True)
     (model / "1" / "model.onnx").write_bytes(b"no model")
@@ -75,7 +75,8 @@ def test_a_replica_that_never_becomes_healthy(stack: Stack, tmp_path: Path) -> N
     until(lambda: "top_tagger" in told() and "refused" in told(), 120, "the health check names the model")
     assert health(stack, "server") != "healthy"
     until(lambda: health(stack, "prometheus") == health(stack, "envoy") == "healthy", 60, "the others are up")
+    url = f"http://{stack.address('envoy', 8000)}/v2/models/top_tagger/infer"
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"http://{stack.address('envoy', 8000)}/v2/health/ready", timeout=10)
-    assert refused.value.code == 503
-    assert b"no healthy upstream" in refused.value.read()
+        urllib.request.urlopen(url, data=b'{"inputs": []}', timeout=10)
+    assert refused.value.code in (400, 404, 503)
+    assert b"top_tagger" in refused.value.read()
