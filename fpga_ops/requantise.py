@@ -37,7 +37,8 @@ def quantise(values: npt.NDArray[np.float32], scale: float, zero_point: int) -> 
         scaled = np.rint(values.astype(np.float32, copy=False) * input_multiplier(scale))
     # Bounds that float32 holds exactly; the zero point is added as an integer, so no rounding follows the first.
     shifted = np.clip(scaled, -1024.0, 1024.0).astype(np.int32) + np.int32(zero_point)
-    return np.clip(shifted, 0, 255).astype(np.uint8)
+    quantised: UInt8Array = np.clip(shifted, 0, 255).astype(np.uint8)
+    return quantised
 
 
 def dequantise(values: UInt8Array, scale: float, zero_point: int) -> Float32Array:
