@@ -21,8 +21,10 @@ from fpga_ops.vector import executable, instruction, tiles
 from fpga_ops.vector.shapes import Geometry, Tile
 
 TRIALS = 14
+PASSES = 2
+"""Times that every candidate is measured; the better counts, so that a disturbance does not decide."""
 GAIN = 0.02
-"""What a candidate must save to replace the choice so far: less is noise."""
+"""Share that a candidate must save to replace the first choice: less is noise."""
 
 
 def candidates(geometry: Geometry, workers: int, first: Tile, limit: int = TRIALS) -> list[Tile]:
@@ -77,14 +79,14 @@ def tune(
         raise DeviceError("tiles are tuned on Intel's CPU runtime only")
     fast, workers = instruction.available(device, folder), executable.default_workers(device)
     table = tiles.load(device, workers, fast, folder, allow_winograd=True)
-    best: dict[str, float] = {}
-    chosen: dict[str, Tile] = {}
+    measured: dict[str, dict[Tile, float]] = {}
     choices: dict[str, list[Tile]] = {}
     total = 1
-    trial = 0
-    while trial < total:
-        trial_table = tiles.TileTable(workers, fast, {**table.tuned}, allow_winograd=True)
-        trial_table.tuned |= {key: tried[min(trial, len(tried) - 1)] for key, tried in choices.items()}
+    done = 0
+    while done < PASSES * total:
+        trial = done % total
+        trial_table = tiles.TileTable(workers, fast, dict(table.tuned), allow_winograd=True)
+        trial_table.tuned |= {key: tried[trial % len(tried)] for key, tried in choices.items()}
         times, geometries = _time(network, device, folder, trial_table, seconds)
         if not choices:
             choices = {
@@ -93,12 +95,16 @@ def tune(
             }
             total = max((len(tried) for tried in choices.values()), default=1)
         for key, tried in choices.items():
-            if trial < len(tried) and times[key] < best.get(key, float("inf")) * (1 - GAIN if key in best else 1):
-                best[key], chosen[key] = times[key], tried[trial]
-        trial += 1
+            tile, known = tried[trial % len(tried)], measured.setdefault(key, {})
+            known[tile] = min(times[key], known.get(tile, float("inf")))
+        done += 1
         if progress is not None:
-            progress(trial, total)
-    result = {**table.tuned, **chosen}
+            progress(done, PASSES * total)
+    result = dict(table.tuned)
+    for key, tried in choices.items():
+        best = min(tried, key=lambda tile: measured[key].get(tile, float("inf")))
+        kept = measured[key][best] > (1 - GAIN) * measured[key][tried[0]]
+        result[key] = tried[0] if kept else best
     tiles.save(result, tiles.table_path(device, workers, fast, folder))
     return result
 
