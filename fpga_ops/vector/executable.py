@@ -401,6 +401,8 @@ def compile(  # noqa: A001 (the name that every target has)
     if persistent is None:
         persistent = device.is_intel_cpu
     count = workers or default_workers(device)
+    if table is None and device.is_emulator:
+        table = tiles.TileTable(count, fast, small=True)
     if table is None:
         table = tiles.load(device, count, fast, folder, allow_winograd=persistent)
     plan = make_plan(network, max_batch, table, fast, serial=profile)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import astuple
-from functools import cache
 from pathlib import Path
 
 from fpga_ops.opencl import OpenCLDevice, write_atomically
@@ -14,9 +13,6 @@ from fpga_ops.vector.shapes import Geometry, Tile
 
 TASKS_PER_WORKER = 4
 """Tasks of a layer per worker: few enough to cost nothing, enough to even out."""
-
-SHIPPED = Path(__file__).with_name("tiles.json")
-"""Tiles of the ResNets' shapes, tuned on 2 cores with AVX-512 VNNI."""
 
 
 def register_tiles(geometry: Geometry) -> list[tuple[int, int]]:
@@ -134,22 +130,38 @@ def valid(tile: Tile, geometry: Geometry) -> bool:
 
 
 class TileTable:
-    """Tiles by geometry: those tuned on this device first, then the shipped ones, then the rule."""
+    """Tiles by geometry: those tuned on this device, else by rule.
+
+    Args:
+        workers: Concurrent work-groups.
+        fast: The dot instruction is used.
+        tuned: What the tuner found.
+        allow_winograd: Winograd's form may be used.
+        small: Small register tiles, for compilers that are slow on large ones and devices whose speed does not matter.
+    """
 
     def __init__(
-        self, workers: int, fast: bool, tuned: Mapping[str, Tile] | None = None, *, allow_winograd: bool = False
+        self,
+        workers: int,
+        fast: bool,
+        tuned: Mapping[str, Tile] | None = None,
+        *,
+        allow_winograd: bool = False,
+        small: bool = False,
     ) -> None:
         self.workers = workers
+        self.small = small
         self.allow_winograd = allow_winograd and fast
         self.tuned = dict(tuned or {})
-        self.shipped = _shipped() if fast and workers == 2 else {}
 
     def choose(self, geometry: Geometry) -> Tile:
         """The tile for a shape."""
-        for table in (self.tuned, self.shipped):
-            tile = table.get(geometry.key)
-            if tile is not None and valid(tile, geometry) and (self.allow_winograd or not tile.winograd):
-                return tile
+        tile = self.tuned.get(geometry.key)
+        if tile is not None and valid(tile, geometry) and (self.allow_winograd or not tile.winograd):
+            return tile
+        if self.small:
+            strip, panels, outer = cuts(geometry, 1, 1, self.workers)[0]
+            return Tile(1, 1, strip, panels, outer)
         return by_rule(geometry, self.workers, allow_winograd=self.allow_winograd)
 
 
@@ -164,11 +176,6 @@ def parse(content: str) -> dict[str, Tile]:
         if isinstance(value, list) and len(value) == 6 and all(isinstance(v, int) for v in value):
             result[key] = Tile(value[0], value[1], value[2], value[3], bool(value[4]), bool(value[5]))
     return result
-
-
-@cache
-def _shipped() -> dict[str, Tile]:
-    return parse(SHIPPED.read_text()) if SHIPPED.is_file() else {}
 
 
 def table_path(device: OpenCLDevice, workers: int, fast: bool, cache_dir: Path) -> Path:
