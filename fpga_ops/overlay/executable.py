@@ -124,6 +124,8 @@ class OverlayExecutable:
     Attributes:
         plan: What was compiled.
         emulated: Whether this is the emulator.
+        staged: Readers, pipeline and writer run after each other through deep channels, one run at a time: a kernel
+            that waits spins on the emulator, so the fewer the better. Not on a board, nor in strict emulation.
         usable: False once the device hung, died or was closed.
         kernel_hash: Names the kernels: digest of sources and parameters, or the bitstream's key.
         build_seconds: How long the device took to make ready.
@@ -147,6 +149,7 @@ class OverlayExecutable:
         self.geometry = geometry or Geometry()
         self.emulated = emulated = bitstream is None
         free_running = emulated and not self.settings.strict
+        self.staged = free_running and not self.settings.autorun
         self.plan: Plan = plan(network, self.geometry, images, _EMULATOR_DEPTH // 2 if free_running else None)
         self._lock = threading.Lock()
         self.trip_counts: npt.NDArray[np.int32] | None = None
@@ -158,6 +161,7 @@ class OverlayExecutable:
         header: dict[str, object] = {
             "do": "build", "layers": len(table), "runs": runs, "input_bytes": self.plan.input_bytes,
             "output_bytes": self.plan.output_bytes, "host_launched": emulated and not self.settings.autorun,
+            "staged": self.staged,
         }  # fmt: skip
         if emulated:
             options = self._options()
@@ -191,6 +195,15 @@ class OverlayExecutable:
         depths = self.geometry.depths()
         if not self.settings.strict:
             depths = dict.fromkeys(depths, _EMULATOR_DEPTH)
+        if self.staged:  # what the readers send in a whole run, so that they end before the others start
+            plan, layers = self.plan, len(self.plan.descriptors) + 2
+            depths |= {
+                "DESCRIPTOR_DEPTH": layers, "TRIPS_DEPTH": layers,
+                "PARAM_DEPTH": plan.parameter_blocks * plan.images + 2,
+                "WEIGHT_DEPTH": sum(d["w_words"] for d in plan.descriptors) + 2,
+                "IMAGE_DEPTH": plan.input_bytes // (self.geometry.cw * self.geometry.pix) + 2,
+                "STORE_DEPTH": plan.output_bytes // self.geometry.map_word_bytes + 2,
+            }  # fmt: skip
         options = [f"-D{k}={v}" for k, v in definitions(self.geometry, self.plan.map_words, depths).items()]
         options.append("-DEMULATOR")
         if self.settings.counters:

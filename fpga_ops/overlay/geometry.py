@@ -96,10 +96,13 @@ class Geometry:
     def depths(self) -> dict[str, int]:
         """Channel depths of the hardware (see overlay.cl for what each covers)."""
         return {
+            "DESCRIPTOR_DEPTH": 2,
             "IMAGE_DEPTH": 16,
+            "PARAM_DEPTH": 2,
             "WEIGHT_DEPTH": 256,
             "ACT_DEPTH": 16,
             "ACC_DEPTH": 2,
             "RESULT_DEPTH": self.lag + 2 * self.result_words,
             "STORE_DEPTH": 16,
+            "TRIPS_DEPTH": 64,
         }

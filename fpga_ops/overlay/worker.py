@@ -24,6 +24,8 @@ COUNTERS = ("params", "weights", "features", "array", "requant", "sink")
 
 KERNELS = ("fetch", "params", "weights", "features", "array", "requant", "sink")
 AUTORUN = ("features", "array", "requant")
+STAGES = (("fetch", "params", "weights"), AUTORUN, ("sink",))
+"""Kernels that may run after each other where channels hold a whole run."""
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Device:
         self.queues = {name: cl.CommandQueue(self.context) for name in launched}
         flags = cl.mem_flags
         table = self._constant(program)
+        self.staged = bool(header["staged"])
         self.layers, self.runs = int(header["layers"]), int(header["runs"])
         self.input = cl.Buffer(self.context, flags.READ_ONLY, max(1, int(header["input_bytes"]) * self.runs))
         self.output_bytes = int(header["output_bytes"])
@@ -97,7 +100,17 @@ class Device:
         )
 
     def run(self, images: bytes, runs: int, counters: bool) -> tuple[dict[str, Any], list[bytes]]:
-        """One batch: every kernel is enqueued once, whatever the number of layers and runs."""
+        """One batch: every kernel is enqueued once, whatever the number of layers and runs; staged, once a run."""
+        if not self.staged or runs == 1:
+            return self._launch(images, runs, counters)
+        size = len(images) // runs
+        parts = [self._launch(images[i * size : (i + 1) * size], 1, counters) for i in range(runs)]
+        header = {
+            "status": max(part["status"] for part, _ in parts), "seconds": sum(part["seconds"] for part, _ in parts)
+        }  # fmt: skip
+        return header, [b"".join(blocks) for blocks in zip(*(blocks for _, blocks in parts), strict=True)]
+
+    def _launch(self, images: bytes, runs: int, counters: bool) -> tuple[dict[str, Any], list[bytes]]:
         cl = self._cl
         first = self.queues["fetch"]
         cl.enqueue_copy(first, self.input, np.frombuffer(images, np.uint8), is_blocking=True)
@@ -105,11 +118,13 @@ class Device:
             self.constants[0], self.constants[0], np.int32(self.layers), np.int32(runs), self.status
         )
         start = time.perf_counter()
-        for name, kernel in self.kernels.items():
-            cl.enqueue_nd_range_kernel(self.queues[name], kernel, (1,), (1,))
-            self.queues[name].flush()
-        for queue in self.queues.values():
-            queue.finish()
+        for stage in STAGES if self.staged else (KERNELS,):
+            names = [name for name in stage if name in self.kernels]
+            for name in names:
+                cl.enqueue_nd_range_kernel(self.queues[name], self.kernels[name], (1,), (1,))
+                self.queues[name].flush()
+            for name in names:
+                self.queues[name].finish()
         seconds = time.perf_counter() - start
         status = np.zeros(1, np.int32)
         cl.enqueue_copy(first, status, self.status, is_blocking=True)

@@ -18,25 +18,25 @@
 /* Depths. A descriptor waits at most one layer: 2. `weight` covers the latency of external memory. `act` and `acc`
  * cover the pipelines that they join. `result` must hold what is under way between `features`' last send and its
  * first receive: LAG iterations yield at most LAG + 2 LANE/CW words (geometry.py sets it so). */
-channel layer_t to_params   __attribute__((depth(2)));
-channel layer_t to_weights  __attribute__((depth(2)));
-channel layer_t to_features __attribute__((depth(2)));
-channel layer_t to_array    __attribute__((depth(2)));
-channel layer_t to_requant  __attribute__((depth(2)));
-channel layer_t to_sink     __attribute__((depth(2)));
+channel layer_t to_params   __attribute__((depth(DESCRIPTOR_DEPTH)));
+channel layer_t to_weights  __attribute__((depth(DESCRIPTOR_DEPTH)));
+channel layer_t to_features __attribute__((depth(DESCRIPTOR_DEPTH)));
+channel layer_t to_array    __attribute__((depth(DESCRIPTOR_DEPTH)));
+channel layer_t to_requant  __attribute__((depth(DESCRIPTOR_DEPTH)));
+channel layer_t to_sink     __attribute__((depth(DESCRIPTOR_DEPTH)));
 channel res_t   image_ch    __attribute__((depth(IMAGE_DEPTH)));
 channel wword_t weight_ch   __attribute__((depth(WEIGHT_DEPTH)));
-channel par_t   param_ch    __attribute__((depth(2)));
+channel par_t   param_ch    __attribute__((depth(PARAM_DEPTH)));
 channel act_t   act_ch      __attribute__((depth(ACT_DEPTH)));
 channel acc_t   acc_ch      __attribute__((depth(ACC_DEPTH)));
 channel res_t   result_ch   __attribute__((depth(RESULT_DEPTH)));
 channel act_t   store_ch    __attribute__((depth(STORE_DEPTH)));
 #ifdef COUNT_TRIPS
-channel int     params_trips   __attribute__((depth(64)));   /* these two run layers ahead */
-channel int     weights_trips  __attribute__((depth(64)));
-channel int     features_trips __attribute__((depth(4)));
-channel int     array_trips    __attribute__((depth(4)));
-channel int     requant_trips  __attribute__((depth(4)));
+channel int     params_trips   __attribute__((depth(TRIPS_DEPTH)));   /* these two run layers ahead */
+channel int     weights_trips  __attribute__((depth(TRIPS_DEPTH)));
+channel int     features_trips __attribute__((depth(TRIPS_DEPTH)));
+channel int     array_trips    __attribute__((depth(TRIPS_DEPTH)));
+channel int     requant_trips  __attribute__((depth(TRIPS_DEPTH)));
 #endif
 
 /* Checks every descriptor's checksum, then sends the program `runs` times, then OP_END. A corrupt descriptor stops
