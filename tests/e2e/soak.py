@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.conftest import Service, images
 from triton_server.processes import descendants
 from triton_server.shm import SHM
 
+LOST = (InferenceServerException, OSError, HTTPConnectionClosed)
+"""What a client sees of a bad request, or of a server that is restarting."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -62,12 +65,12 @@ def soak(
             if number % 5 == 4:
                 values[0, 0, 0, 0] = np.nan
             kind = "grpc" if number % 2 else "http"
-            with contextlib.suppress(InferenceServerException, ConnectionError):
+            with contextlib.suppress(*LOST):
                 service.infer(kind, "tiny" if number % 3 else "other", values)
         for client in service.clients:
             client.close()
         service.clients.clear()
-        with contextlib.suppress(InferenceServerException, ConnectionError):
+        with contextlib.suppress(*LOST):
             service.client("http").unload_model("other")
             service.client("http").load_model("other")
         if crash_every_s and time.monotonic() - last_crash > crash_every_s:
