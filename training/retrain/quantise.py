@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from retrain.bias_correction import correct_biases
 from retrain.errors import DataError
 from retrain.export import CONTRACTS, export_network, with_constituents
 from retrain.images import ImageSettings, JetImager
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 CALIBRATION_BATCH = 16
 BATCHES_IN_MEMORY = 1
+BIAS_JETS = 16
 Calibration = Literal["minmax", "percentile", "entropy"]
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -107,7 +109,7 @@ def quantise(
 
 
 def quantised_taggers(
-    network: torch.nn.Module, jets: Jets, image: ImageSettings, calibration: Calibration = "minmax"
+    network: torch.nn.Module, jets: Jets, image: ImageSettings, calibration: Calibration = "percentile"
 ) -> dict[str, onnx.ModelProto]:
     """The served files of a trained network by model name, and `float`, the unquantised one with constituents in."""
     exported = export_network(network, planes=1, size=image.size)
@@ -117,6 +119,7 @@ def quantised_taggers(
     ]
     # The square root of a fraction fills [0, 1] exactly: the input needs no calibration.
     quantised = quantise(exported, batches, calibration, input_range=(0.0, 1.0))
+    quantised = correct_biases(quantised, exported, np.concatenate(batches)[:BIAS_JETS])
     files = {name: attach(quantised, image) for name, attach in CONTRACTS.items()}
     files["float"] = with_constituents(exported, image)
     return files

@@ -98,10 +98,12 @@ def train(
     initial: Path | None = None,
     resume: bool = True,
     report: Callable[[Progress], None] = lambda _: None,
+    teacher: Teacher | None = None,
 ) -> torch.nn.Module:
     """Train a network; leaves `stage-<size>.pt` weights and a resumable `last.ckpt` in `folder`.
 
-    `initial` is a checkpoint to transfer from. With `resume`, a `last.ckpt` of the same settings is continued.
+    `initial` is a checkpoint to transfer from. A `teacher` trained on smaller images softens the labels. With
+    `resume`, a `last.ckpt` of the same settings is continued.
 
     Raises:
         DataError: No jets, one class only, or unusable features.
@@ -130,7 +132,9 @@ def train(
         if index != state.stage:
             state = _State(stage=index)
         stage = settings.stages[index]
-        _run_stage(fabric, network, jets, validation, settings, stage, state, saved, last, report)
+        order = batch_order(len(jets), stage, settings.seed)[state.step :, fabric.global_rank :: fabric.world_size]
+        source = BatchSource(jets, _image_settings(settings, stage.size), order, teacher)
+        _run_stage(fabric, network, source, validation, settings, stage, state, saved, last, report)
         saved = {}
         fabric.save(folder / f"stage-{stage.size}.pt", network.state_dict())
     return network
@@ -139,7 +143,7 @@ def train(
 def _run_stage(
     fabric: Any,
     network: torch.nn.Module,
-    jets: Jets,
+    source: BatchSource,
     validation: Jets,
     settings: TrainSettings,
     stage: Stage,
@@ -160,21 +164,19 @@ def _run_stage(
     if saved:
         optimiser.load_state_dict(saved["optimiser"])
         schedule.load_state_dict(saved["schedule"])
-    order = batch_order(len(jets), stage, settings.seed)[state.step :, fabric.global_rank :: fabric.world_size]
-    source = BatchSource(jets, _image_settings(settings, stage.size), order)
     # One item is a whole batch, so that the image graph runs once for each.
     batches = fabric.setup_dataloaders(DataLoader(source, batch_size=None), use_distributed_sampler=False)
     validate_every = -(-stage.steps // settings.validations_per_stage)
     images, begin = 0, time.perf_counter()
     model.train()
-    for inputs, labels in batches:
-        loss = cross_entropy(model(inputs.contiguous(memory_format=torch.channels_last)), labels)
+    for inputs, targets in batches:
+        loss = cross_entropy(model(inputs.contiguous(memory_format=torch.channels_last)), targets)
         optimiser.zero_grad(set_to_none=True)
         fabric.backward(loss)
         optimiser.step()
         schedule.step()
         state.step += 1
-        images += len(labels) * fabric.world_size
+        images += len(targets) * fabric.world_size
         value = loss.item()
         if not np.isfinite(value):
             raise DataError(f"the loss became {value} at step {state.step} of the {stage.size} pixel stage")
@@ -203,25 +205,48 @@ def _run_stage(
         begin = time.perf_counter() - images / rate  # validation is not training time
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network whose scores stand for part of each label (G. Hinton et al., arXiv:1503.02531).
+
+    A network trained on many coarse images knows more of a jet than its label says; one of the served size, which sees
+    fewer images in the same time, learns faster from it.
+    """
+
+    network: torch.nn.Module
+    image: ImageSettings
+    weight: float = 0.5
+
+    def targets(self, jets: Jets) -> torch.Tensor:
+        """Class probabilities float32[N, 2], between the labels and the teacher's scores."""
+        import torch
+
+        scores = (1.0 - self.weight) * jets.labels + self.weight * predict(self.network, jets, self.image)
+        return torch.from_numpy(np.stack([1.0 - scores, scores], axis=1).astype(np.float32))
+
+
 class BatchSource:
     """One process's share of each batch of a stage; a map-style data set whose items are whole batches.
 
     The order is seeded and does not depend on the number of processes; images are made on the fly.
     """
 
-    def __init__(self, jets: Jets, image: ImageSettings, order: NDArray[np.int64]) -> None:
-        self._jets, self._order = jets, order
+    def __init__(
+        self, jets: Jets, image: ImageSettings, order: NDArray[np.int64], teacher: Teacher | None = None
+    ) -> None:
+        self._jets, self._order, self._teacher = jets, order, teacher
         self._imager = JetImager(image, transformed=True)
 
     def __len__(self) -> int:
         return len(self._order)
 
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Network inputs float32[B, 1, size, size] and labels int64[B]."""
+        """Network inputs float32[B, 1, size, size] and labels int64[B], or the teacher's targets float32[B, 2]."""
         import torch
 
         chosen = self._jets.take(self._order[step])
-        return torch.from_numpy(self._imager(chosen.constituents)), torch.from_numpy(chosen.labels)
+        targets = torch.from_numpy(chosen.labels) if self._teacher is None else self._teacher.targets(chosen)
+        return torch.from_numpy(self._imager(chosen.constituents)), targets
 
 
 def batch_order(jets: int, stage: Stage, seed: int) -> NDArray[np.int64]:

@@ -20,8 +20,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--architecture", default="resnet50", help="that was trained (default %(default)s)")
     parser.add_argument("--size", type=int, default=224, help="pixels along an edge (default %(default)s)")
     parser.add_argument("--half-width", type=float, default=0.8, help="of the window (default %(default)s)")
-    parser.add_argument("--calibration", choices=("minmax", "percentile", "entropy"), default="minmax")
-    parser.add_argument("--calibration-jets", type=int, default=256, help="default %(default)s")
+    parser.add_argument("--calibration", choices=("minmax", "percentile", "entropy"), default="percentile")
+    parser.add_argument("--calibration-jets", type=int, default=128, help="default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="which jets calibrate (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 

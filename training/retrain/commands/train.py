@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from retrain.training import Stage
+    from retrain.training import Stage, Teacher, TrainSettings
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,12 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="one stage, for example 224:26000:32:5e-4; give it once a stage (default: 64, 112 and 224 pixels)",
     )
     parser.add_argument("--initial", type=Path, default=None, help="checkpoint to transfer from (one plane or three)")
+    parser.add_argument(
+        "--teacher",
+        default=None,
+        metavar="CHECKPOINT:SIZE",
+        help="a network trained on images of that size, whose scores make half of each label",
+    )
     parser.add_argument("--seed", type=int, default=0, help="weights, order and split (default %(default)s)")
     parser.add_argument("--validation", type=int, default=2000, help="jets held out (default %(default)s)")
     parser.add_argument("--patience", type=int, default=None, help="validations without progress that end a stage")
@@ -49,6 +55,21 @@ def parse_stage(text: str) -> Stage:
         return Stage(int(size), int(images), int(batch), float(rate))
     except ValueError as error:
         raise DataError(f"--stage {text}: expected SIZE:IMAGES:BATCH:RATE, for example 224:26000:32:5e-4") from error
+
+
+def read_teacher(text: str, settings: TrainSettings) -> Teacher:
+    """The teacher of `checkpoint:size`, of the same architecture."""
+    from retrain.errors import DataError
+    from retrain.images import ImageSettings
+    from retrain.network import build_network, load_checkpoint
+    from retrain.training import Teacher
+
+    checkpoint, _, size = text.rpartition(":")
+    if not checkpoint or not size.isdecimal():
+        raise DataError(f"--teacher {text}: expected CHECKPOINT:SIZE, for example run/stage-64.pt:64")
+    network = build_network(settings.architecture)
+    load_checkpoint(network, Path(checkpoint))
+    return Teacher(network, ImageSettings(int(size), settings.image.half_width))
 
 
 def initial_record(checkpoint: Path) -> dict[str, object]:
@@ -102,13 +123,15 @@ def run(args: argparse.Namespace) -> int:
             if args.json and os.environ.get("LOCAL_RANK", "0") == "0":
                 print(json.dumps(entry), flush=True)
 
-        train(training, held_out, settings, args.output, args.initial, not args.no_resume, report)
+        teacher = read_teacher(args.teacher, settings) if args.teacher else None
+        train(training, held_out, settings, args.output, args.initial, not args.no_resume, report, teacher)
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return 0
     seconds = time.perf_counter() - begin
     record = {
         "settings": describe_settings(settings),
         "initial": None if args.initial is None else initial_record(args.initial),
+        "teacher": None if args.teacher is None else Path(args.teacher).name,
         "training_jets": len(training),
         "seconds": round(seconds, 1),
         "history": history,
