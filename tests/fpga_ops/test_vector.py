@@ -166,6 +166,20 @@ def test_input_quantisation_at_the_halves(cache: Path) -> None:
     executable.close()
 
 
+@pytest.mark.parametrize("width", [16, 64])
+def test_many_inferences_of_changing_images(width: int, cache: Path) -> None:
+    """A task that reads too early finds the last inference's bytes: only changing images show it."""
+    network = networks.resnet((1, 1), width, (30, 26, 3), classes=10, seed=2)
+    executable = vector.compile(network, 2, cache_dir=cache)
+    rng = np.random.default_rng(0)
+    images = [networks.random_images(network, 1 + n % 2, rng) for n in range(7)]
+    name = network.outputs[0]
+    expected = [ReferenceExecutable(network).run(image)[name] for image in images]
+    wrong = sum((executable.run(images[n % 7])[name] != expected[n % 7]).any() for n in range(1500))
+    assert wrong == 0
+    executable.close()
+
+
 def test_threads_and_futures(cache: Path) -> None:
     network = small_resnet()
     executable = vector.compile(network, 2, cache_dir=cache)

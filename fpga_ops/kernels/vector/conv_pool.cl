@@ -3,6 +3,16 @@
 //   OH             rows of the convolution's output
 //   POOL_KERNEL_Y/X, POOL_STRIDE_Y/X, POOL_TOP/LEFT, POOL_WIDTH   the pool's window and output width
 //
+#if COUT % WIDE == 0
+#define STEP WIDE
+#define STEP_TYPE wide
+#define STEP_MAX WIDE_MAX
+#else // a wider store would reach into the next row, which another task may have written
+#define STEP 16
+#define STEP_TYPE uchar16
+#define STEP_MAX max
+#endif
+
 // Pooled rows y0 to y1; `ring` belongs to this task alone.
 SEPARATE void JOIN(conv_pool_, ID)(G const uchar* restrict source, G const char* restrict weights,
                                    G const int* restrict parameters, G uchar* restrict output, const long out_pitch,
@@ -20,14 +30,18 @@ SEPARATE void JOIN(conv_pool_, ID)(G const uchar* restrict source, G const char*
     for (int x = 0; x < POOL_WIDTH; ++x) {
       const int left = max(x * POOL_STRIDE_X - POOL_LEFT, 0);
       const int right = min(x * POOL_STRIDE_X - POOL_LEFT + POOL_KERNEL_X, OW);
-      for (int c = 0; c < COUT; c += WIDE) {
-        wide best = 0;
+      for (int c = 0; c < COUT; c += STEP) {
+        STEP_TYPE best = 0;
         for (int row = top; row < bottom; ++row) {
           G const uchar* line = ring + ((long)(row % POOL_KERNEL_Y) * OW) * COUT + c;
-          for (int u = left; u < right; ++u) best = WIDE_MAX(best, *(G const wide*)(line + (long)u * COUT));
+          for (int u = left; u < right; ++u) best = STEP_MAX(best, *(G const STEP_TYPE*)(line + (long)u * COUT));
         }
-        *(G wide*)(output + y * out_pitch + (long)x * COUT + c) = best;
+        *(G STEP_TYPE*)(output + y * out_pitch + (long)x * COUT + c) = best;
       }
     }
   }
 }
+
+#undef STEP
+#undef STEP_TYPE
+#undef STEP_MAX
