@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fpga_ops import reference
+from fpga_ops.overlay import Geometry, bfp
+from fpga_ops.overlay.accuracy import BlockFloatReference, Effect, area_under_curve
+from tests import networks
+
+
+def test_area_under_curve():
+    labels = np.array([False, False, True, True])
+    assert area_under_curve(np.array([0.1, 0.2, 0.3, 0.4]), labels) == 1.0
+    assert area_under_curve(np.array([0.4, 0.3, 0.2, 0.1]), labels) == 0.0
+    assert area_under_curve(np.array([0.5, 0.5, 0.5, 0.5]), labels) == 0.5
+    assert area_under_curve(np.array([0.1, 0.4, 0.3, 0.8]), labels) == 0.75
+
+
+def test_summary_compares_decisions():
+    labels = np.array([True, False, True, False])
+    effect = Effect(np.array([0.9, 0.1, 0.6, 0.4]), np.array([0.8, 0.2, 0.4, 0.4]), labels)
+    summary = effect.summary()
+    assert summary["same_decision"] == 0.75
+    assert summary["accuracy_int8"] == 1.0
+    assert summary["accuracy_bfp"] == 0.75
+    assert summary["largest_score_difference"] == pytest.approx(0.2)
+    assert "auc_bfp" not in Effect(effect.int8, effect.bfp, None).summary()
+
+
+def test_the_reference_is_an_executable_near_int8():
+    network = networks.resnet((1, 1), 16, (32, 32, 1), classes=10)
+    images = networks.random_images(network, 2, np.random.default_rng(1))
+    exact = reference.ReferenceExecutable(network).run(images)
+    rounded = BlockFloatReference(network, Geometry(arithmetic="bfp"))
+    (name,) = network.outputs
+    difference = np.abs(exact[name].astype(int) - rounded.run(images)[name].astype(int))
+    assert rounded.folds
+    assert exact[name].shape == (2, 10, 1, 1)
+    assert 0 < difference.max() <= 24  # five-bit mantissas move a random network's outputs by a few steps
+    rounded.close()
+
+
+def test_rounding_of_blocks():
+    weights = np.array([[31, -31, 5, 0], [32, 1, 0, 0], [-128, 127, 3, -3], [63, 2, 1, 0]], np.int8)
+    mantissa, exponent = bfp.weight_blocks(weights)
+    assert exponent[:, 0].tolist() == [0, 1, 3, 2]
+    assert np.abs(mantissa).max() <= bfp.MANTISSA_MAX
+    coded = bfp.encode(weights).view(np.uint8)
+    assert (coded >> 6 == exponent).all()
+    assert (((coded.astype(np.int16) & 63) ^ 32) - 32 == mantissa).all()
+    values = np.array([[0, 31, 1, 2], [32, 33, 1, 255], [64, 2, 0, 100]], np.uint8)
+    assert bfp.round_activations(values, 4).tolist() == [[0, 31, 1, 2], [32, 32, 0, 248], [64, 4, 0, 100]]
