@@ -1,8 +1,9 @@
 """The program in the middle of a `Link`: moves packets between two TUN devices, each some time late.
 
-usage: python forward.py RTT_MS SERVER_HANDLE CLIENT_HANDLE
+usage: python forward.py SERVER_HANDLE CLIENT_HANDLE
 
-It needs the standard library alone, so that it starts fast.
+A line on stdin sets the round-trip time in ms; the answer on stdout is the bytes carried since the line before. The end
+of stdin ends it. It needs the standard library alone, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -11,32 +12,32 @@ import collections
 import json
 import os
 import selectors
-import signal
 import sys
 import time
 
 
-def forward(rtt_ms: float, server: int, client: int) -> None:
-    """Move packets between the two ends, each half the round-trip time late, until SIGTERM; print the bytes moved."""
-    delay = rtt_ms / 2e3
+def forward(server: int, client: int) -> None:
+    """Move packets between the two ends, each half the round-trip time late, until stdin ends."""
+    delay = 0.0
     other = {server: client, client: server}
     waiting: dict[int, collections.deque[tuple[float, bytes]]] = {end: collections.deque() for end in other}
     carried = dict.fromkeys(other, 0)
     selector = selectors.DefaultSelector()
-    for end in other:
-        selector.register(end, selectors.EVENT_READ)
-    stopped = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopped
-        stopped = True
-
-    signal.signal(signal.SIGTERM, stop)
-    while not stopped:
+    for handle in (*other, sys.stdin.fileno()):
+        selector.register(handle, selectors.EVENT_READ)
+    while True:
         first = min((queue[0][0] for queue in waiting.values() if queue), default=None)
-        pause = 0.2 if first is None else max(0.0, min(0.2, first - time.monotonic()))
-        for key, _ in selector.select(pause):
-            _receive(key.fd, waiting[other[key.fd]], time.monotonic() + delay)
+        for key, _ in selector.select(None if first is None else max(0.0, first - time.monotonic())):
+            if key.fd in other:
+                _receive(key.fd, waiting[other[key.fd]], time.monotonic() + delay)
+                continue
+            line = sys.stdin.readline()
+            if not line:
+                return
+            delay = float(line) / 2e3
+            sys.stdout.write(json.dumps({"to_server": carried[server], "to_client": carried[client]}) + "\n")
+            sys.stdout.flush()
+            carried = dict.fromkeys(other, 0)
         now = time.monotonic()
         for end, queue in waiting.items():
             while queue and queue[0][0] <= now:
@@ -47,7 +48,6 @@ def forward(rtt_ms: float, server: int, client: int) -> None:
                 except OSError:  # the end is gone or refuses this packet: lost, as on a real link
                     pass
                 queue.popleft()
-    sys.stdout.write(json.dumps({"to_server": carried[server], "to_client": carried[client]}))
 
 
 def _receive(end: int, queue: collections.deque[tuple[float, bytes]], due: float) -> None:
@@ -61,4 +61,4 @@ def _receive(end: int, queue: collections.deque[tuple[float, bytes]], due: float
 
 
 if __name__ == "__main__":
-    forward(float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    forward(int(sys.argv[1]), int(sys.argv[2]))

@@ -11,7 +11,6 @@ import ctypes
 import fcntl
 import json
 import os
-import signal
 import socket
 import struct
 import subprocess
@@ -50,16 +49,15 @@ class Link:
     """Two namespaces, `server` and `client`, with a round-trip time between them; a context manager.
 
     Args:
-        rtt_ms: Round-trip time that is added.
+        rtt_ms: Round-trip time that is added; `change` sets another.
         mtu: Largest packet, bytes.
     """
 
     def __init__(self, rtt_ms: float, mtu: int = 9000) -> None:
-        self.rtt_ms = rtt_ms
+        self._rtt_ms = rtt_ms
         self._mtu = mtu
         self.server = self.client = -1
         self._forwarder: subprocess.Popen[str] | None = None
-        self.carried: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         reason = why_not()
@@ -73,20 +71,33 @@ class Link:
         ):
             with inside(namespace):
                 ends.append(_tun(address, peer, self._mtu))
-        command = [sys.executable, str(Path(__file__).with_name("forward.py")), str(self.rtt_ms), *map(str, ends)]
-        self._forwarder = subprocess.Popen(command, pass_fds=ends, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, str(Path(__file__).with_name("forward.py")), *map(str, ends)]
+        self._forwarder = subprocess.Popen(
+            command, pass_fds=ends, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for end in ends:
             os.close(end)
+        self.change(self._rtt_ms)
         return self
+
+    def change(self, rtt_ms: float) -> dict[str, int]:
+        """Set another round-trip time; returns the bytes carried since the last change, `to_server` and `to_client`."""
+        if self._forwarder is None or self._forwarder.stdin is None or self._forwarder.stdout is None:
+            raise ConfigurationError("the link is not up; use it in a with statement")
+        self._forwarder.stdin.write(f"{rtt_ms}\n")
+        self._forwarder.stdin.flush()
+        answer = self._forwarder.stdout.readline()
+        if not answer:
+            raise ConfigurationError("the program in the middle of the link ended")
+        carried: dict[str, int] = json.loads(answer)
+        return carried
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._forwarder is not None:
-            self._forwarder.send_signal(signal.SIGTERM)
             try:
-                said, _ = self._forwarder.communicate(timeout=20)
-                self.carried = json.loads(said or "{}")
+                self._forwarder.communicate(timeout=20)  # closes its stdin, which ends it
             except subprocess.TimeoutExpired:
                 self._forwarder.kill()
                 self._forwarder.communicate()

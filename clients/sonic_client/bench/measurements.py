@@ -49,6 +49,7 @@ class Plan:
     loads: tuple[float, ...]
     rtts_ms: tuple[float, ...]
     in_flight: int
+    turns: int
     say: Callable[[str], None]
 
 
@@ -143,37 +144,47 @@ def scaling(plan: Plan, grpc: str, model: Model) -> Numbers:
 
 
 def remote(plan: Plan, model: Model, start: Callable[..., Any], compression: str | None = None) -> Numbers:
-    """The same load over links of several round-trip times: throughput, latency, bytes of the link per inference."""
-    points: list[Numbers] = []
-    for rtt in plan.rtts_ms:
-        plan.say(f"{model.name}: {rtt:g} ms round trip, {plan.in_flight} in flight on one connection")
-        with Link(rtt) as link:
-            with inside(link.server):
-                server = start(address="0.0.0.0")  # noqa: S104 - in a namespace of its own
-            try:
-                url = f"triton+grpc://{SERVER_ADDRESS}:{server.grpc_port}/{model.name}"
-                load = Load(
-                    url, str(model.file), plan.seconds, in_flight=plan.in_flight, compression=compression,
-                    warm_up=2.0 + rtt / 10,
-                )  # fmt: skip
-                single = Load(url, str(model.file), min(3.0, plan.seconds), compression=compression)
-                with inside(link.client):
-                    alone = measure(single, plan.folder)
-                    loaded = measure(load, plan.folder)
-            finally:
-                server.stop()
-        sent = link.carried.get("to_server", 0) / max(1, alone.answered + loaded.answered)
-        points.append(
-            {
-                "rtt_ms": rtt,
-                "one_in_flight": asdict(alone),
-                "many_in_flight": asdict(loaded),
-                "link_bytes_per_inference": sent,
-                "link_mbit_per_s": loaded.throughput_per_s * sent * 8e-6,
-            }
-        )
-    first, last = points[0]["many_in_flight"], points[-1]["many_in_flight"]
-    return {"points": points, "throughput_ratio": last["throughput_per_s"] / first["throughput_per_s"]}
+    """The same load on one server over a link of several round-trip times in turn, several times over.
+
+    Throughput, latency and bytes of the link per inference; of each round-trip time the run of median throughput.
+    """
+    runs: dict[float, list[Numbers]] = {rtt: [] for rtt in plan.rtts_ms}
+    with Link(plan.rtts_ms[0]) as link:
+        with inside(link.server):
+            server = start(address="0.0.0.0")  # noqa: S104 - in a namespace of its own
+        try:
+            url = f"triton+grpc://{SERVER_ADDRESS}:{server.grpc_port}/{model.name}"
+            for _ in range(plan.turns):
+                for rtt in plan.rtts_ms:
+                    plan.say(f"{model.name}: {rtt:g} ms round trip, {plan.in_flight} in flight on one connection")
+                    runs[rtt].append(_one_distance(plan, link, rtt, url, model, compression))
+        finally:
+            server.stop()
+    points = [sorted(runs[rtt], key=_throughput)[len(runs[rtt]) // 2] for rtt in plan.rtts_ms]
+    return {"points": points, "throughput_ratio": _throughput(points[-1]) / _throughput(points[0])}
+
+
+def _throughput(point: Numbers) -> float:
+    return float(point["many_in_flight"]["throughput_per_s"])
+
+
+def _one_distance(plan: Plan, link: Link, rtt: float, url: str, model: Model, compression: str | None) -> Numbers:
+    """One request in flight, then many, at one round-trip time."""
+    link.change(rtt)
+    # TCP and HTTP/2 windows open within some round trips.
+    warm_up = min(2.0 + rtt / 20, plan.seconds + 2.0)
+    many = Load(url, str(model.file), plan.seconds, in_flight=plan.in_flight, compression=compression, warm_up=warm_up)
+    with inside(link.client):
+        alone = measure(Load(url, str(model.file), min(3.0, plan.seconds), compression=compression), plan.folder)
+        loaded = measure(many, plan.folder)
+    sent = link.change(rtt)["to_server"] / max(1, alone.answered + loaded.answered)
+    return {
+        "rtt_ms": rtt,
+        "one_in_flight": asdict(alone),
+        "many_in_flight": asdict(loaded),
+        "link_bytes_per_inference": sent,
+        "link_mbit_per_s": loaded.throughput_per_s * sent * 8e-6,
+    }
 
 
 def breakdown(plan: Plan, server: Any, model: Model) -> Numbers:

@@ -94,38 +94,6 @@ def markdown(numbers: Numbers) -> str:
             "| model | round trip | one in flight, median | many in flight, requests/s | bytes a request | Mbit/s |",
             "|---|---|---|---|---|---|",
         ]
-        for model, measured in numbers["latency"].items():
-            median = measured["median_ms"]
-            cells = [f"{median['bare']:.2f}"] + [
-                f"{median[way]:.2f} (+{median[way] - median['bare']:.2f})"
-                for way in ("grpc", "grpc_shared_memory", "http", "http_shared_memory")
-            ]
-            lines.append(f"| {model} | {' | '.join(cells)} |")
-        lines.append("")
-    for model, measured in numbers.get("scaling", {}).items():
-        lines += [f"## {model}: simultaneous clients", "", f"![latency and throughput](scaling_{model}.png)", ""]
-        lines += [
-            "| connections | mean | median | p99 | requests/s | repeated | failed |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {p['connections']} | {p['mean_ms']:.2f} | {p['p50_ms']:.2f} | {p['p99_ms']:.2f} "
-            f"| {p['throughput_per_s']:.1f} | {p['repeated']} | {p['failures']} |"
-            for p in measured["closed_loop"]
-        ]
-        lines += ["", f"Saturated from {measured['saturation_connections']} connections on.", ""]
-        lines += ["| Poisson arrivals/s | mean | median | p99 | answered/s | failed |", "|---|---|---|---|---|---|"]
-        for p in measured["open_loop"]:
-            offered = f"{p['offered_per_s']:.1f} ({p['load']:.0%})"
-            times = f"{p['mean_ms']:.2f} | {p['p50_ms']:.2f} | {p['p99_ms']:.2f}"
-            lines.append(f"| {offered} | {times} | {p['throughput_per_s']:.1f} | {p['failures']} |")
-        lines += ["", "Latency of the open loop counts from the time a request was due.", ""]
-    if numbers.get("remote"):
-        lines += ["## Near and far", "", "![throughput over the link](remote.png)", ""]
-        lines += [
-            "| model | round trip | one in flight, median | many in flight, requests/s | bytes a request | Mbit/s |",
-            "|---|---|---|---|---|---|",
-        ]
         for model, measured in numbers["remote"].items():
             for p in measured["points"]:
                 many, one = p["many_in_flight"], p["one_in_flight"]

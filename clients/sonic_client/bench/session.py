@@ -26,6 +26,7 @@ Numbers = dict[str, Any]
 
 def run_all(args: argparse.Namespace, console: Console) -> Numbers:
     """Make the measurements that were asked for; write and return the report."""
+    from fpga_ops.errors import FpgaOpsError
     from triton_server import TritonServer
 
     args.output.mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,7 @@ def run_all(args: argparse.Namespace, console: Console) -> Numbers:
             plan.say(what)
             try:
                 make()
-            except ClientError as error:
+            except (ClientError, FpgaOpsError) as error:
                 numbers["failed"][what] = str(error)
 
         with TritonServer(plan.repository) as server:
@@ -98,6 +99,7 @@ def _plan(args: argparse.Namespace, scratch: Path, say: Any) -> Plan:
         loads=(0.5, 0.8) if quick else tuple(args.loads),
         rtts_ms=tuple(args.rtt),
         in_flight=args.in_flight,
+        turns=1 if quick else 3,
         say=say,
     )
 
