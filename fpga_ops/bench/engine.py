@@ -205,7 +205,7 @@ def expected_output(model: Path, batch: int, cache: Path) -> Path:
 
     # what the expected bits depend on
     digest = hashlib.sha256(model.read_bytes())
-    digest.update(fingerprint(import_model(model).network).encode())
+    digest.update(f"{fingerprint(import_model(model).network)} {peers.INPUTS}".encode())
     digest.update(Path(str(reference.__file__)).read_bytes())
     path = cache / f"expected-{digest.hexdigest()[:24]}-{batch}.npz"
     if not path.is_file():
