@@ -38,6 +38,10 @@ BACKOFF_S = (0.0, 0.0, 0.0, 0.5, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 CALM_S = 60.0
 
 
+GIVEN_UP = "is not healthy"
+"""In Triton's answer when it has given up a stub that did not report for a second; it aborts at the next request."""
+
+
 class ModelState(StrEnum):
     """What the last probe of a model version said."""
 
@@ -401,6 +405,8 @@ class Supervisor:
                 return
             # Refused at once is an overloaded queue (503, 429); anything else is a model that does not do its work.
             busy = error.status in (429, 503)
+            if GIVEN_UP in str(error):
+                self._report("hung", f"{known.model} version {known.version}: {error}")
             self._judge(health, ModelState.BUSY if busy else ModelState.WRONG, str(error), began)
         except OSError as error:
             if not self._up or self._gone(known):

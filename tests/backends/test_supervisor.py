@@ -51,7 +51,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, reply: Answer | Exception, after_s: 
         (Answer(True, "equal"), 0.1, ModelState.SLOW, True),
         (ControlError("Exceeds maximum queue size", 503), 0.0, ModelState.BUSY, True),
         (Answer(False, "off by 1"), 0.0, ModelState.WRONG, False),
-        (ControlError("Stub process 'tiny_0' is not healthy.", 500), 0.0, ModelState.WRONG, False),
+        (ControlError("unexpected RuntimeError", 500), 0.0, ModelState.WRONG, False),
         (TimeoutError("timed out"), 0.2, ModelState.HUNG, False),
     ],
     ids=["serving", "slow", "busy", "wrong", "error", "hung"],
@@ -77,6 +77,12 @@ def test_one_wrong_answer_is_noted_and_two_are_acted_on(watcher: Supervisor, mon
     assert not watcher._trouble
     watcher._probe_all()
     assert watcher._trouble[0][0] == "wrong"
+
+
+def test_a_stub_that_triton_gave_up_is_acted_on_at_once(watcher: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, ControlError("Stub process 'tiny_0' is not healthy.", 500))
+    watcher._probe_all()
+    assert watcher._trouble[0][0] == "hung"
 
 
 def test_silence_at_work_is_slow_for_a_while(watcher: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
