@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import queue
 from collections.abc import Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -31,27 +29,7 @@ SYNC_INTS = 16
 FINE_GRAIN_SYSTEM = 4
 """CL_DEVICE_SVM_FINE_GRAIN_SYSTEM: kernels may follow any pointer of the host."""
 
-SLOTS = 4
-"""Inferences that may be enqueued at once."""
-
 _ONE = (1,)
-
-
-@dataclass
-class _Slot:
-    """What one enqueued inference needs for itself.
-
-    Attributes:
-        kernel: With all arguments set.
-        call: Read by the kernel: the number of images, then the addresses of inputs and outputs.
-        event: Of the last inference that used the slot.
-        used: Its arrays, kept alive.
-    """
-
-    kernel: Any
-    call: npt.NDArray[np.int64]
-    event: Any = None
-    used: object = None
 
 
 class VectorExecutable:
@@ -65,7 +43,7 @@ class VectorExecutable:
     """
 
     concurrent = True
-    """Several threads may call `run` at once; their inferences follow each other on the device."""
+    """Several threads may call `run` at once; their inferences take turns on the device."""
 
     def __init__(
         self,
@@ -82,9 +60,7 @@ class VectorExecutable:
         self._cl = cl
         self._lock = Lock()
         self._closed = False
-        self._waiter: Thread | None = None
-        self._pending: queue.SimpleQueue[tuple[Any, Future[dict[str, UInt8Array]], dict[str, UInt8Array]] | None]
-        self._pending = queue.SimpleQueue()
+        self._pool: ThreadPoolExecutor | None = None
         network = plan.network
         with opencl.checked("opening the device"):
             self._context = cl.Context([device.handle])
@@ -124,11 +100,8 @@ class VectorExecutable:
         with opencl.checked("setting the kernel's arguments"):
             fixed = [self._arena, self._constants, self._records]
             fixed += [self._sync] if persistent else []
-            self._slots = [
-                self._slot(fixed, len(network.inputs) + len(network.outputs))
-                for _ in range(SLOTS if self._in_place else 1)
-            ]
-        self._next_slot = 0
+            self._call = np.zeros(1 + len(network.inputs) + len(network.outputs), np.int64)
+            self._kernel = self._make_kernel(fixed)
         self._size = (plan.workers,)
         # for persistent kernels `images` follows the fixed arguments, for others (index, images)
         self._images_at = len(fixed) if persistent else len(fixed) + 1
@@ -156,57 +129,42 @@ class VectorExecutable:
             DeviceError: The device failed, or the executable is closed.
         """
         arrays, images = self._check(inputs)
+        # One inference at a time from launch to end: the thread that waits is one of the workers, so a second one that
+        # waits would be a worker too many, and a launch ahead of its wait would start on too few.
         try:
             with self._lock:
                 outputs = self._new_outputs(images)
-                if not self._in_place:
-                    return self._run_staged(arrays, outputs, images)
-                event = self._start(arrays, outputs, images)
-            event.wait()
+                if self._in_place:
+                    self._start(arrays, outputs, images).wait()
+                else:
+                    self._run_staged(arrays, outputs, images)
         except self._cl.Error as error:
             raise opencl.device_error("running the network", error) from error
         return outputs
 
     def submit(self, inputs: Mapping[str, Float32Array]) -> Future[dict[str, UInt8Array]]:
-        """As `run`, without waiting: consecutive inferences follow each other on the device without a gap.
-
-        The arrays must not be changed before the future is done.
-        """
-        future: Future[dict[str, UInt8Array]] = Future()
-        future.set_running_or_notify_cancel()
-        arrays, images = self._check(inputs)
-        try:
-            with self._lock:
-                if self._waiter is None:
-                    self._waiter = Thread(target=self._wait_for_all, name="fpga_ops-vector", daemon=True)
-                    self._waiter.start()
-                outputs = self._new_outputs(images)
-                if self._in_place:
-                    event = self._start(arrays, outputs, images)
-                    self._queue.flush()
-                    self._pending.put((event, future, outputs))
-                    return future
-                self._run_staged(arrays, outputs, images)
-        except self._cl.Error as error:
-            raise opencl.device_error("running the network", error) from error
-        future.set_result(outputs)
-        return future
+        """As `run`, in the background, in order. The arrays must not be changed before the future is done."""
+        with self._lock:
+            if self._closed:
+                raise DeviceError("the executable is closed")
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fpga_ops-vector")
+            return self._pool.submit(self.run, inputs)
 
     def close(self) -> None:
-        """Wait for what runs and release the device. Later calls raise `DeviceError`."""
+        """Finish what was submitted and release the device. Later calls raise `DeviceError`."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True)
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            waiter = self._waiter
-            self._pending.put(None)
-        if waiter is not None:
-            waiter.join()
-        self._queue.finish()
-        self._slots = []
-        for buffer in (self._arena, self._constants, self._records, self._sync, *self._staging):
-            buffer.release()
-        self._keep = []
+            self._queue.finish()
+            for buffer in (self._arena, self._constants, self._records, self._sync, *self._staging):
+                buffer.release()
+            self._keep = []
 
     def layer_times(self) -> npt.NDArray[np.uint64]:
         """Time stamps (CPU cycles of the counter) of the last inference: its start, then the end of each layer."""
@@ -251,33 +209,28 @@ class VectorExecutable:
             raise DeviceError("the executable is closed")
         return {name: np.empty((images, *shape), np.uint8) for name, shape in self._outputs}
 
-    def _slot(self, fixed: list[Any], addresses: int) -> _Slot:
-        """A kernel with its arguments set."""
+    def _make_kernel(self, fixed: list[Any]) -> Any:
+        """The kernel with its arguments set."""
         kernel = self._cl.Kernel(self._program, "network" if self.persistent else "one_layer")
-        call = np.zeros(1 + addresses, np.int64)
         arguments: list[Any] = list(fixed)
         if not self.persistent:
             arguments.append(np.int32(0))
         if self._in_place:
-            arguments.append(self._cl.SVM(call))
+            arguments.append(self._cl.SVM(self._call))
         else:
             arguments += [np.int32(0), *self._staging]
         if self._profile is not None:
             arguments.append(self._profile)
         kernel.set_args(*arguments)
-        return _Slot(kernel, call)
+        return kernel
 
     def _start(self, arrays: list[Float32Array], outputs: dict[str, UInt8Array], images: int) -> Any:
         """Enqueue one inference that works in the caller's memory; the lock is held. Returns its event.
 
-        The kernel of a slot finds the addresses in the slot's array `call`: setting kernel arguments through pyopencl
-        takes longer than the rest of this (its code has left the cache while the last inference ran).
+        The kernel finds the addresses in the array `call`: setting kernel arguments through pyopencl takes longer than
+        the rest of this (its code has left the cache while the last inference ran).
         """
-        slot = self._slots[self._next_slot]
-        self._next_slot = (self._next_slot + 1) % SLOTS
-        if slot.event is not None:
-            slot.event.wait()
-        call = slot.call
+        call = self._call
         call[0] = images
         position = 1
         for array in arrays:
@@ -286,50 +239,34 @@ class VectorExecutable:
         for array8 in outputs.values():
             call[position] = array8.ctypes.data
             position += 1
-        slot.used = (arrays, outputs)
         if self.persistent:
-            slot.event = self._cl.enqueue_nd_range_kernel(self._queue, slot.kernel, self._size, _ONE)
-        else:
-            slot.event = self._launch_layers(slot.kernel, images)
-        return slot.event
+            return self._cl.enqueue_nd_range_kernel(self._queue, self._kernel, self._size, _ONE)
+        return self._launch_layers(images)
 
-    def _launch_layers(self, kernel: Any, images: int) -> Any:
+    def _launch_layers(self, images: int) -> Any:
         event = None
         at = self._images_at - 1
         for index, layer in enumerate(self.plan.layers):
-            kernel.set_arg(at, np.int32(index))
-            event = self._cl.enqueue_nd_range_kernel(self._queue, kernel, (layer.tasks * images,), _ONE)
+            self._kernel.set_arg(at, np.int32(index))
+            event = self._cl.enqueue_nd_range_kernel(self._queue, self._kernel, (layer.tasks * images,), _ONE)
         return event
 
     def _run_staged(
         self, arrays: list[Float32Array], outputs: dict[str, UInt8Array], images: int
     ) -> dict[str, UInt8Array]:
         """One inference on a device with memory of its own: copy in, run, copy out; the lock is held."""
-        kernel = self._slots[0].kernel
         if images != self._images:
-            kernel.set_arg(self._images_at, self._counts[images])
+            self._kernel.set_arg(self._images_at, self._counts[images])
             self._images = images
         for array, buffer in zip(arrays, self._staging, strict=False):
             self._cl.enqueue_copy(self._queue, buffer, array, is_blocking=False)
         if self.persistent:
-            self._cl.enqueue_nd_range_kernel(self._queue, kernel, self._size, _ONE)
+            self._cl.enqueue_nd_range_kernel(self._queue, self._kernel, self._size, _ONE)
         else:
-            self._launch_layers(kernel, images)
+            self._launch_layers(images)
         for value, buffer in zip(outputs.values(), self._staging[len(self._in_sizes) :], strict=True):
             self._cl.enqueue_copy(self._queue, value, buffer)
         return outputs
-
-    def _wait_for_all(self) -> None:
-        """Body of the waiting thread: completes futures in order."""
-        while (item := self._pending.get()) is not None:
-            event, future, outputs = item
-            try:
-                event.wait()
-            except self._cl.Error as error:
-                future.set_exception(opencl.device_error("running the network", error))
-            else:
-                future.set_result(outputs)
-            del item, event, future, outputs
 
 
 def _aligned(size: int) -> npt.NDArray[np.uint8]:
