@@ -50,6 +50,7 @@ class VectorExecutable:
         plan: Plan,
         device: opencl.OpenCLDevice,
         cache_dir: Path | None,
+        max_batch: int,
         *,
         persistent: bool,
         gives_way: bool = False,
@@ -58,6 +59,7 @@ class VectorExecutable:
         cl = opencl.module()
         self.plan, self.device, self.persistent, self.fast = plan, device, persistent, plan.fast
         self._cl = cl
+        self.max_batch = max_batch
         self._lock = Lock()
         self._closed = False
         self._pool: ThreadPoolExecutor | None = None
@@ -66,7 +68,7 @@ class VectorExecutable:
             self._context = cl.Context([device.handle])
             self._queue = cl.CommandQueue(self._context)
         # a device that reads and writes the caller's memory in place needs no staging
-        self._in_place = device.is_intel_cpu and bool(device.handle.svm_capabilities & FINE_GRAIN_SYSTEM)
+        self._in_place = works_in_place(device)
         source = generate(
             plan, persistent=persistent, intel=device.is_intel_cpu or device.is_emulator, in_place=self._in_place,
             gives_way=gives_way, profile=profile,
@@ -100,8 +102,11 @@ class VectorExecutable:
         with opencl.checked("setting the kernel's arguments"):
             fixed = [self._arena, self._constants, self._records]
             fixed += [self._sync] if persistent else []
-            self._call = np.zeros(1 + len(network.inputs) + len(network.outputs), np.int64)
-            self._kernel = self._make_kernel(fixed)
+            arguments = 1 + len(network.inputs) + len(network.outputs)
+            self._calls = np.zeros((self.max_batch if self._in_place else 1, arguments), np.int64)
+            self._calls[:, 0] = 1
+            self._kernels = [self._make_kernel(fixed, call) for call in self._calls]
+            self._kernel = self._kernels[0]
         self._size = (plan.workers,)
         # for persistent kernels `images` follows the fixed arguments, for others (index, images)
         self._images_at = len(fixed) if persistent else len(fixed) + 1
@@ -200,8 +205,8 @@ class VectorExecutable:
                 raise InputError(f"input '{name}': {len(value)} images, but another input has {images}")
             images = len(value)
             arrays.append(value if value.flags.c_contiguous else np.ascontiguousarray(value))
-        if not 1 <= images <= self.plan.max_batch:
-            raise InputError(f"1 to {self.plan.max_batch} images are accepted at once, got {images}")
+        if not 1 <= images <= self.max_batch:
+            raise InputError(f"1 to {self.max_batch} images are accepted at once, got {images}")
         return arrays, images
 
     def _new_outputs(self, images: int) -> dict[str, UInt8Array]:
@@ -209,14 +214,14 @@ class VectorExecutable:
             raise DeviceError("the executable is closed")
         return {name: np.empty((images, *shape), np.uint8) for name, shape in self._outputs}
 
-    def _make_kernel(self, fixed: list[Any]) -> Any:
+    def _make_kernel(self, fixed: list[Any], call: npt.NDArray[np.int64]) -> Any:
         """The kernel with its arguments set."""
         kernel = self._cl.Kernel(self._program, "network" if self.persistent else "one_layer")
         arguments: list[Any] = list(fixed)
         if not self.persistent:
             arguments.append(np.int32(0))
         if self._in_place:
-            arguments.append(self._cl.SVM(self._call))
+            arguments.append(self._cl.SVM(call))
         else:
             arguments += [np.int32(0), *self._staging]
         if self._profile is not None:
@@ -227,28 +232,30 @@ class VectorExecutable:
     def _start(self, arrays: list[Float32Array], outputs: dict[str, UInt8Array], images: int) -> Any:
         """Enqueue one inference that works in the caller's memory; the lock is held. Returns its event.
 
-        The kernel finds the addresses in the array `call`: setting kernel arguments through pyopencl takes longer than
-        the rest of this (its code has left the cache while the last inference ran).
+        Each image is a launch: its tensors stay in the caches, which those of a whole batch would leave. A kernel finds
+        its addresses in its row of `calls`: setting arguments through pyopencl takes longer than the rest of this (its
+        code has left the cache while the last inference ran).
         """
-        call = self._call
-        call[0] = images
         position = 1
-        for array in arrays:
-            call[position] = array.ctypes.data
+        for array in (*arrays, *outputs.values()):
+            address, step = array.ctypes.data, array.nbytes // images
+            for image in range(images):
+                self._calls[image, position] = address + image * step
             position += 1
-        for array8 in outputs.values():
-            call[position] = array8.ctypes.data
-            position += 1
-        if self.persistent:
-            return self._cl.enqueue_nd_range_kernel(self._queue, self._kernel, self._size, _ONE)
-        return self._launch_layers(images)
+        event = None
+        for kernel in self._kernels[:images]:
+            if self.persistent:
+                event = self._cl.enqueue_nd_range_kernel(self._queue, kernel, self._size, _ONE)
+            else:
+                event = self._launch_layers(kernel, 1)
+        return event
 
-    def _launch_layers(self, images: int) -> Any:
+    def _launch_layers(self, kernel: Any, images: int) -> Any:
         event = None
         at = self._images_at - 1
         for index, layer in enumerate(self.plan.layers):
-            self._kernel.set_arg(at, np.int32(index))
-            event = self._cl.enqueue_nd_range_kernel(self._queue, self._kernel, (layer.tasks * images,), _ONE)
+            kernel.set_arg(at, np.int32(index))
+            event = self._cl.enqueue_nd_range_kernel(self._queue, kernel, (layer.tasks * images,), _ONE)
         return event
 
     def _run_staged(
@@ -263,7 +270,7 @@ class VectorExecutable:
         if self.persistent:
             self._cl.enqueue_nd_range_kernel(self._queue, self._kernel, self._size, _ONE)
         else:
-            self._launch_layers(images)
+            self._launch_layers(self._kernel, images)
         for value, buffer in zip(outputs.values(), self._staging[len(self._in_sizes) :], strict=True):
             self._cl.enqueue_copy(self._queue, value, buffer)
         return outputs
@@ -283,6 +290,11 @@ def _fill_frames(plan: Plan, arena: npt.NDArray[np.uint8]) -> None:
             for image in range(plan.max_batch):
                 start = place.offset + image * place.step
                 arena[start : start + place.step] = place.fill
+
+
+def works_in_place(device: opencl.OpenCLDevice) -> bool:
+    """Whether kernels read and write the caller's arrays where they are."""
+    return device.is_intel_cpu and bool(device.handle.svm_capabilities & FINE_GRAIN_SYSTEM)
 
 
 def default_workers(device: opencl.OpenCLDevice) -> int:
@@ -342,6 +354,8 @@ def compile(  # noqa: A001 (the name that every target has)
         table = tiles.TileTable(count, fast, small=True)
     if table is None:
         table = tiles.load(device, count, fast, folder, allow_winograd=persistent)
-    plan = make_plan(network, max_batch, table, fast, serial=profile)
+    plan = make_plan(network, 1 if works_in_place(device) else max_batch, table, fast, serial=profile)
     gives_way = persistent and instruction.can_yield(device, folder)
-    return VectorExecutable(plan, device, folder, persistent=persistent, gives_way=gives_way, profile=profile)
+    return VectorExecutable(
+        plan, device, folder, max_batch, persistent=persistent, gives_way=gives_way, profile=profile
+    )
