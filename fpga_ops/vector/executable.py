@@ -237,7 +237,8 @@ class VectorExecutable:
         code has left the cache while the last inference ran).
         """
         position = 1
-        for array in (*arrays, *outputs.values()):
+        every: list[npt.NDArray[Any]] = [*arrays, *outputs.values()]
+        for array in every:
             address, step = array.ctypes.data, array.nbytes // images
             for image in range(images):
                 self._calls[image, position] = address + image * step
