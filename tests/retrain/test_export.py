@@ -69,6 +69,9 @@ def test_settings_from_a_record() -> None:
     from retrain.images import image_settings
 
     settings = ImageSettings(size=48, rotate=False)
-    assert image_settings({"size": 48, "half_width": 0.8, "rotate": False, "flip": True, "more": 1}) == settings
+    assert (
+        image_settings({"size": 48, "half_width": 0.8, "rotate": False, "flip": True, "reduce": 1, "more": 1})
+        == settings
+    )
     with pytest.raises(DataError, match="half_width"):
         image_settings({"size": 48})

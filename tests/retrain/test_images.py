@@ -85,6 +85,14 @@ def test_constituents_outside_the_window_are_left_out() -> None:
     np.testing.assert_allclose(image[3:5, 3:5].sum(), 1.0, rtol=1e-6)
 
 
+def test_reduced_is_the_coarser_image() -> None:
+    fine = JetImager(ImageSettings(size=64, reduce=2), transformed=True)(JETS.constituents)
+    coarse = JetImager(ImageSettings(size=32), transformed=True)(JETS.constituents)
+    np.testing.assert_allclose(fine, coarse, atol=1e-5)
+    with pytest.raises(DataError, match="divisor"):
+        ImageSettings(size=224, reduce=3)
+
+
 def test_transformed_is_the_square_root() -> None:
     settings = ImageSettings(size=64)
     images = JetImager(settings)(JETS.constituents)

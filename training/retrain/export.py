@@ -90,8 +90,8 @@ def with_images(network: onnx.ModelProto, settings: ImageSettings) -> onnx.Model
     """The network behind the original service's input: `images` FP32[N, 3, size, size], three equal planes."""
     front = GraphBuilder()
     planes: list[str | int | None] = ["N", ORIGINAL_PLANES, settings.size, settings.size]
-    plane: list[str | int | None] = ["N", 1, settings.size, settings.size]
-    network_input(front, front.add("ReduceMean", IMAGES, front.constant([1], np.int64), keepdims=1))
+    plane: list[str | int | None] = ["N", 1, settings.size // settings.reduce, settings.size // settings.reduce]
+    network_input(front, front.add("ReduceMean", IMAGES, front.constant([1], np.int64), keepdims=1), settings)
     model = front.model(
         "mean_plane",
         [helper.make_tensor_value_info(IMAGES, TensorProto.FLOAT, planes)],

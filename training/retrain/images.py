@@ -29,14 +29,20 @@ SMALLEST_PT = 1e-6  # GeV; keeps padding out of divisions
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """Pixels along an edge, half the window's width in eta and phi, and the normalisations before pixelation."""
+    """Pixels along an edge, half the window's width in eta and phi, and the normalisations before pixelation.
+
+    The network sees sums over `reduce` x `reduce` pixels: 224 pixels along 1.6 are finer than any calorimeter cell.
+    """
 
     size: int = 224
     half_width: float = 0.8
     rotate: bool = True
     flip: bool = True
+    reduce: int = 1
 
     def __post_init__(self) -> None:
+        if self.reduce < 1 or self.size % self.reduce:
+            raise DataError(f"reduce: expected a divisor of the image size {self.size}, got {self.reduce}")
         if self.size < 1:
             raise DataError(f"image size: expected at least 1 pixel, got {self.size}")
         if not 0.0 < self.half_width < np.pi / 2:
@@ -82,11 +88,15 @@ class GraphBuilder:
         return model
 
 
-def network_input(graph: GraphBuilder, image: str) -> None:
+def network_input(graph: GraphBuilder, image: str, settings: ImageSettings) -> None:
     """What the network sees: the square root of the pT fraction, which keeps soft constituents above one 8-bit step.
 
     A constituent of 1 GeV in a 600 GeV jet is 0.4 steps of 1/255 as a fraction, and 10 steps as a square root.
     """
+    if settings.reduce > 1:
+        window = [settings.reduce, settings.reduce]
+        mean = graph.add("AveragePool", image, kernel_shape=window, strides=window)
+        image = graph.add("Mul", mean, graph.constant(settings.reduce**2))
     graph.add("Sqrt", image, output=NETWORK_INPUT)
 
 
@@ -100,7 +110,8 @@ def image_graph(settings: ImageSettings, transformed: bool = False) -> onnx.Mode
     graph = GraphBuilder()
     output = NETWORK_INPUT if transformed else IMAGE
     inputs = [helper.make_tensor_value_info(CONSTITUENTS, TensorProto.FLOAT, ["N", MAX_CONSTITUENTS, 4])]
-    outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", 1, settings.size, settings.size])]
+    size = settings.size // settings.reduce if transformed else settings.size
+    outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", 1, size, size])]
     pt, x, y, valid = _centred_coordinates(graph)
     if settings.rotate:
         x, y = _rotated(graph, pt, x, y)
@@ -108,7 +119,7 @@ def image_graph(settings: ImageSettings, transformed: bool = False) -> onnx.Mode
         x, y = _flipped(graph, pt, x), _flipped(graph, pt, y)
     _pixelated(graph, settings, pt, x, y, valid)
     if transformed:
-        network_input(graph, IMAGE)
+        network_input(graph, IMAGE, settings)
     return graph.model("jet_image", inputs, outputs)
 
 

@@ -112,7 +112,7 @@ def quantised_taggers(
     network: torch.nn.Module, jets: Jets, image: ImageSettings, calibration: Calibration = "percentile"
 ) -> dict[str, onnx.ModelProto]:
     """The served files of a trained network by model name, and `float`, the unquantised one with constituents in."""
-    exported = export_network(network, planes=1, size=image.size)
+    exported = export_network(network, planes=1, size=image.size // image.reduce)
     imager = JetImager(image, transformed=True)
     batches = [
         imager(jets.constituents[first : first + CALIBRATION_BATCH]) for first in range(0, len(jets), CALIBRATION_BATCH)

@@ -19,6 +19,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the ONNX files")
     parser.add_argument("--architecture", default="resnet50", help="that was trained (default %(default)s)")
     parser.add_argument("--size", type=int, default=224, help="pixels along an edge (default %(default)s)")
+    parser.add_argument(
+        "--reduce", type=int, default=1, help="the network sees sums over so many pixels squared (default %(default)s)"
+    )
     parser.add_argument("--half-width", type=float, default=0.8, help="of the window (default %(default)s)")
     parser.add_argument("--calibration", choices=("minmax", "percentile", "entropy"), default="percentile")
     parser.add_argument("--calibration-jets", type=int, default=128, help="default %(default)s")
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     network = build_network(args.architecture)
     load_checkpoint(network, args.weights)
     jets = shuffled(read_all(args.data), args.seed).take(slice(0, args.calibration_jets)).require_both_classes()
-    image = ImageSettings(args.size, args.half_width)
+    image = ImageSettings(args.size, args.half_width, reduce=args.reduce)
     files = quantised_taggers(network, jets, image, args.calibration)
     args.output.mkdir(parents=True, exist_ok=True)
     written = {name: args.output / f"{name}.onnx" for name in (*CONTRACTS, "float")}
