@@ -135,7 +135,7 @@ class TritonServer:
         shm.clean_stale()
         for attempt in range(START_ATTEMPTS):
             try:
-                self._run = Path(tempfile.mkdtemp(prefix="triton-fpga-"))
+                self._run = Path(tempfile.mkdtemp(prefix=self.shm_prefix))
                 backends = assemble(self._run, installation, backend_folder(), _packages())
                 self._launch(self._command(installation, backends), self._environ(installation), backends)
                 if timeout_s is not None:

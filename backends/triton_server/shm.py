@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 SHM = Path("/dev/shm")  # noqa: S108 - the kernel's own place, not a temporary file
@@ -31,17 +33,20 @@ def clean(prefix: str) -> int:
 
 
 def clean_stale() -> int:
-    """Remove what servers of dead owners left (an owner that was killed could not do it itself)."""
+    """Remove regions and run directories of dead owners (an owner that was killed could not do it itself)."""
     removed = 0
-    for path in regions(_PREFIX + "-"):
+    for path in [*regions(_PREFIX + "-"), *Path(tempfile.gettempdir()).glob(f"{_PREFIX}-*")]:
         match = _NAME.match(path.name)
         if match is None or int(match[3]) != _namespace() or _start_time(int(match[1])) == int(match[2]):
             continue  # alive, or of another container, whose processes cannot be seen from here
         try:
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
             removed += 1
-        except PermissionError:
-            continue  # another user's
+        except OSError:
+            continue  # another user's, or another start was faster
     return removed
 
 

@@ -81,6 +81,7 @@ def test_ports() -> None:
 
 def test_only_what_dead_owners_left_is_cleaned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shm, "SHM", tmp_path)
+    monkeypatch.setattr(shm.tempfile, "gettempdir", lambda: str(tmp_path / "nothing"))
     mine = tmp_path / f"{shm.make_prefix(0)}x"
     namespace = Path("/proc/self/ns/pid").stat().st_ino
     dead = tmp_path / f"tfpga-1234567-42-{namespace}-0-x"
