@@ -199,16 +199,6 @@ def test_a_mistake_in_a_manifest_is_found(tmp_path: Path) -> None:
     assert run(tool("kubernetes-validate"), "-k", KUBERNETES[-1], "--strict", tmp_path / "wrong.yaml").returncode != 0
 
 
-def test_supersonic_takes_our_values(kubernetes: dict[str, str], tmp_path: Path) -> None:
-    values = DOCKER / "kubernetes" / "supersonic-values.yaml"
-    chart = HERE / "charts" / "supersonic"
-    done = run("helm", "template", "sonic", chart, "--namespace", "triton-fpga", "-f", values, env=kubernetes)
-    assert done.returncode == 0, done.stderr
-    text = check_strictly(done.stdout, tmp_path, custom=("ScaledObject",))
-    for part in ("fpga_device_seconds_total", "healthcheck.py", "claimName: triton-fpga-models", "--address=0.0.0.0"):
-        assert part in text, part
-
-
 def test_apptainer_recipe_starts_from_our_image() -> None:
     recipe = (DOCKER / "apptainer" / "triton-fpga.def").read_text()
     assert recipe.startswith("Bootstrap: docker-daemon\nFrom: triton-fpga/server")
