@@ -33,20 +33,25 @@ def n_subjettiness(constituents: NDArray[np.float32]) -> NDArray[np.float64]:
     eta = np.arcsinh(momenta[..., 3] / np.where(present, pt, 1.0))
     phi = np.arctan2(momenta[..., 2], momenta[..., 1])
     flat = {name: momenta[..., i][present] for i, name in enumerate(("E", "px", "py", "pz"))}
-    events = ak.unflatten(ak.zip(flat, with_name="Momentum4D"), present.sum(axis=1))
+    counts = present.sum(axis=1)
+    events = ak.unflatten(ak.zip(flat, with_name="Momentum4D"), counts)
     definition = fastjet.JetDefinition(fastjet.kt_algorithm, KT_RADIUS, fastjet.WTA_pt_scheme)
-    cluster = fastjet.ClusterSequence(events, definition)
     result = np.zeros((len(constituents), MAX_AXES))
     for axes in range(1, MAX_AXES + 1):
+        enough = counts >= axes  # with fewer constituents than axes each is its own axis: tau is 0
+        if not enough.any():
+            continue
+        cluster = fastjet.ClusterSequence(events[enough], definition)
         with quiet_exclusive_jets():
             subjets = cluster.exclusive_jets(n_jets=axes)
         axis_eta, axis_phi = (
             ak.to_numpy(ak.fill_none(ak.pad_none(values, axes, clip=True), filler))
             for values, filler in ((subjets.eta, 99.0), (subjets.phi, 0.0))
         )
-        delta_phi = (phi[..., None] - axis_phi[:, None] + np.pi) % (2 * np.pi) - np.pi
-        nearest = np.hypot(eta[..., None] - axis_eta[:, None], delta_phi).min(axis=2)
-        result[:, axes - 1] = (pt * nearest).sum(axis=1) / (JET_RADIUS * pt.sum(axis=1))
+        delta_phi = (phi[enough][..., None] - axis_phi[:, None] + np.pi) % (2 * np.pi) - np.pi
+        nearest = np.hypot(eta[enough][..., None] - axis_eta[:, None], delta_phi).min(axis=2)
+        weighted = (pt[enough] * nearest).sum(axis=1)
+        result[enough, axes - 1] = weighted / (JET_RADIUS * pt[enough].sum(axis=1))
     return result
 
 

@@ -1,0 +1,59 @@
+"""What the repository ships: the sample of jets and version folders that are what their cards say."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrain.data.files import read_jets
+from retrain.metrics import area_under_curve
+from retrain.scoring import onnx_scores
+from retrain.versions import GOLDEN_FILE, MODEL_FILE, damaged_files, versions
+
+ROOT = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(os.environ.get("TRITON_FPGA_MODEL_REPOSITORY", ROOT / "model_repository"))
+SAMPLE = ROOT / "training" / "sample" / "jets.root"
+MODELS = ("resnet50_top", "top_tagger")
+METRICS = ("auc", "auc_float", "auc_baseline", "rejection_30", "rejection_30_float", "rejection_30_baseline")
+
+
+def newest(model: str):
+    return versions(REPOSITORY, model)[-1]
+
+
+def test_sample_is_small_and_balanced() -> None:
+    pytest.importorskip("uproot")
+    jets = read_jets(SAMPLE)
+    assert SAMPLE.stat().st_size < 3e6
+    assert (len(jets), int(jets.is_top.sum())) == (3000, 1500)
+    assert np.all((jets.pt > 550) & (jets.pt < 650))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_version_is_sound_and_good_enough(model: str) -> None:
+    version = newest(model)
+    assert damaged_files(version) == []
+    metrics = version.card["metrics"]
+    for name in METRICS:
+        assert metrics[name] > 0
+        assert metrics[f"{name}_err"] > 0
+    assert metrics["auc"] >= 0.98
+    assert version.card["data"]["training"]["seed"] != version.card["data"]["test"]["seed"]
+    assert version.card["labels"] == ["qcd", "top"]
+
+
+def test_both_taggers_hold_the_same_network_and_known_jets() -> None:
+    answers = [np.load(newest(model).folder / GOLDEN_FILE, allow_pickle=False) for model in MODELS]
+    np.testing.assert_array_equal(answers[0]["features"], answers[1]["features"])
+    np.testing.assert_array_equal(answers[0]["probabilities"], answers[1]["probabilities"])
+    assert len(answers[0]["features"]) >= 8
+    assert answers[0]["features"].dtype == np.uint8
+    cards = [newest(model).card for model in MODELS]
+    assert cards[0]["golden_jets"] == cards[1]["golden_jets"]
+
+
+def test_shipped_tagger_tells_the_sample_s_jets_apart() -> None:
+    pytest.importorskip("uproot")
+    jets = read_jets(SAMPLE).take(slice(0, 300))
+    assert area_under_curve(jets.is_top, onnx_scores(newest("top_tagger").folder / MODEL_FILE, jets)) > 0.96
