@@ -68,7 +68,7 @@ def test_goodput_holds_at_three_times_the_saturation(service: Service) -> None:
     flooded = offer(service, 3.0 / SERVICE_S, seconds)
     assert set(flooded) <= {"ok", "StatusCode.UNAVAILABLE"}
     assert flooded["StatusCode.UNAVAILABLE"] > flooded["ok"]
-    # The goal of 0.9 belongs to a benchmark: 4 s hold two dozen requests, give or take two. Here a collapse is looked for.
+    # The goal of 0.9 is for a benchmark: 4 s hold two dozen requests, give or take two. Here a collapse is looked for.
     assert flooded["ok"] / seconds > 0.7 * maximum
     assert set(offer(service, 0.5 * maximum, 2.0)) == {"ok"}, "it recovers within seconds"
 
