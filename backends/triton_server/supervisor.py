@@ -143,6 +143,7 @@ class Supervisor:
     def _ready(self) -> bool:
         return (
             self._up
+            and self.server.running
             and bool(self.models)
             and all(health.serves for health in self.models.values())
             and not (self._strict_device and any(health.failovers for health in self.models.values()))
