@@ -38,7 +38,7 @@ def seed(source: Path, volume: Path, *, versions: bool = False) -> Iterator[str]
             continue
         try:
             target.mkdir(exist_ok=True)
-            yield from _copy_versions(model, target)
+            yield from _copy_folders(model, target)
             for path in sorted(model.iterdir()):  # config.pbtxt last: with it the folder becomes a model
                 if path.is_file() and path.name != "config.pbtxt" and not (target / path.name).exists():
                     _copy_file(path, target)
@@ -49,20 +49,22 @@ def seed(source: Path, volume: Path, *, versions: bool = False) -> Iterator[str]
             raise SeedError(f"cannot write {place}: {error.strerror}. Is the volume full or read-only?") from error
 
 
-def _copy_versions(model: Path, target: Path) -> Iterator[str]:
-    for version in sorted(path for path in model.iterdir() if path.is_dir() and path.name.isdigit()):
-        final, staged = target / version.name, target / f"{STAGED}{version.name}"
+def _copy_folders(model: Path, target: Path) -> Iterator[str]:
+    """Versions, and what the model's configuration names (warm-up data); hidden folders are no one's business."""
+    for folder in sorted(path for path in model.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        final, staged = target / folder.name, target / f"{STAGED}{folder.name}"
         if final.exists():
             continue
         shutil.rmtree(staged, ignore_errors=True)
         try:
-            shutil.copytree(version, staged, copy_function=shutil.copyfile)
+            shutil.copytree(folder, staged, copy_function=shutil.copyfile)
             staged.rename(final)
         except shutil.Error as error:
             raise OSError(0, "; ".join(str(reason) for *_, reason in error.args[0]), str(target)) from error
         finally:
             shutil.rmtree(staged, ignore_errors=True)
-        yield f"{model.name}: version {version.name} copied"
+        if folder.name.isdigit():
+            yield f"{model.name}: version {folder.name} copied"
 
 
 def _copy_file(path: Path, folder: Path) -> None:

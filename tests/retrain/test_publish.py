@@ -1,11 +1,13 @@
 import argparse
 import fcntl
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from retrain import publish as publishing
 from retrain.commands import rollback as rollback_command
 from retrain.commands import versions as versions_command
 from retrain.errors import PublishError
@@ -90,6 +92,38 @@ def test_a_server_that_is_down_stops_it_before_anything_is_written(tmp_path: Pat
     pytest.importorskip("tritonclient.http")
     with pytest.raises(PublishError, match="nothing was published"):
         publish(tmp_path, MODEL, network, golden_jets(), card(), server="127.0.0.1:9")
+    assert versions(tmp_path, MODEL) == []
+
+
+def test_every_replica_behind_a_name_is_asked(tmp_path: Path, network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def two(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        assert (host, port) == ("server", 8000)
+        found = [(socket.AF_INET, f"10.0.0.{i}") for i in (2, 1, 1)] + [(socket.AF_INET6, "fd00::1")]
+        return [(kind, 1, 6, "", (address, port)) for kind, address in found]
+
+    asked: list[str] = []
+
+    def confirm(server: str, *_: object) -> None:
+        asked.append(server)
+        if server == wrong:
+            raise PublishError("wrong")
+
+    monkeypatch.setattr(publishing.socket, "getaddrinfo", two)
+    monkeypatch.setattr(publishing, "_require_server", lambda _: None)
+    monkeypatch.setattr(publishing, "confirm_served", confirm)
+    wrong = ""
+    publish(tmp_path, MODEL, network, golden_jets(), card(), server="server:8000")
+    assert asked == ["10.0.0.1:8000", "10.0.0.2:8000"]
+    wrong = "10.0.0.2:8000"
+    with pytest.raises(PublishError, match="wrong"):
+        publish(tmp_path, MODEL, network, golden_jets(), card(), server="server:8000")
+    assert [version.number for version in versions(tmp_path, MODEL)] == [1]
+
+
+@pytest.mark.parametrize("server", ["server", "http://server", ":8000", "no-such-host.invalid:8000"])
+def test_a_server_that_is_no_address_changes_nothing(tmp_path: Path, network, server: str) -> None:
+    with pytest.raises(PublishError, match="nothing was changed"):
+        publish(tmp_path, MODEL, network, golden_jets(), card(), server=server)
     assert versions(tmp_path, MODEL) == []
 
 

@@ -7,6 +7,7 @@ requests are answered by the version before in the meantime. So publishing is on
 from __future__ import annotations
 
 import fcntl
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,7 +41,9 @@ def publish(
 ) -> Version:
     """Add a version, after verification, and see to it that the server at `server` (host:port, HTTP) answers with it.
 
-    A version that the server does not load within `timeout` seconds, or answers wrongly with, is withdrawn again.
+    A host name with several addresses, as a service of several replicas has in Docker and in Kubernetes (headless), is
+    that many servers, and each must answer. A version that one of them does not load within `timeout` seconds, or
+    answers wrongly with, is withdrawn again. Behind a proxy only some replica is asked: name the replicas instead.
 
     Raises:
         PublishError: It is worse than the version before and not forced, its answers disagree between the reference,
@@ -48,23 +51,24 @@ def publish(
         ModelError: `fpga_ops` cannot serve the network.
     """
     with _lock(repository / model):
-        if server is not None:
-            _require_server(server)
+        replicas = addresses(server) if server is not None else []
+        for replica in replicas:
+            _require_server(replica)
         known = versions(repository, model)
         if known and not force:
             _require_not_worse(known[-1], card)
         version = write_version(repository, model, network, golden_input, card, _verify)
-        if server is not None:
-            try:
-                confirm_served(server, version, timeout)
-            except BaseException:
-                withdraw(version)
-                raise
+        try:
+            for replica in replicas:
+                confirm_served(replica, version, timeout)
+        except BaseException:
+            withdraw(version)
+            raise
         return version
 
 
 def rollback(repository: Path, model: str, server: str | None = None) -> Version:
-    """Take the newest version back; returns the one that is served instead.
+    """Take the newest version back; returns the one that is served instead, by every replica at `server`.
 
     Raises:
         PublishError: There is no version before, it is damaged, or the server does not go back to it.
@@ -77,10 +81,30 @@ def rollback(repository: Path, model: str, server: str | None = None) -> Version
         damaged = damaged_files(previous)
         if damaged:
             raise PublishError(f"{previous.folder}: {damaged[0]} is not what the model card says; not going back to it")
+        replicas = addresses(server) if server is not None else []
         withdraw(known[-1])
-        if server is not None:
-            confirm_served(server, previous)
+        for replica in replicas:
+            confirm_served(replica, previous)
         return previous
+
+
+def addresses(server: str) -> list[str]:
+    """Each address (host:port) behind host:port: one for every replica where a name stands for several.
+
+    Raises:
+        PublishError: `server` is not host:port, or the name is not known.
+    """
+    host, _, port = server.rpartition(":")
+    if not host or not port.isdecimal():
+        raise PublishError(f"expected the server as host:port, came {server!r}; nothing was changed")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise PublishError(f"no server is known as {host} ({error}); nothing was changed") from error
+    # A machine has an IPv4 and an IPv6 address and may listen on one of them only.
+    of_one_kind = [entry for entry in found if entry[0] == socket.AF_INET] or found
+    hosts = sorted({str(entry[4][0]) for entry in of_one_kind})
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host in hosts]
 
 
 @contextmanager
