@@ -24,6 +24,12 @@ from triton_server.supervisor import (
 )
 
 
+@pytest.fixture(autouse=True)
+def _with_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's process counts as there: `running` alone asks, nothing is started."""
+    monkeypatch.setattr(TritonServer, "running", True)
+
+
 @pytest.fixture
 def watcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
     supervisor = Supervisor(TritonServer(tmp_path), limits=Limits(slow=0.05, hung=0.2, hung_at_work=0.4))
@@ -105,6 +111,14 @@ def test_a_strict_supervisor_is_not_ready_after_a_failover(tmp_path: Path) -> No
         supervisor.models = {("tiny", "1"): ModelHealth(known, state=ModelState.SERVING, failovers=1)}
         supervisor._up = True
         assert supervisor.ready is not strict
+
+
+def test_without_a_server_process_nothing_is_ready(watcher: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, Answer(True, "equal"))
+    watcher._probe_all()
+    assert watcher.ready
+    monkeypatch.setattr(TritonServer, "running", False)
+    assert not watcher.ready
 
 
 def test_old_news_is_dropped(watcher: Supervisor) -> None:
