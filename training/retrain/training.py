@@ -1,4 +1,4 @@
-"""Training a jet-image network with Lightning Fabric: progressive image size, mixed precision, resumable, seeded.
+"""Training a network on images with Lightning Fabric: progressive image size, mixed precision, resumable, seeded.
 
 Fabric places the model, the precision and the data on whatever the machine has, one process or many; nothing here
 knows of devices.
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrain.errors import CheckpointError, DataError
-from retrain.images import ImageSettings, JetImager
+from retrain.examples import Examples, as_examples
+from retrain.images import ImageSettings
 from retrain.jets import Jets
 from retrain.metrics import area_under_curve
 from retrain.network import build_network, load_checkpoint
@@ -29,7 +30,7 @@ LOSS_SMOOTHING = 0.98
 
 @dataclass(frozen=True)
 class Stage:
-    """Training at one image size on `images` images in all (jets are repeated when there are fewer)."""
+    """Training at one image size on `images` images in all (examples are repeated when there are fewer)."""
 
     size: int
     images: int
@@ -52,7 +53,7 @@ DEFAULT_STAGES = (
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything that, with the jets, decides the weights."""
+    """Everything that, with the examples, decides the weights; `image` holds for jets alone."""
 
     architecture: str = "resnet50"
     stages: tuple[Stage, ...] = DEFAULT_STAGES
@@ -69,13 +70,14 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Progress:
-    """What `train` reports after a step; `auc` and `validation_loss` only after a validation."""
+    """What `train` reports after a step; what is of the validation only after one, `auc` only for two classes."""
 
     stage: Stage
     step: int
     loss: float
     images_per_s: float
     auc: float | None = None
+    accuracy: float | None = None
     validation_loss: float | None = None
 
 
@@ -91,8 +93,8 @@ class _State:
 
 
 def train(
-    jets: Jets,
-    validation: Jets,
+    data: Jets | Examples,
+    validation: Jets | Examples,
     settings: TrainSettings,
     folder: Path,
     initial: Path | None = None,
@@ -106,19 +108,20 @@ def train(
     `resume`, a `last.ckpt` of the same settings is continued.
 
     Raises:
-        DataError: No jets, one class only, or unusable features.
+        DataError: No examples, a class is missing, or unusable features.
         CheckpointError: `initial` is of another architecture, or `last.ckpt` of other settings.
     """
     import torch
     from lightning.fabric import Fabric
 
-    jets.require_both_classes()
-    validation.require_both_classes()
+    examples, held_out = as_examples(data, settings.image), as_examples(validation, settings.image)
+    examples.require_all_classes()
+    held_out.require_all_classes()
     folder.mkdir(parents=True, exist_ok=True)
     fabric = Fabric(accelerator=settings.accelerator, devices=settings.devices, precision=settings.precision)
     fabric.launch()
     fabric.seed_everything(settings.seed, verbose=False)
-    network = build_network(settings.architecture)
+    network = build_network(settings.architecture, len(examples.classes))
     if initial is not None:
         load_checkpoint(network, initial)
     network = network.to(memory_format=torch.channels_last)
@@ -132,9 +135,9 @@ def train(
         if index != state.stage:
             state = _State(stage=index)
         stage = settings.stages[index]
-        order = batch_order(len(jets), stage, settings.seed)[state.step :, fabric.global_rank :: fabric.world_size]
-        source = BatchSource(jets, _image_settings(settings, stage.size), order, teacher)
-        _run_stage(fabric, network, source, validation, settings, stage, state, saved, last, report)
+        order = batch_order(len(examples), stage, settings.seed)[state.step :, fabric.global_rank :: fabric.world_size]
+        source = BatchSource(examples, stage.size, order, teacher)
+        _run_stage(fabric, network, source, held_out, settings, stage, state, saved, last, report)
         saved = {}
         fabric.save(folder / f"stage-{stage.size}.pt", network.state_dict())
     return network
@@ -144,7 +147,7 @@ def _run_stage(
     fabric: Any,
     network: torch.nn.Module,
     source: BatchSource,
-    validation: Jets,
+    validation: Examples,
     settings: TrainSettings,
     stage: Stage,
     state: _State,
@@ -185,8 +188,8 @@ def _run_stage(
         if state.step % validate_every and state.step != stage.steps:
             report(Progress(stage, state.step, state.loss, rate))
             continue
-        auc, validation_loss = _validate(fabric, network, validation, settings, stage.size)
-        report(Progress(stage, state.step, state.loss, rate, auc, validation_loss))
+        auc, accuracy, validation_loss = _validate(fabric, network, validation, settings, stage.size)
+        report(Progress(stage, state.step, state.loss, rate, auc, accuracy, validation_loss))
         better = validation_loss < state.best_loss
         state.best_loss = min(state.best_loss, validation_loss)
         state.bad_validations = 0 if better else state.bad_validations + 1
@@ -209,20 +212,21 @@ def _run_stage(
 class Teacher:
     """A trained network whose scores stand for part of each label (G. Hinton et al., arXiv:1503.02531).
 
-    A network trained on many coarse images knows more of a jet than its label says; one of the served size, which sees
-    fewer images in the same time, learns faster from it.
+    A network trained on many coarse images (of `size` pixels) knows more of a jet than its label says; one of the
+    served size, which sees fewer images in the same time, learns faster from it.
     """
 
     network: torch.nn.Module
-    image: ImageSettings
+    size: int
     weight: float = 0.5
 
-    def targets(self, jets: Jets) -> torch.Tensor:
-        """Class probabilities float32[N, 2], between the labels and the teacher's scores."""
+    def targets(self, examples: Examples) -> torch.Tensor:
+        """Class probabilities float32[N, classes], between the labels and the teacher's scores."""
         import torch
 
-        scores = (1.0 - self.weight) * jets.labels + self.weight * predict(self.network, jets, self.image)
-        return torch.from_numpy(np.stack([1.0 - scores, scores], axis=1).astype(np.float32))
+        certain = np.eye(len(examples.classes))[examples.labels]
+        scores = (1.0 - self.weight) * certain + self.weight * probabilities(self.network, examples, self.size)
+        return torch.from_numpy(scores.astype(np.float32))
 
 
 class BatchSource:
@@ -232,74 +236,100 @@ class BatchSource:
     """
 
     def __init__(
-        self, jets: Jets, image: ImageSettings, order: NDArray[np.int64], teacher: Teacher | None = None
+        self, examples: Examples, size: int, order: NDArray[np.int64], teacher: Teacher | None = None
     ) -> None:
-        self._jets, self._order, self._teacher = jets, order, teacher
-        self._imager = JetImager(image, transformed=True)
+        self._examples, self._size, self._order, self._teacher = examples, size, order, teacher
 
     def __len__(self) -> int:
         return len(self._order)
 
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Network inputs float32[B, 1, size, size] and labels int64[B], or the teacher's targets float32[B, 2]."""
+        """Network inputs float32[B, 1, height, width] and labels int64[B], or the teacher's targets."""
         import torch
 
-        chosen = self._jets.take(self._order[step])
+        chosen = self._examples.take(self._order[step])
         targets = torch.from_numpy(chosen.labels) if self._teacher is None else self._teacher.targets(chosen)
-        return torch.from_numpy(self._imager(chosen.constituents)), targets
+        return torch.from_numpy(chosen.inputs(self._size)), targets
 
 
-def batch_order(jets: int, stage: Stage, seed: int) -> NDArray[np.int64]:
-    """Which jets make each batch of a stage: int64[steps, batch_size], whole permutations one after the other."""
+def batch_order(examples: int, stage: Stage, seed: int) -> NDArray[np.int64]:
+    """Which examples make each batch of a stage: int64[steps, batch_size], whole permutations one after the other."""
     rng = np.random.default_rng([seed, stage.size])
     wanted = stage.steps * stage.batch_size
-    passes = [rng.permutation(jets) for _ in range(-(-wanted // jets))]
+    passes = [rng.permutation(examples) for _ in range(-(-wanted // examples))]
     order: NDArray[np.int64] = np.concatenate(passes)[:wanted].reshape(stage.steps, stage.batch_size)
     return order
 
 
 def _validate(
-    fabric: Any, network: torch.nn.Module, jets: Jets, settings: TrainSettings, size: int
-) -> tuple[float, float]:
-    """AUC and mean cross entropy, each process scoring an equal share of the validation jets."""
+    fabric: Any, network: torch.nn.Module, examples: Examples, settings: TrainSettings, size: int
+) -> tuple[float | None, float, float]:
+    """AUC (of two classes), accuracy and mean cross entropy; each process scores an equal share."""
     import torch
 
-    share = min(settings.validation_jets, len(jets)) // fabric.world_size
-    own = jets.take(slice(fabric.global_rank * share, (fabric.global_rank + 1) * share))
-    scored = torch.from_numpy(predict(network, own, _image_settings(settings, size)))
-    scores = fabric.all_gather(scored).cpu().numpy().reshape(-1)
-    labels = jets.is_top[: len(scores)]
-    chosen = np.clip(np.where(labels, scores, 1.0 - scores), 1e-7, 1.0)
-    return area_under_curve(labels, scores), float(-np.log(chosen).mean())
+    share = min(settings.validation_jets, len(examples)) // fabric.world_size
+    own = examples.take(slice(fabric.global_rank * share, (fabric.global_rank + 1) * share))
+    scored = torch.from_numpy(probabilities(network, own, size))
+    scores = fabric.all_gather(scored).cpu().numpy().reshape(-1, len(examples.classes))
+    labels = examples.labels[: len(scores)]
+    loss = float(-np.log(np.clip(scores[np.arange(len(scores)), labels], 1e-7, 1.0)).mean())
+    auc = area_under_curve(labels == 1, scores[:, 1]) if scores.shape[1] == 2 else None
+    return auc, float(np.mean(scores.argmax(axis=1) == labels)), loss
+
+
+def probabilities(
+    network: torch.nn.Module, examples: Examples, size: int, batch_size: int = 100, mixed: bool = True
+) -> NDArray[np.float64]:
+    """Scores float64[N, classes] of a torch network in evaluation mode; its mode is put back afterwards."""
+    import torch
+
+    parts = [scores.softmax(dim=1) for scores in _forward(network, examples, size, batch_size, mixed)]
+    values: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()
+    return values
+
+
+def features(
+    network: torch.nn.Module, examples: Examples, size: int, batch_size: int = 100, mixed: bool = True
+) -> NDArray[np.float32]:
+    """What the network gives to its head, float32[N, channels], in evaluation mode."""
+    import torch
+    from torch import nn
+
+    head = network.fc
+    network.fc = nn.Identity()
+    try:
+        values: NDArray[np.float32] = (
+            torch.cat(list(_forward(network, examples, size, batch_size, mixed))).cpu().numpy()
+        )
+    finally:
+        network.fc = head
+    return values
+
+
+def _forward(
+    network: torch.nn.Module, examples: Examples, size: int, batch_size: int, mixed: bool
+) -> Iterator[torch.Tensor]:
+    import torch
+
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    try:
+        for first in range(0, len(examples), batch_size):
+            inputs = torch.from_numpy(examples.take(slice(first, first + batch_size)).inputs(size)).to(device)
+            with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
+                yield network(inputs.contiguous(memory_format=torch.channels_last)).float()
+    finally:
+        network.train(was_training)
 
 
 def predict(
     network: torch.nn.Module, jets: Jets, image: ImageSettings, batch_size: int = 100, mixed: bool = True
 ) -> NDArray[np.float64]:
-    """Top scores float64[N] of a torch network in evaluation mode; its mode is put back afterwards."""
-    import torch
-
-    device = next(network.parameters()).device
-    imager = JetImager(image, transformed=True)
-    was_training = network.training
-    network.eval()
-    scores = []
-    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
-        for constituents in _batches(jets.constituents, batch_size):
-            inputs = torch.from_numpy(imager(constituents)).to(device).contiguous(memory_format=torch.channels_last)
-            scores.append(network(inputs).float().softmax(dim=1)[:, 1].double().cpu().numpy())
-    network.train(was_training)
-    return np.concatenate(scores)
-
-
-def _batches(values: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float32]]:
-    for first in range(0, len(values), size):
-        yield values[first : first + size]
-
-
-def _image_settings(settings: TrainSettings, size: int) -> ImageSettings:
-    image = settings.image
-    return ImageSettings(size, image.half_width, image.rotate, image.flip)
+    """Top scores float64[N] of a torch network for jets."""
+    size = image.size // image.reduce
+    scores: NDArray[np.float64] = probabilities(network, as_examples(jets, image), size, batch_size, mixed)[:, 1]
+    return scores
 
 
 def describe_settings(settings: TrainSettings) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Train a jet-image network on jets that `triton-fpga data` made.
+"""Train a network on jets, or on neutrino pixel maps, that `triton-fpga data` made.
 
+For pixel maps the size is the number of rows, 100, 50 or 25, and --initial is a network that was trained on jets.
 Stages go from coarse, cheap images to the size that is served. A training that was stopped goes on from its last
 validation when the same command is given again.
 """
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Arguments of `triton-fpga train`."""
-    parser.add_argument("data", type=Path, nargs="+", help="jet files, or folders of them")
+    parser.add_argument("data", type=Path, nargs="+", help="files of jets or maps, or folders of them")
+    parser.add_argument("--task", choices=("jets", "neutrinos"), default="jets", help="default %(default)s")
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints and training.json")
     parser.add_argument("--architecture", default="resnet50", help="a ResNet of torchvision (default %(default)s)")
     parser.add_argument(
@@ -36,7 +38,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="a network trained on images of that size, whose scores make half of each label",
     )
     parser.add_argument("--seed", type=int, default=0, help="weights, order and split (default %(default)s)")
-    parser.add_argument("--validation", type=int, default=2000, help="jets held out (default %(default)s)")
+    parser.add_argument("--validation", type=int, default=2000, help="examples held out (default %(default)s)")
     parser.add_argument("--patience", type=int, default=None, help="validations without progress that end a stage")
     parser.add_argument("--precision", default="bf16-mixed", help="of Lightning Fabric (default %(default)s)")
     parser.add_argument("--devices", default="auto", help="of Lightning Fabric: a number, or auto")
@@ -60,7 +62,6 @@ def parse_stage(text: str) -> Stage:
 def read_teacher(text: str, settings: TrainSettings) -> Teacher:
     """The teacher of `checkpoint:size`, of the same architecture."""
     from retrain.errors import DataError
-    from retrain.images import ImageSettings
     from retrain.network import build_network, load_checkpoint
     from retrain.training import Teacher
 
@@ -69,7 +70,7 @@ def read_teacher(text: str, settings: TrainSettings) -> Teacher:
         raise DataError(f"--teacher {text}: expected CHECKPOINT:SIZE, for example run/stage-64.pt:64")
     network = build_network(settings.architecture)
     load_checkpoint(network, Path(checkpoint))
-    return Teacher(network, ImageSettings(int(size), settings.image.half_width))
+    return Teacher(network, int(size))
 
 
 def initial_record(checkpoint: Path) -> dict[str, object]:
@@ -84,13 +85,14 @@ def initial_record(checkpoint: Path) -> dict[str, object]:
 def run(args: argparse.Namespace) -> int:
     """Train, and record what was done in training.json."""
     from retrain.commands.progress import progress_bar
-    from retrain.data.files import read_all
-    from retrain.jets import shuffled
-    from retrain.training import DEFAULT_STAGES, Progress, TrainSettings, describe_settings, train
+    from retrain.tasks import TASKS
+    from retrain.training import Progress, TrainSettings, describe_settings, train
+
+    task = TASKS[args.task]
 
     settings = TrainSettings(
         architecture=args.architecture,
-        stages=tuple(parse_stage(text) for text in args.stage) if args.stage else DEFAULT_STAGES,
+        stages=tuple(parse_stage(text) for text in args.stage) if args.stage else task.stages,
         seed=args.seed,
         precision=args.precision,
         devices=int(args.devices) if args.devices.isdigit() else args.devices,
@@ -98,8 +100,9 @@ def run(args: argparse.Namespace) -> int:
         validation_jets=args.validation,
         patience=args.patience,
     )
-    jets = shuffled(read_all(args.data), args.seed).require_both_classes()
-    held_out, training = jets.take(slice(0, args.validation)), jets.take(slice(args.validation, len(jets)))
+    examples = task.read(args.data, args.seed)
+    held_out = examples.take(slice(0, args.validation))
+    training = examples.take(slice(args.validation, len(examples)))
     history: list[dict[str, float]] = []
     begin = time.perf_counter()
     done = {stage.size: 0 for stage in settings.stages}
@@ -109,16 +112,18 @@ def run(args: argparse.Namespace) -> int:
         def report(progress: Progress) -> None:
             advance((progress.step - done[progress.stage.size]) * progress.stage.batch_size)
             done[progress.stage.size] = progress.step
-            if progress.auc is None or progress.validation_loss is None:
+            if progress.validation_loss is None or progress.accuracy is None:
                 return
-            entry = {
+            entry: dict[str, float] = {
                 "size": progress.stage.size,
                 "step": progress.step,
                 "loss": progress.loss,
                 "validation_loss": progress.validation_loss,
-                "validation_auc": progress.auc,
+                "validation_accuracy": progress.accuracy,
                 "images_per_s": progress.images_per_s,
             }
+            if progress.auc is not None:
+                entry["validation_auc"] = progress.auc
             history.append(entry)
             if args.json and os.environ.get("LOCAL_RANK", "0") == "0":
                 print(json.dumps(entry), flush=True)
@@ -129,10 +134,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     seconds = time.perf_counter() - begin
     record = {
+        "task": args.task,
         "settings": describe_settings(settings),
         "initial": None if args.initial is None else initial_record(args.initial),
         "teacher": None if args.teacher is None else Path(args.teacher).name,
-        "training_jets": len(training),
+        "training_examples": len(training),
         "seconds": round(seconds, 1),
         "history": history,
     }
@@ -141,6 +147,6 @@ def run(args: argparse.Namespace) -> int:
         last = history[-1]
         print(
             f"{seconds:.0f} s, {last['images_per_s']:.0f} images/s at {last['size']} pixels; "
-            f"validation AUC {last['validation_auc']:.4f}; weights in {args.output}"
+            f"validation accuracy {last['validation_accuracy']:.4f}; weights in {args.output}"
         )
     return 0

@@ -1,4 +1,4 @@
-"""Jet files: parquet and ROOT, one row a jet, constituents as jagged float32 lists."""
+"""Files of jets and of pixel maps: parquet and ROOT, one row an event, what varies in length as jagged lists."""
 
 import os
 from collections.abc import Iterable
@@ -10,12 +10,14 @@ import numpy as np
 from retrain.data.reference_set import read_reference_set
 from retrain.errors import DataError
 from retrain.jets import MAX_CONSTITUENTS, Jets, concatenate
+from retrain.pixelmaps import CELLS, PLANES, VIEWS, PixelMaps, concatenate_maps
 
 COMPONENTS = ("E", "px", "py", "pz")
 CONSTITUENT_COLUMNS = tuple(f"constituent_{name}" for name in COMPONENTS)
 JET_COLUMNS = ("jet_pt", "jet_eta", "jet_phi", "jet_mass")
 LABEL_COLUMN = "is_top"
-TREE = "jets"
+TREE, MAPS_TREE = "jets", "pixel_maps"
+MAP_COLUMNS = ("hit_cell", "hit_charge", "label", "energy")  # cell: place in the flattened [2, 100, 80]
 SUFFIXES = (".parquet", ".root")
 REFERENCE_SUFFIXES = (".h5", ".hdf5")
 
@@ -23,7 +25,48 @@ REFERENCE_SUFFIXES = (".h5", ".hdf5")
 def write_jets(path: Path, jets: Jets) -> None:
     """Write jets to `.parquet` or `.root`; the file appears whole or not at all."""
     _require_known(path)
-    columns = _columns(jets)
+    _write(path, _columns(jets), TREE)
+
+
+def write_maps(path: Path, maps: PixelMaps) -> None:
+    """Write pixel maps to `.parquet` or `.root`, cells with charge only; the file appears whole or not at all."""
+    import awkward as ak
+
+    _require_known(path)
+    flat = maps.charge.reshape(len(maps), -1)
+    row, cell = np.nonzero(flat)
+    counts = np.bincount(row, minlength=len(maps))
+    values = (
+        ak.unflatten(cell.astype(np.uint16), counts),
+        ak.unflatten(flat[row, cell], counts),
+        maps.label,
+        maps.energy,
+    )
+    _write(path, dict(zip(MAP_COLUMNS, values, strict=True)), MAPS_TREE)
+
+
+def read_maps(path: Path) -> PixelMaps:
+    """Read and check one file that `write_maps` wrote."""
+    import awkward as ak
+
+    _require_known(path)
+    record = _read(path, MAP_COLUMNS, MAPS_TREE)
+    cells, charges = record[MAP_COLUMNS[0]], record[MAP_COLUMNS[1]]
+    counts = ak.to_numpy(ak.num(cells))
+    if not np.array_equal(ak.to_numpy(ak.num(charges)), counts):
+        raise DataError(f"{path}: {MAP_COLUMNS[1]} has other list lengths than {MAP_COLUMNS[0]}")
+    cell = ak.to_numpy(ak.flatten(cells)).astype(np.int64)
+    if len(cell) and cell.max() >= VIEWS * PLANES * CELLS:
+        raise DataError(f"{path}: {MAP_COLUMNS[0]} must be below {VIEWS * PLANES * CELLS}, got {cell.max()}")
+    charge = np.zeros((len(counts), VIEWS * PLANES * CELLS), np.uint8)
+    charge[np.repeat(np.arange(len(counts)), counts), cell] = ak.to_numpy(ak.flatten(charges))
+    label, energy = (ak.to_numpy(record[name]) for name in MAP_COLUMNS[2:])
+    return PixelMaps(
+        charge.reshape(-1, VIEWS, PLANES, CELLS), label.astype(np.int64), energy.astype(np.float32)
+    )
+
+
+def _write(path: Path, columns: dict[str, Any], tree: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if path.suffix == ".parquet":
@@ -34,7 +77,7 @@ def write_jets(path: Path, jets: Jets) -> None:
             import uproot
 
             with uproot.recreate(temporary, compression=uproot.LZMA(6)) as file:
-                file[TREE] = columns
+                file[tree] = columns
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -48,25 +91,27 @@ def read_jets(path: Path) -> Jets:
         raise DataError(f"{path}: no such file")
     if path.suffix in REFERENCE_SUFFIXES:
         return read_reference_set(path)
-    wanted = [*CONSTITUENT_COLUMNS, *JET_COLUMNS, LABEL_COLUMN]
-    try:
-        record = _read_record(path, wanted)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: not a readable jet file with columns {', '.join(wanted)} ({error})") from error
-    return _jets(record, path)
+    return _jets(_read(path, (*CONSTITUENT_COLUMNS, *JET_COLUMNS, LABEL_COLUMN), TREE), path)
 
 
 def read_all(paths: Iterable[Path]) -> Jets:
     """Read files, or all jet files of folders, in the order of their names."""
+    return concatenate([read_jets(file) for file in _files(paths, (*SUFFIXES, *REFERENCE_SUFFIXES))])
+
+
+def read_all_maps(paths: Iterable[Path]) -> PixelMaps:
+    """Read files of pixel maps, or all of folders, in the order of their names."""
+    return concatenate_maps([read_maps(file) for file in _files(paths, SUFFIXES)])
+
+
+def _files(paths: Iterable[Path], suffixes: tuple[str, ...]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files += sorted(
-                f for f in path.iterdir() if f.suffix in (*SUFFIXES, *REFERENCE_SUFFIXES) and not f.name.startswith(".")
-            )
+            files += sorted(f for f in path.iterdir() if f.suffix in suffixes and not f.name.startswith("."))
         else:
             files.append(path)
-    return concatenate([read_jets(file) for file in files])
+    return files
 
 
 def _require_known(path: Path) -> None:
@@ -89,7 +134,16 @@ def _columns(jets: Jets) -> dict[str, Any]:
     return columns
 
 
-def _read_record(path: Path, wanted: list[str]) -> Any:
+def _read(path: Path, wanted: tuple[str, ...], tree: str) -> Any:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        return _read_record(path, list(wanted), tree)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: not a readable file of {tree} with columns {', '.join(wanted)} ({error})") from error
+
+
+def _read_record(path: Path, wanted: list[str], tree: str) -> Any:
     import awkward as ak
 
     if path.suffix == ".parquet":
@@ -101,9 +155,9 @@ def _read_record(path: Path, wanted: list[str]) -> Any:
     import uproot
 
     with uproot.open(path) as file:
-        if TREE not in file:
-            raise KeyError(f"no tree {TREE!r}")
-        return file[TREE].arrays(wanted)
+        if tree not in file:
+            raise KeyError(f"no tree {tree!r}")
+        return file[tree].arrays(wanted)
 
 
 def _jets(record: Any, path: Path) -> Jets:

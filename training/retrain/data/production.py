@@ -1,4 +1,4 @@
-"""Parallel, resumable production of jets: many processes, one file a chunk, each chunk with its own seed."""
+"""Parallel, resumable production of jets or pixel maps: many processes, one file a chunk, each chunk with its own seed."""
 
 import json
 import multiprocessing
@@ -8,10 +8,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from retrain.data.files import write_jets
+from retrain.data.files import write_jets, write_maps
 from retrain.data.jets import JetSettings, generate_chunk
+from retrain.data.neutrinos import NeutrinoSettings, generate_maps
 from retrain.data.pythia import PROCESSES, Process
 from retrain.errors import DataError
+from retrain.pixelmaps import CLASSES
 
 JETS_PER_CHUNK = 2000
 SETTINGS_FILE = "production.json"
@@ -21,7 +23,7 @@ SETTINGS_FILE = "production.json"
 class Chunk:
     """One file to make."""
 
-    process: Process
+    process: str
     index: int
     jets: int
     path: Path
@@ -38,10 +40,10 @@ class Production:
     folder: Path
     jets_per_class: int
     seed: int
-    processes: tuple[Process, ...] = PROCESSES
+    processes: tuple[str, ...] = PROCESSES
     suffix: str = ".parquet"
     jets_per_chunk: int = JETS_PER_CHUNK
-    settings: JetSettings = field(default_factory=JetSettings)
+    settings: JetSettings | NeutrinoSettings = field(default_factory=JetSettings)
 
     def chunks(self) -> list[Chunk]:
         """All chunks, classes alternating so that a stopped production stays balanced."""
@@ -95,5 +97,22 @@ def produce(
     return made
 
 
-def _make(chunk: Chunk, seed: int, settings: JetSettings) -> None:
-    write_jets(chunk.path, generate_chunk(chunk.process, chunk.jets, seed, chunk.index, settings))
+def neutrino_production(
+    folder: Path,
+    maps_per_class: int,
+    seed: int,
+    classes: tuple[str, ...] = CLASSES,
+    suffix: str = ".parquet",
+    maps_per_chunk: int = JETS_PER_CHUNK,
+    settings: NeutrinoSettings | None = None,
+) -> Production:
+    """A production of pixel maps; what is said of jets holds for them."""
+    return Production(folder, maps_per_class, seed, classes, suffix, maps_per_chunk, settings or NeutrinoSettings())
+
+
+def _make(chunk: Chunk, seed: int, settings: JetSettings | NeutrinoSettings) -> None:
+    if isinstance(settings, NeutrinoSettings):
+        write_maps(chunk.path, generate_maps(chunk.process, chunk.jets, seed, chunk.index, settings))
+    else:
+        process: Process = "top" if chunk.process == "top" else "qcd"
+        write_jets(chunk.path, generate_chunk(process, chunk.jets, seed, chunk.index, settings))
