@@ -150,6 +150,7 @@ class TritonPythonModel:
         self._stop.set()
         self._background.join(5.0)
         self._chain.close()
+        self._metrics.close()
 
     def _device_failed(self, failure: Failure) -> None:
         pb_utils.Logger.log_error(

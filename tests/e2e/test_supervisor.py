@@ -126,6 +126,7 @@ def test_a_told_stop_is_clean(repository: Path, number: int) -> None:
     with serving(repository) as service:
         service.infer("grpc", "tiny", images())
         assert service.stop(number) == 0  # what is left behind is checked by serving()
+        assert "submit a bug report" not in service.log.read_text(), "a stub crashed while it ended"
 
 
 def test_a_stop_with_a_stopped_stub_is_bounded(repository: Path) -> None:

@@ -68,3 +68,8 @@ class Metrics:
                 self._families[name] = self._utils.MetricFamily(name=name, description=description, kind=kind)
             self._metrics[key] = self._families[name].Metric(labels=labels)
         return self._metrics[key]
+
+    def close(self) -> None:
+        """Forget all. Triton's objects tell the server when they go, so they must go while the stub still can."""
+        self._metrics.clear()
+        self._families.clear()
