@@ -19,13 +19,16 @@ def test_area_under_curve():
 
 def test_summary_compares_decisions():
     labels = np.array([True, False, True, False])
-    effect = Effect(np.array([0.9, 0.1, 0.6, 0.4]), np.array([0.8, 0.2, 0.4, 0.4]), labels)
-    summary = effect.summary()
+    scores = {"int8": np.array([0.9, 0.1, 0.6, 0.4]), "bfp": np.array([0.8, 0.2, 0.4, 0.4])}
+    summary = Effect(scores, labels).summary(resamples=50)
     assert summary["same_decision"] == 0.75
     assert summary["accuracy_int8"] == 1.0
     assert summary["accuracy_bfp"] == 0.75
     assert summary["largest_score_difference"] == pytest.approx(0.2)
-    assert "auc_bfp" not in Effect(effect.int8, effect.bfp, None).summary()
+    assert summary["auc_int8"] == 1.0
+    assert summary["auc_int8_error"] == 0.0
+    assert summary["auc_bfp_minus_int8_error"] == summary["auc_bfp_error"] > 0
+    assert "auc_bfp" not in Effect(scores, None).summary()
 
 
 def test_the_reference_is_an_executable_near_int8():
