@@ -1,4 +1,4 @@
-"""What a model card says of a tagger: where it comes from, and what it reaches."""
+"""What a model card says of a network: where it comes from, and what it reaches."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from retrain.data.production import SETTINGS_FILE
 from retrain.errors import PublishError
 from retrain.evaluation import Judged
 from retrain.images import ImageSettings
-from retrain.metrics import summary
+from retrain.jets import LABELS
+from retrain.metrics import classification, summary
+from retrain.pixelmaps import CELLS, CLASSES, PLANES, VIEWS
 from retrain.versions import git_revision
 
+QUANTISATION = "QDQ, uint8 activations, int8 weights per output channel, float head"
 SERVED, FLOAT, BASELINE = "served", "float", "baseline"
 GOLDEN_JETS = 8
 
@@ -33,8 +36,8 @@ def tagger_metrics(judged: Judged) -> dict[str, float]:
     return {name: round(value, 6) for name, value in metrics.items()}
 
 
-def data_record(folder: Path, jets: int) -> dict[str, Any]:
-    """Seed and settings of a folder of jets that `triton-fpga data` made."""
+def data_record(folder: Path, events: int, unit: str = "jets") -> dict[str, Any]:
+    """Seed and settings of a folder of events that `triton-fpga data` made."""
     path = folder / SETTINGS_FILE
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -42,7 +45,7 @@ def data_record(folder: Path, jets: int) -> dict[str, Any]:
         record = {"source": folder.name}
     except ValueError as error:
         raise PublishError(f"{path}: not readable ({error})") from error
-    return {"jets": jets, **record}
+    return {unit: events, **record}
 
 
 def tagger_card(
@@ -57,20 +60,48 @@ def tagger_card(
     """The card of a tagger, but for what `write_version` adds."""
     digest = hashlib.sha256(np.ascontiguousarray(golden_constituents).tobytes()).hexdigest()
     return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_revision": git_revision(),
+        **_origin(training_data, test_data, "Pythia 8, detector stand-in (retrain.data.detector), FastJet"),
+        "labels": list(LABELS),
         "task": "hadronic top against QCD jets, anti-kT R = 0.8, 550 < pT < 650 GeV, |eta| < 2",
-        "data": {
-            "generator": "Pythia 8, detector stand-in (retrain.data.detector), FastJet",
-            "training": dict(training_data),
-            "test": dict(test_data),
-        },
         "image": {**asdict(image), "transform": "sqrt"},
         "training": dict(training),
-        "quantisation": {
-            "form": "QDQ, uint8 activations, int8 weights per output channel, float head",
-            "calibration": calibration,
-        },
+        "quantisation": {"form": QUANTISATION, "calibration": calibration},
         "metrics": tagger_metrics(judged),
         "golden_jets": f"sha256:{digest}",
+    }
+
+
+def neutrino_metrics(
+    labels: NDArray[np.int64], served: NDArray[np.float64], plain: NDArray[np.float64]
+) -> dict[str, Any]:
+    """`accuracy` and `recall` by class of the served network, and with `_float`."""
+    metrics = classification(labels, served, CLASSES)
+    return metrics | {f"{name}_float": value for name, value in classification(labels, plain, CLASSES).items()}
+
+
+def neutrino_card(
+    metrics: Mapping[str, Any],
+    training_data: Mapping[str, Any],
+    test_data: Mapping[str, Any],
+    training: Mapping[str, Any],
+    size: int,
+    calibration: str,
+) -> dict[str, Any]:
+    """The card of a network for pixel maps, but for what `write_version` adds."""
+    return {
+        **_origin(training_data, test_data, "parametric stand-in (retrain.data.neutrinos): not GENIE, not Geant4"),
+        "labels": list(CLASSES),
+        "task": "kind of a neutrino interaction, or a cosmic muon, from two views of 100 planes of 80 cells",
+        "image": {"rows": size, "columns": VIEWS * CELLS * size // PLANES, "transform": "square root of charge / 255"},
+        "training": dict(training),
+        "quantisation": {"form": QUANTISATION, "calibration": calibration},
+        "metrics": dict(metrics),
+    }
+
+
+def _origin(training_data: Mapping[str, Any], test_data: Mapping[str, Any], generator: str) -> dict[str, Any]:
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_revision": git_revision(),
+        "data": {"generator": generator, "training": dict(training_data), "test": dict(test_data)},
     }

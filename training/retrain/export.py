@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, compose, helper
 
 from retrain.images import IR_VERSION, NETWORK_INPUT, OPSET, GraphBuilder, ImageSettings, image_graph, network_input
+from retrain.pixelmaps import pixel_map_graph
 
 if TYPE_CHECKING:
     import torch
@@ -44,13 +45,13 @@ def fold_batch_norms(network: torch.nn.Module) -> torch.nn.Module:
     return traced
 
 
-def export_network(network: torch.nn.Module, planes: int, size: int) -> onnx.ModelProto:
-    """`network_input` FP32[N, planes, size, size] -> `probabilities` FP32[N, classes], batch norms folded."""
+def export_network(network: torch.nn.Module, planes: int, size: int, width: int | None = None) -> onnx.ModelProto:
+    """`network_input` FP32[N, planes, size, width] -> `probabilities` FP32[N, classes], batch norms folded."""
     import torch
     from torch import nn
 
     module = nn.Sequential(fold_batch_norms(network), nn.Softmax(dim=1)).eval()
-    example = torch.zeros(2, planes, size, size)
+    example = torch.zeros(2, planes, size, width or size)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         torch.onnx.export(
@@ -98,6 +99,11 @@ def with_images(network: onnx.ModelProto, settings: ImageSettings) -> onnx.Model
         [helper.make_tensor_value_info(NETWORK_INPUT, TensorProto.FLOAT, plane)],
     )
     return _joined(model, network)
+
+
+def with_pixel_maps(network: onnx.ModelProto, size: int) -> onnx.ModelProto:
+    """The network behind the graph that puts views side by side: `pixel_maps` FP32[N, 2, 100, 80] to scores."""
+    return _joined(pixel_map_graph(size), network)
 
 
 def _joined(front: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:

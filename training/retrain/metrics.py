@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,46 @@ def _fraction_below(ordered: Scores, values: Scores) -> Scores:
     return np.asarray(below / (2.0 * len(ordered)))
 
 
+def auc_difference(is_signal: Labels, scores: Scores, others: Scores) -> Measured:
+    """AUC of one tagger minus that of another on the same jets, with the error of the difference (DeLong et al.)."""
+    is_signal, scores = _checked(is_signal, scores)
+    _, others = _checked(is_signal, others)
+    of_signal, of_background = _placement_differences(is_signal, scores, others)
+    variance = of_signal.var(ddof=1) / len(of_signal) + of_background.var(ddof=1) / len(of_background)
+    return Measured(float(of_signal.mean()), float(np.sqrt(variance)))
+
+
+def _placement_differences(is_signal: Labels, scores: Scores, others: Scores) -> tuple[Scores, Scores]:
+    def placements(values: Scores) -> tuple[Scores, Scores]:
+        signal, background = values[is_signal], values[~is_signal]
+        return _fraction_below(np.sort(background), signal), 1.0 - _fraction_below(np.sort(signal), background)
+
+    (signal, background), (other_signal, other_background) = placements(scores), placements(others)
+    return signal - other_signal, background - other_background
+
+
+def rejection_ratio(
+    is_signal: Labels, scores: Scores, others: Scores, signal_efficiency: float, samples: int = 200, seed: int = 0
+) -> Measured:
+    """Background rejection of one tagger over that of another on the same jets; the error is a bootstrap over jets."""
+    is_signal, scores = _checked(is_signal, scores)
+    _, others = _checked(is_signal, others)
+    signal, background = np.flatnonzero(is_signal), np.flatnonzero(~is_signal)
+    rng = np.random.default_rng(seed)
+
+    def logarithm(rows: NDArray[np.int64]) -> float:
+        labels = is_signal[rows]
+        one, two = (background_rejection(labels, values[rows], signal_efficiency).value for values in (scores, others))
+        return float(np.log(one / two))
+
+    drawn = [
+        logarithm(np.concatenate([rng.choice(signal, len(signal)), rng.choice(background, len(background))]))
+        for _ in range(samples)
+    ]
+    ratio = float(np.exp(logarithm(np.arange(len(scores)))))
+    return Measured(ratio, ratio * float(np.std(drawn)))
+
+
 def background_rejection(is_signal: Labels, scores: Scores, signal_efficiency: float) -> Measured:
     """1 / background efficiency at a signal efficiency.
 
@@ -118,3 +159,26 @@ def summary(is_signal: Labels, scores: Scores, suffix: str = "") -> dict[str, fl
         flat[name + suffix] = measured.value
         flat[f"{name}{suffix}_err"] = measured.error
     return flat
+
+
+def classification(labels: NDArray[np.int64], probabilities: Scores, classes: tuple[str, ...]) -> dict[str, Any]:
+    """`accuracy`, `recall` by class, each with `_err` (binomial), and the `confusion` counts [true, predicted]."""
+    if probabilities.shape != (len(labels), len(classes)):
+        raise DataError(f"expected [{len(labels)}, {len(classes)}] probabilities, got {list(probabilities.shape)}")
+    if not np.isfinite(probabilities).all():
+        raise DataError("probabilities: contain NaN or infinite values")
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
+    counts = confusion.sum(axis=1)
+    if not counts.all():
+        raise DataError(f"no event of class {classes[int(np.argmin(counts))]}; all of {', '.join(classes)} are needed")
+    recall = np.diag(confusion) / counts
+    error = np.sqrt(recall * (1.0 - recall) / counts)
+    accurate = float(np.trace(confusion) / counts.sum())
+    return {
+        "accuracy": accurate,
+        "accuracy_err": float(np.sqrt(accurate * (1.0 - accurate) / counts.sum())),
+        "recall": dict(zip(classes, recall.tolist(), strict=True)),
+        "recall_err": dict(zip(classes, error.tolist(), strict=True)),
+        "confusion": confusion.tolist(),
+    }

@@ -28,9 +28,9 @@ PIXEL_MAPS = "pixel_maps"
 
 @dataclass(frozen=True)
 class PixelMaps:
-    """Labelled maps: charge uint8[N, 2, 100, 80], label int64[N] (place in `CLASSES`), neutrino energy float32[N] (GeV).
+    """Labelled maps: charge uint8[N, 2, 100, 80], label int64[N] (place in `CLASSES`), energy float32[N] (GeV).
 
-    The energy of a cosmic muon is 0: there is no neutrino.
+    The energy is the neutrino's; that of a cosmic muon is 0.
     """
 
     charge: NDArray[np.uint8]
@@ -76,7 +76,9 @@ class PixelMaps:
         """These maps, or DataError when one class or more is missing."""
         missing = [name for index, name in enumerate(CLASSES) if not np.any(self.label == index)]
         if missing:
-            raise DataError(f"{len(self)} pixel maps without {', '.join(missing)}; all of {', '.join(CLASSES)} are needed")
+            raise DataError(
+                f"{len(self)} pixel maps without {', '.join(missing)}; all of {', '.join(CLASSES)} are needed"
+            )
         return self
 
 

@@ -1,16 +1,20 @@
-"""Plots of a judged tagger, in the style that experiments use (mplhep)."""
+"""Plots of data, of a training and of a judged tagger, in the style that experiments use (mplhep)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrain.evaluation import Judged, binned_fraction, calibration, confusion, working_cut
-from retrain.jets import LABELS
+from retrain.images import ImageSettings, JetImager
+from retrain.jets import LABELS, Jets
 from retrain.metrics import roc_curve
+from retrain.pixelmaps import CLASSES, VIEWS, PixelMaps
 
 PT_EDGES = np.linspace(550.0, 650.0, 11)  # GeV
 MASS_EDGES = np.linspace(0.0, 300.0, 16)  # GeV
@@ -114,3 +118,104 @@ def _efficiency_pt(axes: Any, judged: Judged) -> None:
 
 def _efficiency_mass(axes: Any, judged: Judged) -> None:
     _efficiency(axes, judged, judged.jets.mass, MASS_EDGES, "jet mass [GeV]")
+
+
+@contextmanager
+def _panels(rows: int, columns: int, width: float, height: float) -> Iterator[tuple[Any, Any]]:
+    """A figure in the experiments' style and its axes [rows, columns]; it is not shown by itself."""
+    import matplotlib.pyplot as plt
+    import mplhep
+
+    with plt.style.context(mplhep.style.ATLAS), plt.rc_context({"font.size": 9, "axes.labelsize": 10}):
+        figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False)
+        yield figure, axes
+        plt.close(figure)
+
+
+def draw_kinematics(jets: Jets) -> Any:
+    """Mass, number of constituents and pT of both classes, side by side."""
+    import mplhep
+
+    shown = (
+        ("jet mass [GeV]", jets.mass, np.linspace(0, 300, 41)),
+        ("constituents", jets.multiplicity, np.linspace(0, 200, 41)),
+        (r"jet $p_\mathrm{T}$ [GeV]", jets.pt, np.linspace(550, 650, 21)),
+    )
+    with _panels(1, 3, 10.5, 3.0) as (figure, axes):
+        for axis, (label, values, edges) in zip(axes[0], shown, strict=True):
+            for is_top, name in ((False, "QCD"), (True, "top")):
+                counts = np.histogram(values[jets.is_top == is_top], edges)[0]
+                mplhep.histplot(counts, edges, ax=axis, label=name, yerr=False)
+            axis.set(xlabel=label, ylabel="jets")
+        axes[0, 0].legend()
+    return figure
+
+
+def draw_jet_images(jets: Jets, image: ImageSettings, examples: int = 3) -> Any:
+    """The mean image and some single jets of each class, as pT fractions on a logarithmic scale."""
+    from matplotlib.colors import LogNorm
+
+    imager, edge = JetImager(image), image.half_width
+    with _panels(2, examples + 1, 2.6 * (examples + 1), 5.2) as (figure, axes):
+        for row, is_top in enumerate((True, False)):
+            pixels = imager(jets.constituents[jets.is_top == is_top])[:, 0]
+            for column, picture in enumerate((pixels.mean(axis=0), *pixels[:examples])):
+                norm = LogNorm(1e-6, 1e-2) if column == 0 else LogNorm(1e-3, 0.3)
+                axes[row, column].imshow(picture, origin="lower", norm=norm, extent=(-edge, edge, -edge, edge))
+                title = f"mean of {len(pixels)}" if column == 0 else f"jet {column}"
+                axes[row, column].set_title(f"{'top' if is_top else 'QCD'}, {title}", fontsize=9)
+    return figure
+
+
+def draw_history(history: Sequence[Mapping[str, float]]) -> Any:
+    """Loss on the training and the validation events, and validation accuracy, against the images seen."""
+    steps = np.arange(1, len(history) + 1)
+    with _panels(1, 2, 8.0, 3.0) as (figure, axes):
+        for name, label in (("loss", "training"), ("validation_loss", "validation")):
+            axes[0, 0].plot(steps, [entry[name] for entry in history], "o-", label=label)
+        axes[0, 0].set(xlabel="validation", ylabel="cross entropy")
+        axes[0, 0].legend()
+        axes[0, 1].plot(steps, [entry["validation_accuracy"] for entry in history], "o-")
+        axes[0, 1].set(xlabel="validation", ylabel="validation accuracy")
+    return figure
+
+
+def draw_judged(judged: Judged) -> Any:
+    """ROC curves of all taggers, and the scores of the first."""
+    with _panels(1, 2, 9.0, 3.6) as (figure, axes):
+        _roc(axes[0, 0], judged)
+        _scores(axes[0, 1], judged)
+    return figure
+
+
+def draw_pixel_maps(maps: PixelMaps) -> Any:
+    """One event of each class, both views: planes from left to right, cells upwards."""
+    with _panels(VIEWS, len(CLASSES), 2.3 * len(CLASSES), 4.2) as (figure, axes):
+        for column, name in enumerate(CLASSES):
+            event = int(np.flatnonzero(maps.label == column)[0])
+            for view in range(VIEWS):
+                charge = maps.charge[event, view].astype(float).T
+                axes[view, column].imshow(
+                    np.sqrt(np.where(charge > 0, charge, np.nan)), origin="lower", aspect="auto", cmap="viridis_r"
+                )
+            axes[0, column].set_title(name.replace("_", " "), fontsize=9)
+        axes[0, 0].set_ylabel("x cell")
+        axes[1, 0].set_ylabel("y cell")
+    return figure
+
+
+def draw_confusion(titled: Mapping[str, NDArray[np.int64]], classes: Sequence[str] = CLASSES) -> Any:
+    """Confusion matrices [true, predicted] side by side, each row a fraction of its class."""
+    with _panels(1, len(titled), 4.2 * len(titled), 3.8) as (figure, axes):
+        for axis, (title, counts) in zip(axes[0], titled.items(), strict=True):
+            fractions = np.asarray(counts) / np.asarray(counts).sum(axis=1, keepdims=True)
+            axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+            for (row, column), value in np.ndenumerate(fractions):
+                colour = "white" if value > 0.5 else "black"
+                axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+            places = range(len(classes))
+            axis.set(xticks=places, yticks=places, xticklabels=classes, yticklabels=classes, xlabel="tagged as")
+            axis.tick_params(labelsize=7)
+            axis.set_title(title, fontsize=10)
+        axes[0, 0].set_ylabel("event")
+    return figure

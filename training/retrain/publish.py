@@ -25,7 +25,7 @@ Answers = Mapping[str, NDArray[Any]]
 
 SCORE_TOLERANCE = 1e-4  # of served scores, float arithmetic in another order
 ONNXRUNTIME_TOLERANCE = 0.1  # of onnxruntime's scores: integers may differ by steps, see docs/integer-network.md
-COMPARED = ("auc", "rejection_30")  # higher is better
+COMPARED = ("auc", "rejection_30", "accuracy")  # higher is better
 LOAD_TIMEOUT = 120.0  # s
 
 

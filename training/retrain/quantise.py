@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,16 +17,19 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from retrain.bias_correction import correct_biases
 from retrain.errors import DataError
-from retrain.export import CONTRACTS, export_network, with_constituents
-from retrain.images import ImageSettings, JetImager
+from retrain.examples import Examples, JetExamples, as_examples
+from retrain.export import CONTRACTS, export_network, with_constituents, with_pixel_maps
+from retrain.images import ImageSettings
 from retrain.jets import Jets
+from retrain.pixelmaps import PixelMaps
 
 if TYPE_CHECKING:
     import torch
 
 CALIBRATION_BATCH = 16
 BATCHES_IN_MEMORY = 1
-BIAS_JETS = 16
+BIAS_EXAMPLES = 16
+NEUTRINO_MODEL = "resnet50_neutrino"
 Calibration = Literal["minmax", "percentile", "entropy"]
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -102,27 +107,92 @@ def quantise(
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=[] if quantise_head else _head(work),
             calibrate_method=METHODS[calibration],
             extra_options=extra,
         )
         return onnx.load(target)
 
 
+def _head(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes behind the global average pooling: the classifier, which stays float."""
+    reached = {output for node in model.graph.node if node.op_type == "GlobalAveragePool" for output in node.output}
+    names = []
+    for node in model.graph.node:  # in topological order
+        if reached & set(node.input):
+            reached |= set(node.output)
+            names.append(node.name)
+    return names
+
+
+def quantised_network(
+    network: torch.nn.Module, examples: Examples, size: int, calibration: Calibration = "percentile"
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A trained network in QDQ form, biases corrected, and as it was: both from `network_input` to `probabilities`."""
+    if len(examples) == 0:
+        raise DataError("calibration: expected at least one event")
+    batches = [
+        examples.take(slice(first, first + CALIBRATION_BATCH)).inputs(size)
+        for first in range(0, len(examples), CALIBRATION_BATCH)
+    ]
+    _, planes, height, width = batches[0].shape
+    exported = export_network(network, planes, height, width)
+    # The square root of a fraction fills [0, 1] exactly: the input needs no calibration.
+    quantised = quantise(exported, batches, calibration, input_range=(0.0, 1.0))
+    return correct_biases(quantised, exported, np.concatenate(batches)[:BIAS_EXAMPLES]), exported
+
+
 def quantised_taggers(
     network: torch.nn.Module, jets: Jets, image: ImageSettings, calibration: Calibration = "percentile"
 ) -> dict[str, onnx.ModelProto]:
     """The served files of a trained network by model name, and `float`, the unquantised one with constituents in."""
-    exported = export_network(network, planes=1, size=image.size // image.reduce)
-    imager = JetImager(image, transformed=True)
-    batches = [
-        imager(jets.constituents[first : first + CALIBRATION_BATCH]) for first in range(0, len(jets), CALIBRATION_BATCH)
-    ]
-    # The square root of a fraction fills [0, 1] exactly: the input needs no calibration.
-    quantised = quantise(exported, batches, calibration, input_range=(0.0, 1.0))
-    quantised = correct_biases(quantised, exported, np.concatenate(batches)[:BIAS_JETS])
+    size = image.size // image.reduce
+    quantised, exported = quantised_network(network, as_examples(jets, image), size, calibration)
     files = {name: attach(quantised, image) for name, attach in CONTRACTS.items()}
     files["float"] = with_constituents(exported, image)
     return files
+
+
+def quantised_neutrino(
+    network: torch.nn.Module, maps: PixelMaps, size: int, calibration: Calibration = "percentile"
+) -> dict[str, onnx.ModelProto]:
+    """The served file of a network for pixel maps, and `float`, the unquantised one."""
+    quantised, exported = quantised_network(network, maps, size, calibration)
+    return {NEUTRINO_MODEL: with_pixel_maps(quantised, size), "float": with_pixel_maps(exported, size)}
+
+
+def write_quantised(
+    folder: Path,
+    network: torch.nn.Module,
+    data: Examples,
+    *,
+    image: ImageSettings | None = None,
+    size: int = 50,
+    calibration: Calibration = "percentile",
+    events: int = 128,
+    weights: str = "",
+) -> list[Path]:
+    """Quantise with the first `events` of the training data and write the served files, float.onnx and the record.
+
+    `image` is for jets, `size` for pixel maps.
+    """
+    few = data.take(slice(0, events)).require_all_classes()
+    record: dict[str, Any] = {"weights": weights, "calibration": calibration, "calibration_events": len(few)}
+    if isinstance(few, PixelMaps):
+        files = quantised_neutrino(network, few, size, calibration)
+        record |= {"task": "neutrinos", "size": size}
+    elif isinstance(few, JetExamples):
+        image = image or few.image
+        files = quantised_taggers(network, few.jets, image, calibration)
+        record |= {"task": "jets", "image": asdict(image)}
+    else:
+        raise DataError(f"expected jets or pixel maps, got {type(few).__name__}")
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / f"{name}.onnx" for name in files]
+    for path, model in zip(written, files.values(), strict=True):
+        save_onnx(model, path)
+    (folder / "quantisation.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return written
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Scores of an ONNX tagger from either contract, with onnxruntime on the CPU."""
+"""Scores of a served ONNX file, with onnxruntime on the CPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from retrain.errors import CheckpointError
 from retrain.export import IMAGES, PROBABILITIES
 from retrain.images import CONSTITUENTS, ImageSettings, JetImager
 from retrain.jets import Jets
+from retrain.pixelmaps import PIXEL_MAPS, PixelMaps
 
-BATCH = 16
+BATCH, ENGINE_BATCH = 16, 8
 
 
 def onnx_scores(
@@ -29,6 +30,48 @@ def onnx_scores(
     Raises:
         CheckpointError: The file is not one of the taggers.
     """
+    session, name = _session(model, (CONSTITUENTS, IMAGES))
+    imager = JetImager(image)
+
+    def feed(first: int) -> NDArray[np.float32]:
+        constituents = jets.constituents[first : first + BATCH]
+        return constituents if name == CONSTITUENTS else np.repeat(imager(constituents), 3, axis=1)
+
+    return _probabilities(session, name, len(jets), feed, progress)[:, 1]
+
+
+def map_probabilities(
+    model: Path | onnx.ModelProto, maps: PixelMaps, progress: Callable[[int], None] = lambda _: None
+) -> NDArray[np.float64]:
+    """Probabilities float64[N, 5] of a served file, from `pixel_maps`.
+
+    Raises:
+        CheckpointError: The file takes something else.
+    """
+    session, name = _session(model, (PIXEL_MAPS,))
+    return _probabilities(
+        session, name, len(maps), lambda first: maps.charge[first : first + BATCH].astype(np.float32), progress
+    )
+
+
+def engine_probabilities(
+    model: Path, inputs: NDArray[Any], device: str | None = None, progress: Callable[[int], None] = lambda _: None
+) -> NDArray[np.float64]:
+    """Probabilities float64[N, classes] from a device, exactly as the service answers; None is the best one here."""
+    import fpga_ops
+
+    with fpga_ops.load(model, device, max_batch=ENGINE_BATCH) as network:
+        (name,) = network.describe()["inputs"]
+        parts = []
+        for first in range(0, len(inputs), ENGINE_BATCH):
+            batch = np.ascontiguousarray(inputs[first : first + ENGINE_BATCH], np.float32)
+            parts.append(network.run({name: batch})[PROBABILITIES].astype(np.float64))
+            progress(len(batch))
+    return np.concatenate(parts)
+
+
+def _session(model: Path | onnx.ModelProto, inputs: tuple[str, ...]) -> tuple[Any, str]:
+    """The file in onnxruntime, and the name of its only input."""
     import onnxruntime
 
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
@@ -38,17 +81,17 @@ def onnx_scores(
         raise CheckpointError(f"{model if isinstance(model, Path) else 'model'}: {error}") from error
     names = [entry.name for entry in session.get_inputs()]
     outputs = [entry.name for entry in session.get_outputs()]
-    if PROBABILITIES not in outputs or names not in ([CONSTITUENTS], [IMAGES]):
-        raise CheckpointError(
-            f"expected input {CONSTITUENTS} or {IMAGES} and output {PROBABILITIES}, got {names} and {outputs}"
-        )
-    imager = JetImager(image)
-    scores = np.empty(len(jets))
-    for first in range(0, len(jets), BATCH):
-        constituents = jets.constituents[first : first + BATCH]
-        feed: dict[str, Any] = {CONSTITUENTS: constituents}
-        if names == [IMAGES]:
-            feed = {IMAGES: np.repeat(imager(constituents), 3, axis=1)}
-        scores[first : first + len(constituents)] = session.run([PROBABILITIES], feed)[0][:, 1]
-        progress(len(constituents))
-    return scores
+    if PROBABILITIES not in outputs or len(names) != 1 or names[0] not in inputs:
+        expected = f"input {' or '.join(inputs)} and output {PROBABILITIES}"
+        raise CheckpointError(f"expected {expected}, got {names} and {outputs}")
+    return session, names[0]
+
+
+def _probabilities(
+    session: Any, name: str, events: int, feed: Callable[[int], NDArray[np.float32]], progress: Callable[[int], None]
+) -> NDArray[np.float64]:
+    parts = []
+    for first in range(0, events, BATCH):
+        parts.append(session.run([PROBABILITIES], {name: feed(first)})[0].astype(np.float64))
+        progress(len(parts[-1]))
+    return np.concatenate(parts)

@@ -6,6 +6,8 @@ knows of devices.
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -219,6 +221,7 @@ class Teacher:
     network: torch.nn.Module
     size: int
     weight: float = 0.5
+    name: str = "teacher"
 
     def targets(self, examples: Examples) -> torch.Tensor:
         """Class probabilities float32[N, classes], between the labels and the teacher's scores."""
@@ -235,9 +238,7 @@ class BatchSource:
     The order is seeded and does not depend on the number of processes; images are made on the fly.
     """
 
-    def __init__(
-        self, examples: Examples, size: int, order: NDArray[np.int64], teacher: Teacher | None = None
-    ) -> None:
+    def __init__(self, examples: Examples, size: int, order: NDArray[np.int64], teacher: Teacher | None = None) -> None:
         self._examples, self._size, self._order, self._teacher = examples, size, order, teacher
 
     def __len__(self) -> int:
@@ -250,6 +251,66 @@ class BatchSource:
         chosen = self._examples.take(self._order[step])
         targets = torch.from_numpy(chosen.labels) if self._teacher is None else self._teacher.targets(chosen)
         return torch.from_numpy(chosen.inputs(self._size)), targets
+
+
+def run_training(
+    examples: Examples,
+    validation: int,
+    settings: TrainSettings,
+    folder: Path,
+    initial: Path | None = None,
+    resume: bool = True,
+    report: Callable[[Progress, dict[str, float] | None], None] = lambda *_: None,
+    teacher: Teacher | None = None,
+) -> dict[str, Any]:
+    """`train` with the first `validation` examples held out; writes and returns what training.json holds.
+
+    `report` gets every step, and after a validation also the entry that goes into the history.
+    """
+    held_out = examples.take(slice(0, validation))
+    learnt = examples.take(slice(validation, len(examples)))
+    history: list[dict[str, float]] = []
+    begin = time.perf_counter()
+
+    def note(progress: Progress) -> None:
+        if progress.validation_loss is None or progress.accuracy is None:
+            report(progress, None)
+            return
+        entry: dict[str, float] = {
+            "size": progress.stage.size,
+            "step": progress.step,
+            "loss": progress.loss,
+            "validation_loss": progress.validation_loss,
+            "validation_accuracy": progress.accuracy,
+            "images_per_s": progress.images_per_s,
+        }
+        if progress.auc is not None:
+            entry["validation_auc"] = progress.auc
+        history.append(entry)
+        report(progress, entry)
+
+    train(learnt, held_out, settings, folder, initial, resume, note, teacher)
+    record = {
+        "classes": list(examples.classes),
+        "settings": describe_settings(settings),
+        "initial": None if initial is None else _initial_record(initial),
+        "teacher": None if teacher is None else teacher.name,
+        "training_examples": len(learnt),
+        "seconds": round(time.perf_counter() - begin, 1),
+        "history": history,
+    }
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record
+
+
+def _initial_record(checkpoint: Path) -> dict[str, object]:
+    """Where the transferred weights come from: the file, and the training.json beside it if there is one."""
+    record: dict[str, object] = {"file": checkpoint.name}
+    beside = checkpoint.with_name("training.json")
+    if beside.is_file():
+        record["training"] = json.loads(beside.read_text(encoding="utf-8"))
+    return record
 
 
 def batch_order(examples: int, stage: Stage, seed: int) -> NDArray[np.int64]:

@@ -24,7 +24,17 @@ from retrain.errors import PublishError
 from retrain.jets import LABELS
 
 MODEL_FILE, GOLDEN_FILE, CARD_FILE, LABELS_FILE = "model.onnx", "golden.npz", "model_card.json", "labels.txt"
+CONFIG_FILE = "config.pbtxt"
 WITHDRAWN = ".withdrawn-"
+CONTRACTS_BY_INPUT = {"constituents": "constituents", "images": "images", "pixel_maps": "images"}
+CONFIG = """backend: "fpga"
+max_batch_size: 8
+
+instance_group [ {{ kind: KIND_CPU count: 1 }} ]
+
+parameters {{ key: "device" value {{ string_value: "auto,reference" }} }}
+parameters {{ key: "contract" value {{ string_value: "{contract}" }} }}
+"""
 
 
 @dataclass(frozen=True)
@@ -85,9 +95,13 @@ def write_version(
         verify(staging / MODEL_FILE, answers)
         np.savez_compressed(staging / GOLDEN_FILE, **answers)
         files = {name: sha256(staging / name) for name in (MODEL_FILE, GOLDEN_FILE)}
-        content = {"model": model, "version": number, "labels": list(LABELS), **card, "files": files}
+        labels = list(card.get("labels", LABELS))
+        content = {"model": model, "version": number, "labels": labels, **card, "files": files}
         (staging / CARD_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        (folder / LABELS_FILE).write_text("".join(f"{label}\n" for label in LABELS), encoding="utf-8")
+        (folder / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+        if not (folder / CONFIG_FILE).exists():  # a new model: Triton completes the rest from the file
+            contract = CONTRACTS_BY_INPUT.get(network.graph.input[0].name, "finite")
+            (folder / CONFIG_FILE).write_text(CONFIG.format(contract=contract), encoding="utf-8")
         target = folder / str(number)
         staging.rename(target)  # fails when the target is there and not empty: another publisher was faster
     except OSError as error:

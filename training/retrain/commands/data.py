@@ -18,7 +18,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Arguments of `triton-fpga data`."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="jets|neutrinos")
     jets = kinds.add_parser("jets", help="top and QCD jets, 550 < pT < 650 GeV", description=__doc__)
-    jets.add_argument("--jets", dest="events", type=int, default=10_000, help="jets of each class (default %(default)s)")
+    jets.add_argument(
+        "--jets", dest="events", type=int, default=10_000, help="jets of each class (default %(default)s)"
+    )
     _common(jets, ("qcd", "top"), "jets")
     maps = kinds.add_parser("neutrinos", help="pixel maps of neutrinos and cosmic muons", description=__doc__)
     maps.add_argument("--maps", dest="events", type=int, default=4000, help="maps of each class (default %(default)s)")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,26 +69,16 @@ def read_teacher(text: str, settings: TrainSettings) -> Teacher:
         raise DataError(f"--teacher {text}: expected CHECKPOINT:SIZE, for example run/stage-64.pt:64")
     network = build_network(settings.architecture)
     load_checkpoint(network, Path(checkpoint))
-    return Teacher(network, int(size))
-
-
-def initial_record(checkpoint: Path) -> dict[str, object]:
-    """Where the transferred weights come from: the file, and the training.json beside it if there is one."""
-    record: dict[str, object] = {"file": checkpoint.name}
-    beside = checkpoint.with_name("training.json")
-    if beside.is_file():
-        record["training"] = json.loads(beside.read_text(encoding="utf-8"))
-    return record
+    return Teacher(network, int(size), name=f"{Path(checkpoint).name}:{size}")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, and record what was done in training.json."""
     from retrain.commands.progress import progress_bar
     from retrain.tasks import TASKS
-    from retrain.training import Progress, TrainSettings, describe_settings, train
+    from retrain.training import Progress, TrainSettings, run_training
 
     task = TASKS[args.task]
-
     settings = TrainSettings(
         architecture=args.architecture,
         stages=tuple(parse_stage(text) for text in args.stage) if args.stage else task.stages,
@@ -101,52 +90,25 @@ def run(args: argparse.Namespace) -> int:
         patience=args.patience,
     )
     examples = task.read(args.data, args.seed)
-    held_out = examples.take(slice(0, args.validation))
-    training = examples.take(slice(args.validation, len(examples)))
-    history: list[dict[str, float]] = []
-    begin = time.perf_counter()
     done = {stage.size: 0 for stage in settings.stages}
-    silent = args.json or os.environ.get("LOCAL_RANK", "0") != "0"  # Fabric starts this command once a process
-    with progress_bar("training images", sum(s.steps * s.batch_size for s in settings.stages), silent) as advance:
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # Fabric starts this command once a process
+    total = sum(stage.steps * stage.batch_size for stage in settings.stages)
+    with progress_bar("training images", total, args.json or not first) as advance:
 
-        def report(progress: Progress) -> None:
+        def report(progress: Progress, entry: dict[str, float] | None) -> None:
             advance((progress.step - done[progress.stage.size]) * progress.stage.batch_size)
             done[progress.stage.size] = progress.step
-            if progress.validation_loss is None or progress.accuracy is None:
-                return
-            entry: dict[str, float] = {
-                "size": progress.stage.size,
-                "step": progress.step,
-                "loss": progress.loss,
-                "validation_loss": progress.validation_loss,
-                "validation_accuracy": progress.accuracy,
-                "images_per_s": progress.images_per_s,
-            }
-            if progress.auc is not None:
-                entry["validation_auc"] = progress.auc
-            history.append(entry)
-            if args.json and os.environ.get("LOCAL_RANK", "0") == "0":
+            if entry is not None and args.json and first:
                 print(json.dumps(entry), flush=True)
 
         teacher = read_teacher(args.teacher, settings) if args.teacher else None
-        train(training, held_out, settings, args.output, args.initial, not args.no_resume, report, teacher)
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return 0
-    seconds = time.perf_counter() - begin
-    record = {
-        "task": args.task,
-        "settings": describe_settings(settings),
-        "initial": None if args.initial is None else initial_record(args.initial),
-        "teacher": None if args.teacher is None else Path(args.teacher).name,
-        "training_examples": len(training),
-        "seconds": round(seconds, 1),
-        "history": history,
-    }
-    (args.output / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    if not args.json and history:
-        last = history[-1]
+        record = run_training(
+            examples, args.validation, settings, args.output, args.initial, not args.no_resume, report, teacher
+        )
+    if first and not args.json and record["history"]:
+        last = record["history"][-1]
         print(
-            f"{seconds:.0f} s, {last['images_per_s']:.0f} images/s at {last['size']} pixels; "
+            f"{record['seconds']:.0f} s, {last['images_per_s']:.0f} images/s at {last['size']} pixels; "
             f"validation accuracy {last['validation_accuracy']:.4f}; weights in {args.output}"
         )
     return 0

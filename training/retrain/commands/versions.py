@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-SHOWN = ("auc", "auc_float", "auc_baseline", "rejection_30", "rejection_30_float", "rejection_30_baseline")
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SHOWN = ("auc", "auc_float", "auc_baseline", "rejection_30", "rejection_30_float", "rejection_30_baseline", "accuracy")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -18,16 +22,25 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List all versions of all models; the newest of each is the one that is served."""
     from rich.console import Console
-    from rich.table import Table
 
+    rows = version_rows(args.repository)
+    if args.json:
+        print(json.dumps(rows))
+    else:
+        Console().print(version_table(rows))
+    return 0
+
+
+def version_rows(repository: Path) -> list[dict[str, Any]]:
+    """All versions of all models, oldest first, as plain values."""
     from retrain.errors import PublishError
     from retrain.versions import versions
 
-    if not args.repository.is_dir():
-        raise PublishError(f"{args.repository}: no such model repository")
+    if not repository.is_dir():
+        raise PublishError(f"{repository}: no such model repository")
     rows = []
-    for folder in sorted(path for path in args.repository.iterdir() if path.is_dir()):
-        known = versions(args.repository, folder.name)
+    for folder in sorted(path for path in repository.iterdir() if path.is_dir()):
+        known = versions(repository, folder.name)
         for version in known:
             card = version.card
             rows.append(
@@ -40,21 +53,24 @@ def run(args: argparse.Namespace) -> int:
                     "git_revision": card.get("git_revision"),
                 }
             )
-    if args.json:
-        print(json.dumps(rows))
-        return 0
+    return rows
+
+
+def version_table(rows: list[dict[str, Any]]) -> Table:
+    """The rows as a table, for a terminal or a notebook."""
+    from rich.table import Table
+
     table = Table()
     for heading in ("model", "version", "served", "created", *SHOWN):
         table.add_column(heading)
     for row in rows:
         shown = [_with_error(row["metrics"], name) for name in SHOWN]
         table.add_row(row["model"], str(row["version"]), "yes" if row["served"] else "", row["created"] or "", *shown)
-    Console().print(table)
-    return 0
+    return table
 
 
 def _with_error(metrics: dict[str, float], name: str) -> str:
     if name not in metrics:
         return ""
-    digits = 4 if name.startswith("auc") else 0
+    digits = 4 if name.startswith(("auc", "accuracy")) else 0
     return f"{metrics[name]:.{digits}f} ± {metrics.get(f'{name}_err', 0.0):.{digits}f}"

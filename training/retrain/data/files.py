@@ -61,9 +61,7 @@ def read_maps(path: Path) -> PixelMaps:
     charge = np.zeros((len(counts), VIEWS * PLANES * CELLS), np.uint8)
     charge[np.repeat(np.arange(len(counts)), counts), cell] = ak.to_numpy(ak.flatten(charges))
     label, energy = (ak.to_numpy(record[name]) for name in MAP_COLUMNS[2:])
-    return PixelMaps(
-        charge.reshape(-1, VIEWS, PLANES, CELLS), label.astype(np.int64), energy.astype(np.float32)
-    )
+    return PixelMaps(charge.reshape(-1, VIEWS, PLANES, CELLS), label.astype(np.int64), energy.astype(np.float32))
 
 
 def _write(path: Path, columns: dict[str, Any], tree: str) -> None:

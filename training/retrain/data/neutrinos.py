@@ -132,7 +132,9 @@ class Interactions:
         wanted = np.where(
             elastic,
             NUCLEON,
-            np.where(resonant, np.clip(rng.normal(DELTA, 0.06, events), 1.1, 1.45), 1.25 + rng.exponential(0.45, events)),
+            np.where(
+                resonant, np.clip(rng.normal(DELTA, 0.06, events), 1.1, 1.45), 1.25 + rng.exponential(0.45, events)
+            ),
         )
         hadron_mass = np.maximum(np.minimum(wanted, heaviest), NUCLEON)
         momentum = np.sqrt(np.maximum(lepton**2 - mass**2, 0.0))
@@ -175,7 +177,9 @@ class Interactions:
             lines = []
             for kind, colour, anticolour, sign in ends:
                 momentum = gamma * half * (sign + boost) * along
-                lines.append((kind, 23, colour, anticolour, *momentum.tolist(), gamma * half * (1.0 + boost * sign), 0.0))
+                lines.append(
+                    (kind, 23, colour, anticolour, *momentum.tolist(), gamma * half * (1.0 + boost * sign), 0.0)
+                )
             made = self._run_pythia(lines)
             if made:
                 for kind, part in made:
@@ -217,7 +221,9 @@ def _hadroniser(seed: int) -> Any:
     try:
         import pythia8mc
     except ImportError as error:
-        raise MissingDependencyError("generating neutrinos needs pythia8mc: pip install 'triton-fpga[training]'") from error
+        raise MissingDependencyError(
+            "generating neutrinos needs pythia8mc: pip install 'triton-fpga[training]'"
+        ) from error
     pythia = pythia8mc.Pythia("", False)
     commands = (
         "Print:quiet = on",
@@ -268,15 +274,15 @@ def _visible(final: _Final, vertex: Floats, rng: np.random.Generator) -> tuple[T
     return tracks, Showers(own, vertex[own], direction[electromagnetic], size, depth)
 
 
-
-
 def chunk_seeds(seed: int, label: str, chunk: int) -> tuple[int, np.random.Generator]:
     """Pythia's seed and all other random numbers of one chunk: distinct for every (seed, class, chunk)."""
     sequence = np.random.SeedSequence([seed, CLASSES.index(label), chunk])
     return 1 + int(sequence.generate_state(1)[0]) % LARGEST_PYTHIA_SEED, np.random.default_rng(sequence)
 
 
-def generate_maps(label: str, events: int, seed: int, chunk: int, settings: NeutrinoSettings | None = None) -> PixelMaps:
+def generate_maps(
+    label: str, events: int, seed: int, chunk: int, settings: NeutrinoSettings | None = None
+) -> PixelMaps:
     """Exactly `events` maps of one class; the same numbers always give the same maps."""
     pythia_seed, rng = chunk_seeds(seed, label, chunk)
     interactions = Interactions(label, pythia_seed, rng, settings or NeutrinoSettings())

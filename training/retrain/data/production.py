@@ -1,4 +1,4 @@
-"""Parallel, resumable production of jets or pixel maps: many processes, one file a chunk, each chunk with its own seed."""
+"""Parallel, resumable production of jets or pixel maps: many processes, one file a chunk, each with its own seed."""
 
 import json
 import multiprocessing
