@@ -48,5 +48,9 @@ class InputError(FpgaOpsError, ValueError):
     """
 
 
+class NotFiniteError(InputError):
+    """A value of a request's tensor is NaN or infinite."""
+
+
 class DeviceError(FpgaOpsError):
     """A device is missing, cannot build a program, ran out of memory, timed out or answered wrongly."""

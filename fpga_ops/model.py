@@ -1,4 +1,4 @@
-"""A model ready to run: onnxruntime before, a device in the middle, onnxruntime after."""
+"""A model ready to run: onnxruntime before, a device in the middle, numpy or onnxruntime after."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops import sessions, targets
-from fpga_ops.errors import DeviceError, InputError
+from fpga_ops import head, sessions, targets
+from fpga_ops.errors import DeviceError, InputError, NotFiniteError
 from fpga_ops.fingerprint import fingerprint
 from fpga_ops.importer import import_model
 from fpga_ops.importer.partition import Part, Partition
@@ -66,8 +66,15 @@ class Network:
         self.max_batch = max_batch
         self._interface = interface(partition.graph)
         self._before = _session(partition.before, "the part before the integer network")
-        self._after = _session(partition.after, "the part after the integer network")
+        self._head = head.recognise(partition.after, partition.network)
+        self._after = None if self._head else _session(partition.after, "the part after the integer network")
         self._executable = targets.compile_network(partition.network, max_batch, device, cache_dir)
+        # the device looks for NaN as it quantises, where all that comes is what it quantises
+        self._checks_values = bool(
+            self._before is None
+            and getattr(self._executable, "checks_values", False)
+            and set(partition.quantised.values()) == self._interface["inputs"].keys()
+        )
         concurrent = getattr(self._executable, "concurrent", False) or device == targets.REFERENCE
         self._turn: contextlib.AbstractContextManager[object] = (
             contextlib.nullcontext() if concurrent else threading.Lock()
@@ -95,8 +102,11 @@ class Network:
         self._check(inputs)
         floats = self._floats(inputs)
         start = time.perf_counter()
-        integers = self._integers(floats)
+        stored = self._device(floats, inputs)
         seconds = time.perf_counter() - start
+        if self._head is not None:
+            return dict(self._head.run(stored)), seconds
+        integers = self._integers(stored)
         after = self.partition.after
         if self._after is None:
             return {name: (integers[name] if name in integers else inputs[name]) for name in after.outputs}, seconds
@@ -110,7 +120,7 @@ class Network:
             `uint8[N, C, H, W]` or `uint8[N, C]` by tensor name; tensors that the file holds as int8 are shifted by 128.
         """
         self._check(inputs)
-        return self._device(self._floats(inputs))
+        return self._device(self._floats(inputs), inputs)
 
     def submit(self, inputs: Mapping[str, Array]) -> Future[dict[str, Array]]:
         """As `run`, in the background: while one batch computes, the next is checked and prepared."""
@@ -162,7 +172,7 @@ class Network:
     def _check(self, inputs: Mapping[str, Array]) -> None:
         if self._closed:
             raise DeviceError("the network is closed")
-        check_inputs(inputs, self._interface["inputs"], self.max_batch)
+        check_inputs(inputs, self._interface["inputs"], self.max_batch, values=not self._checks_values)
 
     def _floats(self, inputs: Mapping[str, Array]) -> dict[str, Float32Array]:
         """The float tensors that the device quantises, by name of the quantised tensor."""
@@ -174,16 +184,20 @@ class Network:
                                          strict=True))}  # fmt: skip
         return {name: made[real] for name, real in self.partition.quantised.items()}
 
-    def _device(self, floats: Mapping[str, Float32Array]) -> dict[str, UInt8Array]:
+    def _device(self, floats: Mapping[str, Float32Array], inputs: Mapping[str, Array]) -> dict[str, UInt8Array]:
         with self._turn:
             if self._closed:
                 raise DeviceError("the network is closed")
-            return self._executable.run(floats)
+            try:
+                return self._executable.run(floats)
+            except NotFiniteError:
+                check_inputs(inputs, self._interface["inputs"], self.max_batch)  # says which value it was
+                raise
 
-    def _integers(self, floats: Mapping[str, Float32Array]) -> dict[str, Array]:
+    def _integers(self, stored: Mapping[str, UInt8Array]) -> dict[str, Array]:
         """Outputs of the device as the file holds them: uint8, or int8."""
         result: dict[str, Array] = {}
-        for name, value in self._device(floats).items():
+        for name, value in stored.items():
             signed = name in self.partition.network.signed
             result[name] = (value ^ np.uint8(128)).view(np.int8) if signed else value
         return result

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +28,8 @@ WORKERS_VARIABLE = "FPGA_OPS_WORKERS"
 SYNC_INTS = 16
 """Ints between two counters: a cache line."""
 
+
+HUGE_PAGE = 1 << 21
 
 FINE_GRAIN_SYSTEM = 4
 """CL_DEVICE_SVM_FINE_GRAIN_SYSTEM: kernels may follow any pointer of the host."""
@@ -87,11 +92,11 @@ class VectorExecutable:
             self._arena = cl.Buffer(self._context, flags.READ_WRITE | place, hostbuf=arena)
             self._constants = cl.Buffer(self._context, flags.READ_ONLY | place, hostbuf=constants)
             self._records = cl.Buffer(self._context, flags.READ_ONLY | flags.COPY_HOST_PTR, hostbuf=plan.records)
-            counters = np.zeros((len(plan.layers) + 2) * SYNC_INTS, np.int32)
+            counters = np.zeros((2 * len(plan.layers) + 1) * SYNC_INTS, np.int32)
             self._sync = cl.Buffer(self._context, flags.READ_WRITE | flags.COPY_HOST_PTR, hostbuf=counters)
             self._profile: Any = None
             if profile:
-                stamps = np.zeros(len(plan.layers) + 1, np.uint64)
+                stamps = np.zeros((self._tasks(), 4), np.uint64)
                 self._profile = cl.Buffer(self._context, flags.READ_WRITE | flags.COPY_HOST_PTR, hostbuf=stamps)
             self._in_sizes = [network.tensors[name].size for name in network.inputs]
             self._out_sizes = [network.tensors[name].size for name in network.outputs]
@@ -102,7 +107,7 @@ class VectorExecutable:
         with opencl.checked("setting the kernel's arguments"):
             fixed = [self._arena, self._constants, self._records]
             fixed += [self._sync] if persistent else []
-            arguments = 1 + len(network.inputs) + len(network.outputs)
+            arguments = 2 + len(network.inputs) + len(network.outputs)
             self._calls = np.zeros((self.max_batch if self._in_place else 1, arguments), np.int64)
             self._calls[:, 0] = 1
             self._kernels = [self._make_kernel(fixed, call) for call in self._calls]
@@ -172,12 +177,25 @@ class VectorExecutable:
             self._keep = []
 
     def layer_times(self) -> npt.NDArray[np.uint64]:
-        """Time stamps (CPU cycles of the counter) of the last inference: its start, then the end of each layer."""
+        """Time stamps (CPU cycles of the counter) of the last inference: its start, then the end of each layer.
+
+        Layers overlap unless the executable was compiled with `serial=True`.
+        """
+        trace = self.task_times()
+        first = np.cumsum([0, *(layer.tasks for layer in self.plan.layers)])[:-1]
+        ends = np.maximum.reduceat(trace[:, 2], first)
+        return np.concatenate([trace[:, 0].min(keepdims=True), ends])
+
+    def task_times(self) -> npt.NDArray[np.uint64]:
+        """`uint64[tasks, 4]` of the last inference: its worker was free, began it, ended it (cycles); the worker."""
         if self._profile is None:
             raise DeviceError("this executable was compiled without profile=True")
-        stamps = np.empty(len(self.plan.layers) + 1, np.uint64)
-        self._cl.enqueue_copy(self._queue, stamps, self._profile)
-        return stamps
+        trace = np.empty((self._tasks(), 4), np.uint64)
+        self._cl.enqueue_copy(self._queue, trace, self._profile)
+        return trace
+
+    def _tasks(self) -> int:
+        return sum(layer.tasks for layer in self.plan.layers)
 
     def read_tensor(self, name: str, images: int) -> UInt8Array:
         """A tensor of the last inference, `uint8[N, H, W, C]`; only right if nothing has reused its place since."""
@@ -278,9 +296,17 @@ class VectorExecutable:
 
 
 def _aligned(size: int) -> npt.NDArray[np.uint8]:
-    """Zeroed bytes that start on a page, as USE_HOST_PTR wants them."""
-    whole = np.zeros(size + 4096, np.uint8)
-    start = -whole.ctypes.data % 4096
+    """Zeroed bytes that start on a page, as USE_HOST_PTR wants them; on huge pages where the system gives them.
+
+    An inference reads all weights once, in far more ordinary pages than a core holds translations of.
+    """
+    huge = sys.platform == "linux" and size >= HUGE_PAGE
+    area = mmap.mmap(-1, size + (HUGE_PAGE if huge else mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if huge:
+        with contextlib.suppress(OSError):  # a kernel without them
+            area.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(area, np.uint8)
+    start = -whole.ctypes.data % (HUGE_PAGE if huge else mmap.PAGESIZE)
     return whole[start : start + size]
 
 
@@ -318,6 +344,7 @@ def compile(  # noqa: A001 (the name that every target has)
     persistent: bool | None = None,
     workers: int | None = None,
     profile: bool = False,
+    serial: bool = False,
     table: tiles.TileTable | None = None,
 ) -> VectorExecutable:
     """Compile a network for an OpenCL device.
@@ -331,7 +358,8 @@ def compile(  # noqa: A001 (the name that every target has)
             that has it.
         persistent: One launch per inference; None decides by what the device offers.
         workers: Concurrent work-groups; None is the device's compute units.
-        profile: Record the time of each layer (`layer_times`); layers no longer overlap.
+        profile: Record the time of each task (`task_times`, `layer_times`); needs the one-launch kernel.
+        serial: Layers do not overlap, so that `layer_times` are theirs.
         table: Tiles to use instead of the device's.
 
     Raises:
@@ -355,7 +383,7 @@ def compile(  # noqa: A001 (the name that every target has)
         table = tiles.TileTable(count, fast, small=True)
     if table is None:
         table = tiles.load(device, count, fast, folder, allow_winograd=persistent)
-    plan = make_plan(network, 1 if works_in_place(device) else max_batch, table, fast, serial=profile)
+    plan = make_plan(network, 1 if works_in_place(device) else max_batch, table, fast, serial=serial)
     gives_way = persistent and instruction.can_yield(device, folder)
     return VectorExecutable(
         plan, device, folder, max_batch, persistent=persistent, gives_way=gives_way, profile=profile

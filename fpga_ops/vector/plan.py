@@ -28,13 +28,13 @@ from fpga_ops.network import (
 from fpga_ops.requantise import input_multiplier
 from fpga_ops.vector import packing, winograd
 from fpga_ops.vector.layout import ALIGNMENT, VECTOR, Arena, Layout, round_up, stored_channels
-from fpga_ops.vector.shapes import ConvShape, Geometry, geometry, pool_constants
+from fpga_ops.vector.shapes import ConvShape, geometry, pool_constants
 from fpga_ops.vector.tiles import TileTable
 
 FIELDS = (
-    "KIND", "TASKS", "FIRST", "WAIT", "IMAGE_INNER", "SOURCE", "SOURCE_STEP", "OTHER", "OTHER_STEP", "OUTPUT",
-    "OUTPUT_STEP", "WEIGHTS", "PARAMETERS", "ROWS", "ROWS_PER_TASK", "GROUPS", "GROUP_BYTES", "PANELS", "DIRECT",
-    "SCRATCH", "RULE",
+    "KIND", "TASKS", "FIRST", "WAIT", "HEAVY", "SOURCE", "SOURCE_STEP", "OTHER", "OTHER_STEP", "OUTPUT",
+    "OUTPUT_STEP", "WEIGHTS", "PARAMETERS", "ROWS", "ROWS_PER_TASK", "GROUPS", "STRIPS", "GROUP_BYTES", "PANELS",
+    "DIRECT", "SCRATCH", "RULE",
 )  # fmt: skip
 """Longs of a layer's record, in order; RULE opens the 8 that `AddRule` and the bounds take."""
 
@@ -356,6 +356,7 @@ def _detail_convolution(
     layer.panels, layer.groups = tile.panels, panels // tile.panels
     layer.group_bytes = shape.window * 16 * vectors * tile.panels
     if tile.winograd:
+        layer.group_bytes = 2 * winograd.FREQUENCIES * shape.in_channels * winograd.PANEL
         layer.rows, layer.rows_per_task = shape.height // winograd.OUTPUT, tile.strip
         layer.tasks = -(-layer.rows // tile.strip) * layer.groups
     elif layer.pool:
@@ -375,9 +376,10 @@ def _records(
         values = {
             "KIND": layer.case, "TASKS": layer.tasks, "FIRST": first, "WAIT": layer.wait, "ROWS": layer.rows,
             "ROWS_PER_TASK": layer.rows_per_task, "WEIGHTS": layer.weights, "PARAMETERS": layer.parameters,
-            "GROUPS": layer.groups, "GROUP_BYTES": layer.group_bytes, "PANELS": layer.panels,
+            "GROUPS": layer.groups, "STRIPS": layer.tasks // layer.groups, "GROUP_BYTES": layer.group_bytes,
+            "PANELS": layer.panels,
             # consecutive tasks share weights where these weigh more than the source
-            "IMAGE_INNER": int(layer.shape is not None and _heavy(layer.shape.geometry)), "DIRECT": 0,
+            "HEAVY": int(layer.shape is not None and _heavy(layer.shape)), "DIRECT": 0,
         }  # fmt: skip
         if layer.reads:
             source = places[layer.reads[0]]
@@ -408,6 +410,9 @@ def _window_start(layer: Layer, source: Layout) -> int:
     return source.pixel(0, 0)
 
 
-def _heavy(shape: Geometry) -> bool:
+def _heavy(convolution: ConvShape) -> bool:
+    shape = convolution.geometry
+    if convolution.tile.winograd:
+        return True
     read = shape.height * shape.strides[0] * shape.width * shape.strides[1] * shape.in_channels
     return shape.window * shape.out_channels > read

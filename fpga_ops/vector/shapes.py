@@ -15,6 +15,10 @@ FLOAT_EXACT = 512
 """Products of uint8 and int8 whose sum float32 holds exactly: 512 * 255 * 128 < 2^24."""
 
 
+MANY_PIXELS = 100
+"""From here on a map does not fit the first-level cache, and its next pixels are fetched ahead."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """How a convolution is cut.
@@ -162,6 +166,7 @@ class ConvShape:
             "OUT_PITCH": self.out_pitch, "RES_PITCH": self.residual_pitch, "OW": g.width, "MR": t.pixels,
             "NV": t.vectors, "PIXELS_OUTER": int(t.pixels_outer), "GROUP_OUT": g.group_out, "GROUP_IN": g.group_in,
             "ONE_ROW": int(window_step or bool(self.pool) or (g.width % t.pixels == 0 and t.strip % t.pixels == 0)),
+            "CONTIGUOUS": int(window_step and g.pixels > MANY_PIXELS),
             "RESIDUAL": int(g.residual), "PRE": self.pre_shift, "BOUNDED": int(self.bounded),
             "SUM_BOUNDED": int(self.sum_bounded), "AHEAD": int(g.window * t.vectors * 16 >= 24000 and not self.pool),
             "BLOCK": max(d for d in range(1, FLOAT_EXACT + 1) if g.segment % d == 0),

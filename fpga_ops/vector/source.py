@@ -35,7 +35,7 @@ def generate(
         intel: For Intel's compiler, which takes a vectorisation hint.
         in_place: Inputs and outputs come as addresses in one array, not as arguments.
         gives_way: A worker that waits long yields its core.
-        profile: Record a time stamp as each layer ends.
+        profile: Record when each task begins and ends.
     """
     head = {
         "FAST": int(plan.fast), "PERSISTENT": int(persistent), "INTEL": int(intel), "YIELD": int(gives_way),
@@ -52,17 +52,21 @@ def generate(
     values = [f"in{i}" for i in range(len(plan.network.inputs))]
     values += [f"out{i}" for i in range(len(plan.network.outputs))]
     text += _define({f"L_{name}": index for index, name in enumerate(FIELDS)})
-    text += _define({"FIELDS": RECORD, "LAYERS": len(plan.layers), "WORKERS": plan.workers})
-    text += f"#define ARGUMENTS , {', '.join(arguments)}\n#define VALUES , {', '.join(values)}\n"
-    profiled = ", G ulong* profile" if profile else ""
+    text += _define({"FIELDS": RECORD, "LAYERS": len(plan.layers)})
+    given, passed = ", ".join(arguments), ", ".join(values)
+    text += f"#define ARGUMENTS , {given}, G int* not_finite\n#define VALUES , {passed}, not_finite\n"
+    profiled = ", G ulong* trace" if profile else ""
     if in_place:
         unpack = "const int images = (int)call[0]; " + "".join(
             f"{argument} = ({argument.rsplit(' ', 1)[0].removesuffix(' restrict')})call[{number + 1}]; "
             for number, argument in enumerate(arguments)
         )
-        text += f"#define KERNEL_ARGUMENTS , G const long* restrict call{profiled}\n#define UNPACK {unpack}\n"
+        unpack += f"G int* not_finite = (G int*)(call + {len(arguments) + 1});"
+        text += f"#define KERNEL_ARGUMENTS , G long* restrict call{profiled}\n#define UNPACK {unpack}\n"
     else:
-        text += f"#define KERNEL_ARGUMENTS , const int images ARGUMENTS{profiled}\n#define UNPACK\n"
+        text += (
+            f"#define KERNEL_ARGUMENTS , const int images, {given}{profiled}\n#define UNPACK G int* not_finite = 0;\n"
+        )
     direct = "".join(
         f"if (layer[L_DIRECT] == {number + 1}) output = out{number} + image * layer[L_OUTPUT_STEP]; "
         for number in plan.direct.values()
@@ -79,11 +83,9 @@ def generate(
 def _case(plan: Plan, layer: Layer) -> str:
     """The call that runs one task."""
     if layer.shape is not None and layer.shape.tile.winograd:
-        # tasks of one panel follow each other, so its weights stay in the cache
-        strips = layer.tasks // layer.groups
         return (
             f"winograd_{layer.case}(source, weights, parameters, output, other, rule, "
-            f"min(part % {strips} * step, rows - step), part / {strips}, "
+            "min(strip * step, rows - step), group, "
             f"arena + layer[L_SCRATCH] + worker * {layer.scratch_step}L);"
         )
     if layer.kind == "conv":
@@ -104,7 +106,7 @@ def _case(plan: Plan, layer: Layer) -> str:
         return (
             f"quantise_input(in{layer.argument} + image * {tensor.size}L, output, {tensor.channels}, {place.channels}, "
             f"{tensor.height}, {tensor.width}, {place.pitch * place.channels}L, as_float((int)rule[0]), "
-            "(int)rule[1], from, to);"
+            "(int)rule[1], not_finite, from, to);"
         )
     read = plan.places[layer.reads[0]]
     if layer.kind == "emit":

@@ -113,7 +113,7 @@ def _time(
     network: IntegerNetwork, device: opencl.OpenCLDevice, folder: Path, table: tiles.TileTable, seconds: float
 ) -> tuple[dict[str, float], dict[str, Geometry]]:
     """Cycles per shape, summed over its layers, and the shapes."""
-    ready = executable.compile(network, 1, device, folder, table=table, profile=True)
+    ready = executable.compile(network, 1, device, folder, table=table, profile=True, serial=True)
     rng = np.random.default_rng(0)
     inputs = {}
     for name in network.inputs:

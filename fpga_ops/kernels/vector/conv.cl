@@ -13,6 +13,7 @@
 //   GROUP_OUT/IN  output channels of a convolution group, and how far its source channels are from the last group's
 //   RESIDUAL      1: a second tensor is added after requantisation
 //   PRE, BOUNDED, SUM_BOUNDED  pre-shift; 1 if the result (of the convolution, of the sum) needs explicit bounds
+//   CONTIGUOUS    1: pixels' windows follow each other in memory (1x1, stride 1), and there are many
 //   AHEAD         1: fetch the next task's weights meanwhile
 //   BLOCK         (portable code) products summed in float before they move to int: at most 512, so sums are exact
 //
@@ -59,6 +60,14 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
     for (int j = 0; j < NV; ++j) sum[i][j] = vload16(j, parameters);
 
 #if FAST
+  // what the tile ends with is mostly in the third-level cache: fetched now, it is there when the products are done
+  #pragma unroll
+  for (int i = 0; i < MR; ++i) {
+#if RESIDUAL
+    FETCH_TO_READ(residual + RES_PLACE(m + i));
+#endif
+    FETCH_TO_WRITE(output + PLACE(m + i));
+  }
   for (int row = 0; row < ROWS; ++row) {
     const int offset = (row / ROW_TAPS) * PITCH * CIN + (row % ROW_TAPS) * CIN;
     #pragma unroll 2
@@ -70,6 +79,9 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
 #if AHEAD
       FETCH_AHEAD(ahead);
       ahead += 64;
+#endif
+#if CONTIGUOUS
+      FETCH_TO_READ(first + MR * CIN + 16 * k); // the next tiles' pixels
 #endif
       #pragma unroll
       for (int i = 0; i < MR; ++i) {
@@ -172,6 +184,9 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
                               G const uchar* restrict residual, G const long* restrict rule,
                               const int m0, const int m1, const int p0, const int p1, G const char* ahead)
 {
+#if FAST && AHEAD
+  G const char* stop = ahead + FETCH_AT_MOST;
+#endif
 #if PIXELS_OUTER
   for (int m = m0; m < m1; m += MR)
     for (int p = p0; p < p1; ++p) {
@@ -183,6 +198,9 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
       JOIN(tile_, ID)(source + p * PANEL / GROUP_OUT * GROUP_IN, (G const int16*)weights + (long)p * STEPS * NV,
                       parameters + (long)p * PARAMETERS, output + p * PANEL, residual + p * PANEL, rule,
                       min(m, m1 - MR), ahead);
+#if FAST && AHEAD
+      ahead = ahead < stop ? ahead + STEPS * 64 : ahead;
+#endif
     }
 }
 

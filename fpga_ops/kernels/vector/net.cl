@@ -1,12 +1,12 @@
-// The whole network in one launch. The generator defines before this file: LAYERS, WORKERS, FIELDS (longs per layer
+// The whole network in one launch. The generator defines before this file: LAYERS, FIELDS (longs per layer
 // record), L_<FIELD> (their places), ARGUMENTS and VALUES (inputs and outputs: float in0..., uchar out0...), CASES (one
 // call per kind of layer and shape of convolution), REDIRECT (sends outputs to their argument), PROFILE, and
 // KERNEL_ARGUMENTS with UNPACK: the number of images, inputs and outputs as arguments, or, where the device works in the
-// caller's memory, one array that holds the number and the addresses.
+// caller's memory, one array that holds the number, the addresses, and a place to say that an input was not finite.
 //
-// A layer is cut into tasks; tasks are numbered through the network and a worker (one work-group) takes the next
-// number from a counter. Before its first task of a layer it waits until all tasks of the layers it depends on are
-// done. It waits only for tasks that a running worker holds, so the network ends even if just one worker runs.
+// A layer is cut into tasks, and workers (one work-group each) take them, layer after layer. Before its first task of a
+// layer a worker waits until all tasks of the layers it depends on are done. It waits only for tasks that a running
+// worker holds, so the network ends even if just one worker runs.
 
 // One work-item per work-group, never merged with others into vectors: the code is vectorised by hand.
 #if INTEL
@@ -15,12 +15,23 @@
 #define SINGLE __attribute__((reqd_work_group_size(1, 1, 1)))
 #endif
 
+// Which part of its image a task is. Where weights are heavy, tasks of one group of panels follow each other (also over
+// the images), elsewhere those of one strip.
+INLINE int part_of(G const long* layer, const int task, const int images)
+{
+  return layer[L_HEAVY] ? task / images : task % (int)layer[L_TASKS];
+}
+
+INLINE int group_of(G const long* layer, const int part)
+{
+  return layer[L_HEAVY] ? part / (int)layer[L_STRIPS] : part % (int)layer[L_GROUPS];
+}
+
 SEPARATE void run_task(G uchar* restrict arena, G const char* restrict constants, G const long* restrict layer,
                        const int task, const int images, const int worker, G const char* ahead ARGUMENTS)
 {
-  const int parts = (int)layer[L_TASKS];
-  const int image = layer[L_IMAGE_INNER] ? task % images : task / parts;
-  const int part = layer[L_IMAGE_INNER] ? task / images : task % parts;
+  const int image = layer[L_HEAVY] ? task % images : task / (int)layer[L_TASKS];
+  const int part = part_of(layer, task, images);
   G const uchar* source = arena + layer[L_SOURCE] + image * layer[L_SOURCE_STEP];
   G const uchar* other = arena + layer[L_OTHER] + image * layer[L_OTHER_STEP];
   G uchar* output = arena + layer[L_OUTPUT] + image * layer[L_OUTPUT_STEP];
@@ -29,7 +40,8 @@ SEPARATE void run_task(G uchar* restrict arena, G const char* restrict constants
   G const long* rule = layer + L_RULE;
   // convolutions are cut in strips of pixels x groups of panels, other steps in rows
   const int rows = (int)layer[L_ROWS], step = (int)layer[L_ROWS_PER_TASK], panels = (int)layer[L_PANELS];
-  const int strip = part / (int)layer[L_GROUPS], group = part % (int)layer[L_GROUPS];
+  const int group = group_of(layer, part);
+  const int strip = layer[L_HEAVY] ? part % (int)layer[L_STRIPS] : part / (int)layer[L_GROUPS];
   const int from = part * step, to = min(from + step, rows);
   REDIRECT
   switch ((int)layer[L_KIND]) {
@@ -37,40 +49,66 @@ SEPARATE void run_task(G uchar* restrict arena, G const char* restrict constants
   }
 }
 
+#if PROFILE
+#define NOW() ((ulong)__builtin_readcyclecounter())
+#endif
+
 #if PERSISTENT
-// `sync` (one cache line each): [0] the next task, [16] workers that have left, [32 + 16 l] tasks of layer l done.
+// The next task of layer `*layer` or of the first after it that has one left; -1 at the end of the network. Workers with
+// an even number take tasks from the front, the others from the back: so each core mostly meets the rows of the map, or
+// the weights, that its second-level cache holds.
+INLINE int take_task(G const long* layers, G int* sync, const int images, const int worker, int* layer)
+{
+  for (; *layer < LAYERS; ++*layer) {
+    const int count = (int)layers[*layer * FIELDS + L_TASKS] * images;
+    // one counter holds what was taken from the front, and times 2^16 from the back, so that they never meet
+    const int back = worker % 2 && count < 1 << 14;
+    const uint taken = (uint)ADD(sync + 16 + 32 * *layer, back ? 1 << 16 : 1, memory_order_relaxed);
+    const int first = count < 1 << 14 ? (int)(taken & 0xffff) : (int)taken, last = (int)(taken >> 16);
+    if (count >= 1 << 14 ? first < count : first + last < count) return back ? count - 1 - last : first;
+  }
+  return -1;
+}
+
+// With PROFILE, `trace` gets four numbers per task: when its worker was free, began and ended it (cycles), and the worker.
+// `sync` (one cache line each): [0] workers that have left, then of each layer tasks taken and tasks done.
 SINGLE __kernel void network(G uchar* arena, G const char* constants, G const long* layers, G int* sync KERNEL_ARGUMENTS)
 {
   UNPACK
+  const int worker = (int)get_group_id(0);
   int layer = 0, ready = 0;
-  int task = TAKE(sync, memory_order_relaxed);
 #if PROFILE
-  if (task == 0) profile[0] = (ulong)__builtin_readcyclecounter();
+  ulong taken = NOW();
 #endif
-  while (task < (int)layers[LAYERS * FIELDS + L_FIRST] * images) {
-    const int next = TAKE(sync, memory_order_relaxed); // its weights are fetched meanwhile
-    while (task >= (int)layers[(layer + 1) * FIELDS + L_FIRST] * images) ++layer;
-    G const long* record = layers + layer * FIELDS;
+  int task = take_task(layers, sync, images, worker, &layer);
+  while (task >= 0) {
     int after = layer;
-    while (after < LAYERS - 1 && next >= (int)layers[(after + 1) * FIELDS + L_FIRST] * images) ++after;
-    G const long* coming = layers + after * FIELDS;
-    const int place = next - (int)coming[L_FIRST] * images;
-    const int part = coming[L_IMAGE_INNER] ? place / images : place % (int)coming[L_TASKS];
-    G const char* ahead = constants + coming[L_WEIGHTS] + part % (int)coming[L_GROUPS] * coming[L_GROUP_BYTES];
+    const int next = take_task(layers, sync, images, worker, &after); // its weights are fetched meanwhile
+    G const long* record = layers + layer * FIELDS;
+    G const long* coming = layers + min(after, LAYERS - 1) * FIELDS;
+    G const char* ahead =
+        constants + coming[L_WEIGHTS] + group_of(coming, part_of(coming, max(next, 0), images)) * coming[L_GROUP_BYTES];
     for (; ready <= (int)record[L_WAIT]; ++ready)
-      for (int polls = 0; READ(sync + 32 + 16 * ready) < (int)layers[ready * FIELDS + L_TASKS] * images; ++polls)
+      for (int polls = 0; READ(sync + 32 + 32 * ready) < (int)layers[ready * FIELDS + L_TASKS] * images; ++polls)
         if (polls >= POLLS) GIVE_WAY();
-    run_task(arena, constants, record, task - (int)record[L_FIRST] * images, images, (int)get_group_id(0), ahead VALUES);
-    const int done = TAKE(sync + 32 + 16 * layer, memory_order_acq_rel);
 #if PROFILE
-    if (done == (int)record[L_TASKS] * images - 1) profile[layer + 1] = (ulong)__builtin_readcyclecounter();
+    G ulong* row = trace + 4 * (record[L_FIRST] * images + task);
+    row[0] = taken;
+    row[1] = NOW();
 #endif
+    run_task(arena, constants, record, task, images, worker, ahead VALUES);
+#if PROFILE
+    row[2] = taken = NOW();
+    row[3] = (ulong)worker;
+#endif
+    ADD(sync + 32 + 32 * layer, 1, memory_order_acq_rel);
     task = next;
+    layer = after;
   }
   // the last to leave clears the counters for the next launch
-  if (TAKE(sync + 16, memory_order_acq_rel) == WORKERS - 1) {
-    for (int l = 0; l < LAYERS; ++l) sync[32 + 16 * l] = 0;
-    sync[0] = sync[16] = 0;
+  if (ADD(sync, 1, memory_order_acq_rel) == (int)get_num_groups(0) - 1) {
+    for (int l = 0; l < LAYERS; ++l) sync[16 + 32 * l] = sync[32 + 32 * l] = 0;
+    sync[0] = 0;
   }
 }
 #else

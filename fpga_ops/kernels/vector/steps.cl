@@ -11,17 +11,22 @@ typedef uchar16 wide;
 #define WIDE_MAX max
 #endif
 
-// float32 planes [channels][height][width] to uint8: clip(round_half_even(x * factor) + zero_point)
-INLINE uchar16 quantise16(float16 value, float factor, int zero_point)
+// float32 planes [channels][height][width] to uint8: clip(round_half_even(x * factor) + zero_point).
+// `largest` keeps the largest magnitude met, as bits: those of NaN and infinities are larger than any finite value's.
+#define MAGNITUDE 0x7fffffff
+#define INFINITE 0x7f800000
+INLINE uchar16 quantise16(float16 value, float factor, int zero_point, int16* largest)
 {
+  *largest = max(*largest, as_int16(value) & MAGNITUDE);
   const float16 scaled = clamp(rint(value * factor), -1024.0f, 1024.0f);
   return convert_uchar16_sat(convert_int16(scaled) + zero_point);
 }
 
 SEPARATE void quantise_input(G const float* restrict planes, G uchar* restrict output, const int channels,
                              const int stored_channels, const int height, const int width, const long pitch,
-                             const float factor, const int zero_point, const int y0, const int y1)
+                             const float factor, const int zero_point, G int* not_finite, const int y0, const int y1)
 {
+  int16 largest = 0;
   const long plane = (long)height * width;
   for (int y = y0; y < y1; ++y) {
     G const float* in = planes + (long)y * width;
@@ -30,9 +35,9 @@ SEPARATE void quantise_input(G const float* restrict planes, G uchar* restrict o
 #if FAST
     if (channels == 3 && stored_channels == 3)
       for (; x + 16 <= width; x += 16) {
-        const uchar16 a = quantise16(vload16(0, in + x), factor, zero_point);
-        const uchar16 b = quantise16(vload16(0, in + x + plane), factor, zero_point);
-        const uchar16 c = quantise16(vload16(0, in + x + 2 * plane), factor, zero_point);
+        const uchar16 a = quantise16(vload16(0, in + x), factor, zero_point, &largest);
+        const uchar16 b = quantise16(vload16(0, in + x + plane), factor, zero_point, &largest);
+        const uchar16 c = quantise16(vload16(0, in + x + 2 * plane), factor, zero_point, &largest);
         const uchar32 ab = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17,
                                                    18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
         const uchar32 cc = __builtin_shufflevector(c, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1,
@@ -47,13 +52,15 @@ SEPARATE void quantise_input(G const float* restrict planes, G uchar* restrict o
       }
 #endif
     if (channels == 1 && stored_channels == 1)
-      for (; x + 16 <= width; x += 16) vstore16(quantise16(vload16(0, in + x), factor, zero_point), 0, out + x);
+      for (; x + 16 <= width; x += 16) vstore16(quantise16(vload16(0, in + x), factor, zero_point, &largest), 0, out + x);
     for (; x < width; ++x)
       for (int c = 0; c < channels; ++c) {
-        const float scaled = clamp(rint(in[x + c * plane] * factor), -1024.0f, 1024.0f);
+        const float value = in[x + c * plane], scaled = clamp(rint(value * factor), -1024.0f, 1024.0f);
+        largest.s0 = max(largest.s0, as_int(value) & MAGNITUDE);
         out[(long)x * stored_channels + c] = convert_uchar_sat(convert_int(scaled) + zero_point);
       }
   }
+  if (not_finite && any(largest >= (int16)INFINITE)) *not_finite = 1;
 }
 
 // Window maximum; windows are cut at the map's edge, so padding never wins.

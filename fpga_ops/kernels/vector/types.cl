@@ -31,14 +31,16 @@ ushort32 high_product_unsigned(ushort32, ushort32) __asm__("llvm.x86.avx512.pmul
 #define WORDS_HIGH(v) __builtin_astype(__builtin_shufflevector((uchar64)(uchar)0, v, \
   8,72,9,73,10,74,11,75,12,76,13,77,14,78,15,79, 24,88,25,89,26,90,27,91,28,92,29,93,30,94,31,95, \
   40,104,41,105,42,106,43,107,44,108,45,109,46,110,47,111, 56,120,57,121,58,122,59,123,60,124,61,125,62,126,63,127), ushort32)
+// Into the first-level cache, to be read or written soon; and into the second-level cache.
+#define FETCH_TO_READ(address) __builtin_prefetch((const void*)(address), 0, 3)
+#define FETCH_TO_WRITE(address) __builtin_prefetch((const void*)(address), 1, 3)
 #define FETCH_AHEAD(address) __builtin_prefetch((const void*)(address), 0, 2)
-#else
-#define FETCH_AHEAD(address)
+#define FETCH_AT_MOST 300000 // bytes of the next task's weights: they share that cache with this task's
 #endif
 
 #if PERSISTENT
 #define ATOMIC(address) ((volatile G atomic_int*)(address))
-#define TAKE(address, order) atomic_fetch_add_explicit(ATOMIC(address), 1, order, memory_scope_device)
+#define ADD(address, value, order) atomic_fetch_add_explicit(ATOMIC(address), value, order, memory_scope_device)
 // On a busy machine the worker that is waited for may be waiting for this very core.
 #define POLLS 2000
 #if YIELD

@@ -1,0 +1,139 @@
+"""The usual end of a classifier, done in numpy: dequantise, flatten, a small Gemm, softmax.
+
+A session of onnxruntime takes longer for these few numbers than the arithmetic itself. Dequantised values are the very
+float32 that onnxruntime gives. Sums are taken in float64 and rounded to float32 once, in an order that depends neither
+on the device nor on the batch, so results lie within float32's rounding of onnxruntime's (1e-6 of a probability).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from fpga_ops.importer.partition import Part
+from fpga_ops.network import IntegerNetwork, UInt8Array
+
+Float64Array = npt.NDArray[np.float64]
+
+MOST_WEIGHTS = 1 << 14
+"""Of a Gemm done here; a larger one is faster in onnxruntime."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """One quantised tensor to one output of the file.
+
+    Attributes:
+        source: The network's output.
+        output: The file's output.
+        values: `float32[256]`, what each stored byte stands for.
+        flat: Channels, height and width become one axis.
+        weights: `float64[outputs, inputs]` of a Gemm, with `bias` `float64[outputs]`.
+        softmax: Over the last axis.
+    """
+
+    source: str
+    output: str
+    values: npt.NDArray[np.float32]
+    flat: bool
+    weights: Float64Array | None = None
+    bias: Float64Array | None = None
+    softmax: bool = False
+
+    def run(self, integers: Mapping[str, UInt8Array]) -> dict[str, npt.NDArray[np.float32]]:
+        """The file's output from the executable's bytes."""
+        stored = integers[self.source]
+        if self.flat:
+            stored = stored.reshape(len(stored), -1)
+        single = self.values[stored]
+        if self.weights is None and not self.softmax:
+            return {self.output: single}
+        x = single.astype(np.float64)
+        if self.weights is not None:
+            # not a matrix product: its order of summation changes with the batch
+            x = (x[:, None, :] * self.weights).sum(-1)
+            if self.bias is not None:
+                x += self.bias
+            x = x.astype(np.float32).astype(np.float64)
+        if self.softmax:
+            x = np.exp(x - x.max(-1, keepdims=True))
+            x /= x.sum(-1, keepdims=True)
+        return {self.output: x.astype(np.float32)}
+
+
+def recognise(part: Part, network: IntegerNetwork) -> Head | None:
+    """The head that a part stands for; None if it holds anything else, which onnxruntime then runs."""
+    if part.model is None or len(part.inputs) != 1 or len(part.outputs) != 1 or part.inputs[0] not in network.outputs:
+        return None
+    nodes = list(part.model.graph.node)
+    constants = {tensor.name: tensor for tensor in part.model.graph.initializer}
+    source = part.inputs[0]
+    values = _dequantised(nodes[0], constants, signed=source in network.signed) if nodes else None
+    if values is None or nodes[0].input[0] != source:
+        return None
+    tensor = network.tensors[source]
+    flat = False
+    rank = 2 if tensor.flat else 4
+    weights = bias = None
+    softmax = False
+    for before, node in itertools.pairwise(nodes):
+        attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+        if (
+            node.input[0] != before.output[0]
+            or len(before.output) != 1
+            or softmax
+            or node.domain not in ("", "ai.onnx")
+        ):
+            return None
+        if node.op_type == "Flatten" and attributes.get("axis", 1) == 1:
+            flat, rank = True, 2
+        elif node.op_type == "Gemm" and rank == 2 and weights is None:
+            found = _gemm(node, attributes, constants)
+            if found is None:
+                return None
+            weights, bias = found
+        elif node.op_type == "Softmax" and attributes.get("axis", -1) in (-1, rank - 1) and rank == 2:
+            softmax = True
+        elif node.op_type != "Identity":
+            return None
+    if nodes[-1].output[0] != part.outputs[0]:
+        return None
+    return Head(source, part.outputs[0], values, flat, weights, bias, softmax)
+
+
+def _dequantised(
+    node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], *, signed: bool
+) -> npt.NDArray[np.float32] | None:
+    """What each byte stands for, by a DequantizeLinear with one scale."""
+    if node.op_type != "DequantizeLinear" or any(name not in constants for name in node.input[1:]):
+        return None
+    stored = [numpy_helper.to_array(constants[name]) for name in node.input[1:]]
+    if any(value.size != 1 for value in stored) or not stored or stored[0].dtype != np.float32:
+        return None
+    zero = int(stored[1].reshape(())) if len(stored) > 1 else 0
+    integers = np.arange(256) - zero - (128 if signed else 0)  # int8 tensors are kept shifted by 128
+    return np.asarray(integers.astype(np.float32) * stored[0].reshape(()), np.float32)
+
+
+def _gemm(
+    node: onnx.NodeProto, attributes: Mapping[str, object], constants: Mapping[str, onnx.TensorProto]
+) -> tuple[Float64Array, Float64Array | None] | None:
+    plain = attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0
+    if not plain or attributes.get("transA", 0) or any(name not in constants for name in node.input[1:] if name):
+        return None
+    stored = [numpy_helper.to_array(constants[name]) for name in node.input[1:] if name]
+    if any(value.dtype != np.float32 for value in stored) or stored[0].size > MOST_WEIGHTS:
+        return None
+    weights = stored[0] if attributes.get("transB", 0) else stored[0].T
+    bias = None
+    if len(stored) > 1:
+        if stored[1].shape not in ((), (1,), (len(weights),), (1, len(weights))):
+            return None
+        bias = np.broadcast_to(stored[1].reshape(-1), (len(weights),)).astype(np.float64)
+    return np.ascontiguousarray(weights, np.float64), bias
