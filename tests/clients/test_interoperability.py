@@ -43,7 +43,8 @@ def test_plain_tritonclient(module: object, grpc_url: str, http_url: str) -> Non
     ],
 )
 def test_the_coffea_wrapper_unmodified(protocol: str, grpc_url: str, http_url: str) -> None:
-    wrapper = pytest.importorskip("coffea.ml_tools", exc_type=ImportError).triton_wrapper
+    from coffea.ml_tools import triton_wrapper as wrapper
+
     url = {"grpc": grpc_url, "http": http_url}[protocol]
 
     class Tagger(wrapper):

@@ -39,7 +39,8 @@ def test_a_fork_is_refused_with_advice() -> None:
 @pytest.mark.server
 @pytest.mark.filterwarnings("ignore")
 def test_files_on_a_dask_cluster(grpc_url: str, tmp_path: Path) -> None:
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     url = f"{grpc_url}/top_tagger"
     jobs, expected = [], []
     with Client(url) as client:
