@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops import reference
+from fpga_ops import opencl, reference
 from fpga_ops.errors import DeviceError
 from fpga_ops.network import Float32Array, IntegerNetwork, UInt8Array
 from fpga_ops.overlay import bitstream as bitstreams
@@ -28,6 +30,9 @@ _EMULATOR_PLATFORM = "FPGA Emulation"
 _BOARD_PLATFORM = "FPGA SDK"
 _EMULATOR_DEPTH = 8192
 """Channel depth of the emulator unless strict: a blocked kernel spins there for a whole time slice."""
+
+_SMALLEST = 1024
+"""Sizes of the emulator's memories and channels start here."""
 
 BOARD_TIMEOUT = 30.0
 """Seconds that building or a batch may take on a board before it counts as hung: a thousand times the expected."""
@@ -55,8 +60,13 @@ class EmulatorSettings:
     timeout: float | None = None
 
 
+def _rounded(size: int) -> int:
+    """A power of two: networks of similar size share a program of the emulator."""
+    return max(_SMALLEST, 1 << (size - 1).bit_length())
+
+
 class _Child:
-    """The worker process and the two pipes to it."""
+    """The worker process and the two pipes to it. Any thread may ask; answers come in the order of the requests."""
 
     def __init__(self, name: str, environment: dict[str, str]) -> None:
         self.name = name
@@ -73,8 +83,21 @@ class _Child:
         finally:
             os.close(theirs_read)
             os.close(theirs_write)
-        self.answers = os.fdopen(ours_read, "rb")
-        self.requests = os.fdopen(ours_write, "wb")
+        self._answers = os.fdopen(ours_read, "rb")
+        self._requests = os.fdopen(ours_write, "wb")
+        self._sending = threading.Lock()
+        self._waiting: deque[Future[worker.Message | None]] = deque()
+        self._ended = False  # no answer will come any more; guarded by _sending, as is _waiting's right end
+        self._reader = threading.Thread(target=self._read, name=f"{name} answers", daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while (message := worker.receive(self._answers)) is not None:
+            self._waiting.popleft().set_result(message)
+        with self._sending:
+            self._ended = True
+            for future in self._waiting:
+                future.set_result(None)
 
     def ask(self, header: dict[str, object], blocks: list[bytes | memoryview], timeout: float) -> worker.Message:
         """Send a request and wait for its answer.
@@ -91,11 +114,16 @@ class _Child:
         watchdog = threading.Timer(timeout, give_up)
         watchdog.daemon = True
         watchdog.start()
+        answer: Future[worker.Message | None] = Future()
         try:
-            worker.send(self.requests, header, *blocks)
-            message = worker.receive(self.answers)
-        except (BrokenPipeError, ValueError):  # ValueError: the pipe was closed by an earlier failure
-            message = None
+            with self._sending:
+                if self._ended:
+                    answer.set_result(None)
+                else:
+                    self._waiting.append(answer)
+                    with contextlib.suppress(BrokenPipeError, ValueError):  # the reader sees the end
+                        worker.send(self._requests, header, *blocks)
+            message = answer.result()
         finally:
             watchdog.cancel()
         if message is None:
@@ -112,16 +140,18 @@ class _Child:
         if self.process.poll() is None:
             self.process.kill()
         code = self.process.wait()
-        for stream in (self.answers, self.requests):
+        self._reader.join()
+        for stream in (self._answers, self._requests):
             with contextlib.suppress(BrokenPipeError):  # what was buffered for a dead process
                 stream.close()
         return code
 
 
 class OverlayExecutable:
-    """Runs one network on one overlay device.
+    """Runs one network on one overlay device. Any thread may call `run`: a batch travels while another computes.
 
     Attributes:
+        concurrent: Calls may overlap.
         plan: What was compiled.
         emulated: Whether this is the emulator.
         staged: Readers, pipeline and writer run after each other through deep channels, one run at a time: a kernel
@@ -130,8 +160,10 @@ class OverlayExecutable:
         kernel_hash: Names the kernels: digest of sources and parameters, or the bitstream's key.
         build_seconds: How long the device took to make ready.
         trip_counts: With counters: `int32[runs, layers, 6]` of the last batch (`worker.COUNTERS`).
-        run_seconds: Time of the kernels in the last batch.
+        run_seconds: Time from the first kernel's enqueue to the last one's end, in the last batch.
     """
+
+    concurrent = True
 
     def __init__(
         self,
@@ -143,6 +175,7 @@ class OverlayExecutable:
         images: int = 1,
         settings: EmulatorSettings | None = None,
         bitstream: Path | None = None,
+        cache_dir: Path | None = None,
     ) -> None:
         self.network, self.max_batch, self.device = network, max_batch, device
         self.settings = settings or EmulatorSettings()
@@ -151,7 +184,10 @@ class OverlayExecutable:
         free_running = emulated and not self.settings.strict
         self.staged = free_running and not self.settings.autorun
         self.plan: Plan = plan(network, self.geometry, images, _EMULATOR_DEPTH // 2 if free_running else None)
+        self._slots = threading.BoundedSemaphore(worker.SLOTS)
         self._lock = threading.Lock()
+        self._closed = False
+        self._patience = 0.0  # seconds that the batches under way may take together; guarded by _lock
         self.trip_counts: npt.NDArray[np.int32] | None = None
         self.run_seconds = 0.0
         table = encode(list(self.plan.descriptors))
@@ -165,7 +201,8 @@ class OverlayExecutable:
         }  # fmt: skip
         if emulated:
             options = self._options()
-            header |= {"platform": _EMULATOR_PLATFORM, "source": kernel_source(), "options": options}
+            header |= {"platform": _EMULATOR_PLATFORM, "source": kernel_source(), "options": options,
+                       "cache": str(cache_dir) if cache_dir is not None else ""}  # fmt: skip
             self.kernel_hash = digest(options)
             environment = self._emulator_environment()
         else:
@@ -197,14 +234,16 @@ class OverlayExecutable:
             depths = dict.fromkeys(depths, _EMULATOR_DEPTH)
         if self.staged:  # what the readers send in a whole run, so that they end before the others start
             plan, layers = self.plan, len(self.plan.descriptors) + 2
-            depths |= {
+            words = {
                 "DESCRIPTOR_DEPTH": layers, "TRIPS_DEPTH": layers,
                 "PARAM_DEPTH": plan.parameter_blocks * plan.images + 2,
                 "WEIGHT_DEPTH": sum(d["w_words"] for d in plan.descriptors) + 2,
                 "IMAGE_DEPTH": plan.input_bytes // (self.geometry.cw * self.geometry.pix) + 2,
                 "STORE_DEPTH": plan.output_bytes // self.geometry.map_word_bytes + 2,
             }  # fmt: skip
-        options = [f"-D{k}={v}" for k, v in definitions(self.geometry, self.plan.map_words, depths).items()]
+            depths |= {name: _rounded(size) for name, size in words.items()}
+        map0, map1 = (_rounded(words) for words in self.plan.map_words)
+        options = [f"-D{k}={v}" for k, v in definitions(self.geometry, (map0, map1), depths).items()]
         options.append("-DEMULATOR")
         if self.settings.counters:
             options.append("-DCOUNT_TRIPS")
@@ -214,7 +253,7 @@ class OverlayExecutable:
 
     def _emulator_environment(self) -> dict[str, str]:
         weights = 2 * self.geometry.weight_tiles * self.geometry.lane * self.geometry.vec
-        maps = sum(self.plan.map_words) * self.geometry.map_word_bytes
+        maps = sum(_rounded(words) for words in self.plan.map_words) * self.geometry.map_word_bytes
         megabytes = 32 + 2 * (weights + maps) // 2**20
         environment = {
             "OCL_ICD_VENDORS": str(emulator.icd_directory()),
@@ -257,16 +296,23 @@ class OverlayExecutable:
         return {name: np.concatenate([r[name] for r in results])[:count] for name in self.network.outputs}
 
     def _ask(self, images: UInt8Array, runs: int) -> UInt8Array:
-        with self._lock:
+        header: dict[str, object] = {"do": "run", "runs": runs, "counters": self.settings.counters}
+        own = self._timeout(runs)
+        with self._slots:
             if not self.usable:
                 raise DeviceError(f"{self.device}: out of use since an earlier failure or close()")
-            header: dict[str, object] = {"do": "run", "runs": runs, "counters": self.settings.counters}
+            with self._lock:  # the batches ahead come first
+                self._patience += own
+                patience = self._patience
             try:
-                answer = self._child.ask(header, [images.tobytes()], self._timeout(runs))
+                answer = self._child.ask(header, [images.tobytes()], patience)
             except DeviceError:
                 self.usable = False
                 self._child.kill()
                 raise
+            finally:
+                with self._lock:
+                    self._patience -= own
         self.run_seconds = float(answer.header["seconds"])
         if answer.header["status"]:
             bad = int(answer.header["status"]) - 1
@@ -277,9 +323,17 @@ class OverlayExecutable:
         return np.frombuffer(answer.blocks[0], np.uint8)
 
     def close(self) -> None:
-        """End the device's process. The executable can not be used again."""
+        """End the device's process, after the batches under way. The executable can not be used again."""
         self.usable = False
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if closed:
+            return
+        for _ in range(worker.SLOTS):
+            self._slots.acquire()
         self._child.kill()
+        for _ in range(worker.SLOTS):
+            self._slots.release()
 
 
 def compile(  # noqa: A001
@@ -291,7 +345,7 @@ def compile(  # noqa: A001
         network: The integer network.
         max_batch: Most images in one run.
         device: "fpga-emulator", or "fpga" for a board whose bitstream `triton-fpga build` has made.
-        cache_dir: Unused: packing takes less than a second, and bitstreams have a folder of their own.
+        cache_dir: Where the emulator's programs are kept; None means the user's cache. Bitstreams have their own.
 
     Raises:
         ModelError: A step that the pipeline cannot do.
@@ -302,7 +356,7 @@ def compile(  # noqa: A001
     if number not in ("", "0"):
         raise DeviceError(f"device '{device}': only the first {kind} is supported")
     if kind == "fpga-emulator":
-        return OverlayExecutable(network, max_batch, device=device)
+        return OverlayExecutable(network, max_batch, device=device, cache_dir=opencl.cache_directory(cache_dir))
     if kind != "fpga":
         raise DeviceError(f"the overlay has no device '{device}'; it has fpga-emulator and fpga")
     path, manifest = bitstreams.find()

@@ -3,24 +3,34 @@
 A kernel that waits on a channel for ever cannot be stopped from its own process, and the emulator brings its own
 OpenCL and onnxruntime libraries; so each device lives in a child. Messages on the two pipes are a JSON header with
 the sizes of the byte blocks that follow it.
+
+Batches pass three threads: one receives and sends the images to the device, one launches the kernels, one reads the
+results back and answers. Each batch has a slot of `SLOTS` with buffers of its own, so while one computes, the next is
+on its way in and the one before on its way out. Answers come in the order of the requests.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import struct
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
 COUNTERS = ("params", "weights", "features", "array", "requant", "sink")
 """Loop counters of a layer, in the order in which `sink` writes them."""
+
+SLOTS = 2
+"""Batches under way at once: one computes, one travels."""
 
 KERNELS = ("fetch", "params", "weights", "features", "array", "requant", "sink")
 AUTORUN = ("features", "array", "requant")
@@ -57,41 +67,80 @@ def receive(stream: BinaryIO) -> Message | None:
     return Message(header, blocks) if [len(block) for block in blocks] == sizes else None
 
 
+Answer: TypeAlias = tuple[dict[str, Any], list[bytes]]
+
+
+@dataclass
+class Slot:
+    """Device memory of one batch: a buffer for each launch it takes.
+
+    Attributes:
+        inputs, outputs: One for each launch.
+        status: What `fetch` says of the descriptors.
+    """
+
+    inputs: list[Any]
+    outputs: list[Any]
+    status: Any
+
+
+@dataclass
+class Launched:
+    """A batch whose kernels are enqueued or done.
+
+    Attributes:
+        slot: Its memory.
+        runs: Runs of the program.
+        counters: Whether the trip counts are asked for.
+        started: When its first kernel was enqueued, by `time.perf_counter`.
+        end: The event of its last `sink`; None if it is done.
+        seconds: How long it took, if it is done.
+        counts: Trip counts, if it is done and they were asked for.
+    """
+
+    slot: Slot
+    runs: int
+    counters: bool
+    started: float
+    end: Any = None
+    seconds: float = 0.0
+    counts: bytes = b""
+
+
 class Device:
-    """The program, its constant buffers and one queue for each kernel."""
+    """The program, its constant buffers, a queue for each kernel and one for each direction of transfers.
+
+    Staged (in the emulator), a batch is a launch for each run, and each launch three stages after each other. Else a
+    batch is one enqueue of every kernel, and the next batch's may be enqueued before it ends: the in-order queues and
+    the channels keep them apart as they keep the runs of one batch apart.
+    """
 
     def __init__(self, header: dict[str, Any], program: bytes, weights: bytes, parameters: bytes) -> None:
-        import pyopencl as cl  # here, because the parent imports this module without needing OpenCL
+        from fpga_ops import opencl  # here, because the parent imports this module without needing OpenCL
 
-        self._cl = cl
-        platforms = [p for p in cl.get_platforms() if header["platform"] in p.name]
-        if not platforms:
-            names = [p.name for p in cl.get_platforms()]
-            raise RuntimeError(f"no OpenCL platform '{header['platform']}'; there are {names}")
-        device = platforms[0].get_devices()[0]
-        self.context = cl.Context([device])
+        self._cl = cl = opencl.module()
+        found = opencl.list_devices()
+        device = next((d for d in found if header["platform"] in d.platform), None)
+        if device is None:
+            raise RuntimeError(f"no OpenCL platform '{header['platform']}'; there are {[d.platform for d in found]}")
+        self.context = cl.Context([device.handle])
         if header.get("binary"):
             binary = Path(header["binary"]).read_bytes()
-            built = cl.Program(self.context, [device], [binary]).build()
+            built = cl.Program(self.context, [device.handle], [binary]).build()
         else:
-            built = cl.Program(self.context, header["source"]).build(header["options"], cache_dir=False)  # type: ignore[arg-type]
+            cache = Path(header["cache"]) if header.get("cache") else None
+            built, _ = opencl.build(self.context, device, header["source"], header["options"], cache)
         launched = [k for k in KERNELS if k not in AUTORUN or header["host_launched"]]
         self.kernels = {name: cl.Kernel(built, name) for name in launched}
-        self.queues = {name: cl.CommandQueue(self.context) for name in launched}
-        flags = cl.mem_flags
-        table = self._constant(program)
+        self.queues = {name: cl.CommandQueue(self.context) for name in (*launched, "in", "out")}
         self.staged = bool(header["staged"])
         self.layers, self.runs = int(header["layers"]), int(header["runs"])
-        self.input = cl.Buffer(self.context, flags.READ_ONLY, max(1, int(header["input_bytes"]) * self.runs))
-        self.output_bytes = int(header["output_bytes"])
-        self.output = cl.Buffer(self.context, flags.WRITE_ONLY, max(1, self.output_bytes * self.runs))
+        self.input_bytes, self.output_bytes = int(header["input_bytes"]), int(header["output_bytes"])
         self.counts = np.zeros((self.runs, self.layers, len(COUNTERS)), np.int32)
-        self.counted = cl.Buffer(self.context, flags.READ_WRITE, self.counts.nbytes)
-        self.status = cl.Buffer(self.context, flags.READ_WRITE, 4)
-        self.constants = (table, self._constant(parameters), self._constant(weights))  # kernels keep no references
-        self.kernels["params"].set_args(self.input, self.constants[1])
+        self.counted = cl.Buffer(self.context, cl.mem_flags.READ_WRITE, self.counts.nbytes)
+        self.constants = [self._constant(x) for x in (program, parameters, weights)]  # kernels keep no references
         self.kernels["weights"].set_args(self.constants[2])
-        self.kernels["sink"].set_args(self.output, self.counted)
+        self.slots = [self._slot() for _ in range(SLOTS)]
 
     def _constant(self, data: bytes) -> Any:
         flags = self._cl.mem_flags
@@ -99,64 +148,152 @@ class Device:
             self.context, flags.READ_ONLY | flags.COPY_HOST_PTR, hostbuf=np.frombuffer(data, np.uint8)
         )
 
-    def run(self, images: bytes, runs: int, counters: bool) -> tuple[dict[str, Any], list[bytes]]:
-        """One batch: every kernel is enqueued once, whatever the number of layers and runs; staged, once a run."""
-        if not self.staged or runs == 1:
-            return self._launch(images, runs, counters)
-        size = len(images) // runs
-        parts = [self._launch(images[i * size : (i + 1) * size], 1, counters) for i in range(runs)]
-        header = {
-            "status": max(part["status"] for part, _ in parts), "seconds": sum(part["seconds"] for part, _ in parts)
-        }  # fmt: skip
-        return header, [b"".join(blocks) for blocks in zip(*(blocks for _, blocks in parts), strict=True)]
+    def _slot(self) -> Slot:
+        flags = self._cl.mem_flags
+        launches, each = (self.runs, 1) if self.staged else (1, self.runs)
 
-    def _launch(self, images: bytes, runs: int, counters: bool) -> tuple[dict[str, Any], list[bytes]]:
-        cl = self._cl
-        first = self.queues["fetch"]
-        cl.enqueue_copy(first, self.input, np.frombuffer(images, np.uint8), is_blocking=True)
+        def buffers(access: int, size: int) -> list[Any]:
+            return [self._cl.Buffer(self.context, access, max(1, size * each)) for _ in range(launches)]
+
+        status = self._cl.Buffer(self.context, flags.READ_WRITE, 4)
+        inputs, outputs = buffers(flags.READ_ONLY, self.input_bytes), buffers(flags.WRITE_ONLY, self.output_bytes)
+        return Slot(inputs, outputs, status)
+
+    def load(self, slot: Slot, images: bytes) -> None:
+        """Send a batch's images; returns when they are there."""
+        size = self.input_bytes if self.staged else len(images)
+        for buffer, start in zip(slot.inputs, range(0, len(images), size), strict=False):
+            part = np.frombuffer(images, np.uint8, min(size, len(images) - start), start)
+            self._cl.enqueue_copy(self.queues["in"], buffer, part, is_blocking=True)
+
+    def launch(self, slot: Slot, runs: int, counters: bool) -> Launched:
+        """Start a batch. Staged, or with counters, it is done on return."""
+        batch = Launched(slot, runs, counters, time.perf_counter())
+        if not self.staged:
+            batch.end = self._enqueue(slot, 0, runs, KERNELS)["sink"]
+            if counters:
+                batch.end.wait()
+                batch.counts = self._read_counts(runs)
+            return batch
+        for index in range(runs):
+            for stage in STAGES:
+                for event in self._enqueue(slot, index, 1, stage).values():
+                    event.wait()
+            if counters:
+                batch.counts += self._read_counts(1)
+        batch.seconds = time.perf_counter() - batch.started
+        return batch
+
+    def _enqueue(self, slot: Slot, index: int, runs: int, names: tuple[str, ...]) -> dict[str, Any]:
+        """Enqueue kernels, each on its own queue; returns their events."""
         self.kernels["fetch"].set_args(
-            self.constants[0], self.constants[0], np.int32(self.layers), np.int32(runs), self.status
+            self.constants[0], self.constants[0], np.int32(self.layers), np.int32(runs), slot.status
         )
-        start = time.perf_counter()
-        for stage in STAGES if self.staged else (KERNELS,):
-            names = [name for name in stage if name in self.kernels]
-            for name in names:
-                cl.enqueue_nd_range_kernel(self.queues[name], self.kernels[name], (1,), (1,))
+        self.kernels["params"].set_args(slot.inputs[index], self.constants[1])
+        self.kernels["sink"].set_args(slot.outputs[index], self.counted)
+        events = {}
+        for name in names:
+            if name in self.kernels:
+                events[name] = self._cl.enqueue_nd_range_kernel(self.queues[name], self.kernels[name], (1,), (1,))
                 self.queues[name].flush()
-            for name in names:
-                self.queues[name].finish()
-        seconds = time.perf_counter() - start
+        return events
+
+    def _read_counts(self, runs: int) -> bytes:
+        counts = self.counts[:runs]
+        self._cl.enqueue_copy(self.queues["out"], counts, self.counted, is_blocking=True)
+        return counts.tobytes()
+
+    def collect(self, batch: Launched) -> Answer:
+        """Wait for a batch and read its results back."""
+        cl, back = self._cl, self.queues["out"]
+        if batch.end is not None:
+            batch.end.wait()
+            batch.seconds = time.perf_counter() - batch.started
         status = np.zeros(1, np.int32)
-        cl.enqueue_copy(first, status, self.status, is_blocking=True)
-        output = np.empty(self.output_bytes * runs, np.uint8)
-        cl.enqueue_copy(first, output, self.output, is_blocking=True)
-        blocks = [output.tobytes()]
-        if counters:
-            counts = self.counts[:runs]
-            cl.enqueue_copy(first, counts, self.counted, is_blocking=True)
-            blocks.append(counts.tobytes())
-        return {"status": int(status[0]), "seconds": seconds}, blocks
+        cl.enqueue_copy(back, status, batch.slot.status, is_blocking=True)
+        pieces, each = (batch.runs, 1) if self.staged else (1, batch.runs)
+        output = np.empty((pieces, self.output_bytes * each), np.uint8)
+        for index in range(pieces):
+            cl.enqueue_copy(back, output[index], batch.slot.outputs[index], is_blocking=True)
+        blocks = [output.tobytes(), *([batch.counts] if batch.counters else [])]
+        return {"status": int(status[0]), "seconds": batch.seconds}, blocks
+
+
+class Pipeline:
+    """The three threads of a device; see the module's text.
+
+    Args:
+        device: What runs the batches.
+        answer: Sends one answer.
+    """
+
+    def __init__(self, device: Device, answer: Callable[[dict[str, Any], list[bytes]], None]) -> None:
+        self.device, self._answer = device, answer
+        self._free: queue.Queue[Slot] = queue.Queue()
+        for slot in device.slots:
+            self._free.put(slot)
+        self._loaded: queue.Queue[tuple[Slot, dict[str, Any], Exception | None]] = queue.Queue()
+        self._launched: queue.Queue[tuple[Slot, Launched | Exception]] = queue.Queue()
+        for work in (self._launch, self._collect):
+            threading.Thread(target=work, daemon=True).start()
+
+    def put(self, message: Message) -> None:
+        """Send a batch on its way; waits for a free slot."""
+        slot, problem = self._free.get(), None
+        try:
+            self.device.load(slot, message.blocks[0])
+        except Exception as error:  # noqa: BLE001 - travels to the answer
+            problem = error
+        self._loaded.put((slot, message.header, problem))
+
+    def _launch(self) -> None:
+        while True:
+            slot, header, problem = self._loaded.get()
+            result: Launched | Exception
+            try:
+                result = problem or self.device.launch(slot, header["runs"], header["counters"])
+            except Exception as error:  # noqa: BLE001 - travels to the answer
+                result = error
+            self._launched.put((slot, result))
+
+    def _collect(self) -> None:
+        while True:
+            slot, launched = self._launched.get()
+            if isinstance(launched, Exception):
+                header, blocks = _problem(launched), []
+            else:
+                try:
+                    header, blocks = self.device.collect(launched)
+                except Exception as error:  # noqa: BLE001 - the parent raises it, with the device's name
+                    header, blocks = _problem(error), []
+            self._free.put(slot)
+            self._answer(header, blocks)
+
+
+def _problem(error: Exception) -> dict[str, Any]:
+    return {"error": f"{type(error).__name__}: {error}"}
 
 
 def main(argv: list[str]) -> int:
     """Serve messages until the parent closes its end."""
     warnings.simplefilter("ignore")  # compiler chatter
-    device: Device | None = None
+    pipeline: Pipeline | None = None
     with os.fdopen(int(argv[1]), "rb") as requests, os.fdopen(int(argv[2]), "wb") as answers:
+
+        def answer(header: dict[str, Any], blocks: list[bytes]) -> None:
+            send(answers, header, *blocks)
+
         while (message := receive(requests)) is not None:
+            if message.header["do"] == "run" and pipeline is not None:
+                pipeline.put(message)
+                continue
             try:
-                if message.header["do"] == "build":
-                    start = time.perf_counter()
-                    device = Device(message.header, *message.blocks)
-                    send(answers, {"seconds": time.perf_counter() - start})
-                elif message.header["do"] == "run" and device is not None:
-                    header, blocks = device.run(message.blocks[0], message.header["runs"], message.header["counters"])
-                    send(answers, header, *blocks)
-                else:
-                    send(answers, {"error": f"unexpected request {message.header['do']}"})
+                start = time.perf_counter()
+                pipeline = Pipeline(Device(message.header, *message.blocks), answer)
+                answer({"seconds": time.perf_counter() - start}, [])
             except Exception as error:  # noqa: BLE001 - the parent raises it, with the device's name
-                send(answers, {"error": f"{type(error).__name__}: {error}"})
-    return 0
+                answer(_problem(error), [])
+        os._exit(0)  # not through the driver's own ending, which waits for kernels that still run
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,14 @@ from fpga_ops.overlay import EmulatorSettings, Geometry, OverlayExecutable, emul
 Emulate = Callable[..., OverlayExecutable]
 
 
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The emulator's programs, shared by the tests of one run."""
+    return tmp_path_factory.mktemp("programs")
+
+
 @pytest.fixture
-def emulate() -> Iterator[Emulate]:
+def emulate(programs: Path) -> Iterator[Emulate]:
     """Compile a network for the emulator; closed at the test's end."""
     if emulator.find() is None:
         pytest.fail(f"the FPGA emulator is not in {emulator.directory()}: run 'triton-fpga emulator install'")
@@ -29,7 +36,8 @@ def emulate() -> Iterator[Emulate]:
         **settings: object,
     ) -> OverlayExecutable:
         executable = OverlayExecutable(
-            network, max_batch, geometry, images=images, settings=EmulatorSettings(**settings)  # type: ignore[arg-type]
+            network, max_batch, geometry, images=images, cache_dir=programs,
+            settings=EmulatorSettings(**settings),  # type: ignore[arg-type]
         )  # fmt: skip
         made.append(executable)
         return executable
