@@ -160,6 +160,8 @@ class TritonServer:
         installation = find_installation()
         if not self.model_repository.is_dir():
             raise ServerStartError(f"no model repository at {self.model_repository}: expected a folder of models")
+        if not os.access(self.model_repository, os.R_OK | os.X_OK):
+            raise ServerStartError(f"cannot read {self.model_repository}: let user {os.getuid()} read it")
         if not self.http_port:
             self.http_port, self.grpc_port, self.metrics_port = resolve_ports(self.address, self._wanted_ports)
         return installation

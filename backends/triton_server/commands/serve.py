@@ -136,6 +136,8 @@ def _announce(
             print(f"  model    {entry['model']} version {entry['version']}: {entry['state']}")
         for model, reason in status["refused"].items():
             print(f"  refused  {model}: {reason}")
+        if not status["models"] and not status["refused"]:
+            print(f"  no model in {server.model_repository}: expected <model>/config.pbtxt and <model>/<version>/")
         print("Ctrl-C stops it.")
     sys.stdout.flush()
     _notify("READY=1")
