@@ -1,7 +1,8 @@
 """Write the lock files of the images: every package with its version and the hash of the one file that is installed.
 
     python docker/lock.py            resolve again, keeping to constraints.txt, and rewrite docker/*.lock
-    python docker/lock.py --check    only compare: exit code 1 when pyproject.toml asks for what no lock holds
+    python docker/lock.py --check    only compare: exit code 1 when a lock is out of step with pyproject.toml or
+                                     constraints.txt
 
 Resolving needs pip 23 and a package index; `--check` needs neither.
 """
@@ -81,16 +82,26 @@ def resolve(lock: Lock) -> str:
     return "\n".join(lines) + "\n"
 
 
-def missing(lock: Lock) -> list[str]:
-    """Requirements of pyproject.toml whose package, or whose exact version, the lock does not hold."""
-    held = dict(re.findall(r"^([a-z0-9-]+)==(\S+) --hash", (ROOT / "docker" / f"{lock.name}.lock").read_text(), re.M))
+def pinned(text: str) -> dict[str, str]:
+    """The version of each package in a lock file or in constraints.txt."""
+    found = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^;,\s]+)", text, re.M)
+    return {_key(name): version for name, version in found}
+
+
+def out_of_step(wanted: list[str], held: dict[str, str], constraints: dict[str, str]) -> list[str]:
+    """What a lock that holds these versions lacks or has otherwise: requirements, and versions of constraints.txt."""
     found = []
-    for line in lock.wanted:
+    for line in wanted:
         match = re.match(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?(?:==([^;,\s]+))?", line)
         name, version = match.groups() if match else ("", None)
         locked = held.get(_key(name))
         if locked is None or version not in (None, locked):
             found.append(line)
+    found += [
+        f"{name}=={constraints[name]}"
+        for name, version in held.items()
+        if constraints.get(name, version) != version and f"{name}=={constraints[name]}" not in found
+    ]
     return found
 
 
@@ -109,7 +120,8 @@ def main() -> int:
         if args.names and lock.name not in args.names:
             continue
         if args.check:
-            for line in missing(lock):
+            held = pinned((ROOT / "docker" / f"{lock.name}.lock").read_text())
+            for line in out_of_step(lock.wanted, held, pinned((ROOT / "constraints.txt").read_text())):
                 sys.stderr.write(f"docker/{lock.name}.lock does not hold {line}: run python docker/lock.py\n")
                 failed = True
             continue

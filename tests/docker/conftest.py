@@ -15,11 +15,15 @@ from typing import Any
 
 import pytest
 
+from tests.docker.models import small_repository
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "docker"
 ENGINE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "triton-fpga" / "engine"
 COMPOSE = (ROOT / "docker" / "compose.yaml", HERE / "compose.test.yaml")
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+SIZES = pytest.StashKey[dict[str, int]]()
+NOTES = pytest.StashKey[list[str]]()
 
 
 @dataclass
@@ -62,8 +66,10 @@ class Stack:
             "compose", "-p", self.project, *files, *arguments, check=check, timeout=timeout, env=self.env
         )
 
-    def up(self, *services: str, options: tuple[str, ...] = (), check: bool = True) -> subprocess.CompletedProcess[str]:
-        wait = ("--wait", "--wait-timeout", "240")
+    def up(
+        self, *services: str, options: tuple[str, ...] = (), check: bool = True, timeout: int = 240
+    ) -> subprocess.CompletedProcess[str]:
+        wait = ("--wait", "--wait-timeout", str(timeout))
         done = self.compose("up", "-d", "--no-build", *wait, *options, *services, check=False, timeout=280)
         if check and done.returncode:
             logs = self.compose("logs", "--tail", "30", check=False).stdout
@@ -84,11 +90,12 @@ class Stack:
         return self.docker("exec", container, "python3", "-c", code, *arguments).stdout
 
     def fetch(self, container: str, url: str) -> str:
-        """A page as the container sees it: replicas have no address on this machine."""
+        """A page as the container sees it, empty where nothing answers: replicas have no address on this machine."""
         code = (
             "import sys, urllib.request, urllib.error\n"
             "try: print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())\n"
-            "except urllib.error.HTTPError as error: print(error.read().decode())"
+            "except urllib.error.HTTPError as error: print(error.read().decode())\n"
+            "except OSError: pass"
         )
         return self.python(container, code, url)
 
@@ -142,7 +149,7 @@ def docker() -> Iterator[Docker]:
 
 
 @pytest.fixture(scope="session")
-def images(docker: Docker) -> dict[str, int]:
+def images(docker: Docker, request: pytest.FixtureRequest) -> dict[str, int]:
     """Build every image of the stack from this checkout; the size of each in bytes."""
     env = {"NOTEBOOKS_LOCK": "notebooks-light"}
     if CA_BUNDLE.is_file():
@@ -162,18 +169,39 @@ def images(docker: Docker) -> dict[str, int]:
     )
     names = ("triton-fpga/server", "triton-fpga/notebooks")
     sizes = {name: int(docker("image", "inspect", "-f", "{{.Size}}", name).stdout) for name in names}
-    for name, size in sizes.items():
-        print(f"{name}: {size / 1e6:.0f} MB")
+    base = int(docker("image", "inspect", "-f", "{{.Size}}", "python:3.11-slim").stdout)
+    request.config.stash[SIZES] = {**sizes, "of these the base image": base}
     return sizes
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the sizes of the images and what tests noted, whatever the outcome."""
+    lines = [f"{name}: {size / 1e6:.0f} MB" for name, size in config.stash.get(SIZES, {}).items()]
+    for line in (*lines, *config.stash.get(NOTES, [])):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Say a line in the summary."""
+    notes = request.config.stash.setdefault(NOTES, [])
+    return notes.append
 
 
 @pytest.fixture(scope="session")
 def environment(images: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the compose file is told: certificates, tokens, images, the repository."""
+    """What the compose file is told: certificates, tokens, images, and a repository of small networks."""
     secrets = tmp_path_factory.mktemp("secrets") / "own"
     script = ROOT / "docker" / "credentials.py"
     subprocess.run(["python3", script, "--folder", secrets, "init", "--name", "localhost"], check=True)
-    return {"NOTEBOOKS_LOCK": "notebooks-light", "SECRETS": str(secrets), "REPLICAS": "2", "SERVER_SHM": "256m"}
+    models = small_repository(tmp_path_factory.mktemp("repository") / "models")
+    return {
+        "NOTEBOOKS_LOCK": "notebooks-light",
+        "SECRETS": str(secrets),
+        "MODEL_SOURCE": str(models),
+        "REPLICAS": "2",
+        "SERVER_SHM": "256m",
+    }
 
 
 @pytest.fixture(scope="module")

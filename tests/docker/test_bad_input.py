@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,76 @@ def test_a_missing_or_unreadable_repository(stack: Stack, tmp_path: Path, mode: 
     until(lambda: health(stack, "prometheus") == health(stack, "envoy") == "healthy", 60, "the others are up")
 
 
+@pytest.fixture
+def replica(docker: Docker, images: dict[str, int]) -> Iterator[Callable[..., str]]:
+    """Start a replica by itself with these options of `docker run`; its container."""
+    name = f"tfpga{os.getpid()}alone"
+
+    def start(*options: str | Path) -> str:
+        docker(
+            "run", "--detach", "--name", name, "--read-only", "--network", "none", "--shm-size", "256m",
+            "--tmpfs", "/tmp", "--tmpfs", "/run/triton-fpga:exec,mode=0700,uid=10001,gid=10001", *options,  # noqa: S108
+            "triton-fpga/server", "serve", "--model-repository=/models",
+        )  # fmt: skip
+        return name
+
+    yield start
+    docker("rm", "--force", "--volumes", name)
+
+
+def test_a_replica_without_a_model_volume_is_unhealthy_and_says_why(
+    docker: Docker, replica: Callable[..., str]
+) -> None:
+    container = replica()
+    until(lambda: "no model in /models" in docker("logs", container).stdout, 60, "the log says what is missing")
+    check = docker("exec", container, "python3", "/opt/triton-fpga/libexec/healthcheck.py", check=False)
+    assert check.returncode == 1
+    assert json.loads(check.stdout)["models"] == []
+
+
+def test_a_replica_that_may_not_read_its_volume_ends_with_a_message(
+    docker: Docker, replica: Callable[..., str], tmp_path: Path
+) -> None:
+    closed = tmp_path / "models"
+    closed.mkdir(mode=0o700)
+    container = replica("-v", f"{closed}:/models:ro")
+    assert int(docker("wait", container).stdout) == 2
+    assert "triton-fpga serve: cannot read /models: let user 10001 read it" in docker("logs", container).stderr
+
+
+def test_a_full_disk_stops_a_publication_and_leaves_nothing_half(
+    docker: Docker, images: dict[str, int], environment: dict[str, str]
+) -> None:
+    code = (
+        "import json, pathlib, shutil, numpy as np, onnx\n"
+        "from retrain.errors import PublishError\n"
+        "from retrain.publish import publish\n"
+        "seed, volume = pathlib.Path('/seed/top_tagger/1'), pathlib.Path('/models')\n"
+        "golden = np.load(seed / 'golden.npz')['input']\n"
+        "try: publish(volume, 'top_tagger', onnx.load(seed / 'model.onnx'), golden, {'metrics': {}})\n"
+        "except PublishError as error: print(error)\n"
+        "print([str(path) for path in volume.rglob('*') if path.name != '.publish.lock'])\n"
+    )
+    done = docker(
+        "run", "--rm", "--tmpfs", "/models:size=12k,uid=10001", "-v", f"{environment['MODEL_SOURCE']}:/seed:ro",
+        "--entrypoint", "python3", "triton-fpga/notebooks", "-c", code,
+    )  # fmt: skip
+    assert "No space left on device" in done.stdout
+    assert "['/models/top_tagger']" in done.stdout
+
+
+def test_a_replica_without_room_for_its_caches_is_unhealthy_and_says_why(
+    docker: Docker, replica: Callable[..., str], environment: dict[str, str]
+) -> None:
+    container = replica(
+        "-v", f"{environment['MODEL_SOURCE']}:/models:ro", "--tmpfs", "/var/cache/triton-fpga:size=4k,uid=10001"
+    )
+    until(lambda: "not every model serves" in docker("logs", container).stdout, 60, "the replica is up")
+    check = docker("exec", container, "python3", "/opt/triton-fpga/libexec/healthcheck.py", check=False)
+    assert check.returncode == 1
+    assert re.search(r"disk is full|No space left", json.loads(check.stdout)["refused"]["top_tagger"])
+
+
 def test_a_port_in_use(stack: Stack, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -59,20 +131,21 @@ def test_a_port_in_use(stack: Stack, tmp_path: Path) -> None:
 
 
 def test_a_replica_that_never_becomes_healthy(stack: Stack, tmp_path: Path) -> None:
-    """A model file that is no model: the health check tells the reason, and a client that the model is not served."""
+    """A model file that is no model: `up` fails, the health check tells the reason, a client hears it is not served."""
     model = tmp_path / "models" / "top_tagger"
     (model / "1").mkdir(parents=True)
     (model / "1" / "model.onnx").write_bytes(b"no model")
     for name in ("config.pbtxt", "labels.txt"):
         shutil.copy(ROOT / "model_repository" / "top_tagger" / name, model)
     stack.env["MODEL_SOURCE"] = str(tmp_path / "models")
-    stack.compose("up", "-d", "--no-build")
+    done = stack.up(check=False, timeout=15)
+    assert done.returncode != 0
 
     def told() -> str:
         log = stack.state(stack.containers("server")[0])["Health"]["Log"]
         return "".join(entry["Output"] for entry in log)
 
-    until(lambda: "top_tagger" in told() and "refused" in told(), 120, "the health check names the model")
+    until(lambda: "top_tagger" in told() and "refused" in told(), 60, "the health check names the model")
     assert health(stack, "server") != "healthy"
     until(lambda: health(stack, "prometheus") == health(stack, "envoy") == "healthy", 60, "the others are up")
     url = f"http://{stack.address('envoy', 8000)}/v2/models/top_tagger/infer"

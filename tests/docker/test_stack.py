@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -12,7 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,9 @@ def clients(addresses: tuple[str, str]) -> Iterator[tuple[Any, Any]]:
 
 
 def status(stack: Stack, container: str) -> dict[str, Any]:
-    """What the replica's supervisor says."""
-    told: dict[str, Any] = json.loads(stack.fetch(container, "http://127.0.0.1:8003/status"))
+    """What the replica's supervisor says; a container that just starts has none yet."""
+    page = stack.fetch(container, "http://127.0.0.1:8003/status").strip()
+    told: dict[str, Any] = json.loads(page) if page else {"ready": False, "models": []}
     return told
 
 
@@ -88,10 +88,6 @@ def test_images_hold_this_checkout_and_run_as_nobody_special(docker: Docker, ima
     assert int(numpy.stdout.split(".")[0]) < 2
 
 
-def test_locks_hold_what_the_project_asks_for() -> None:
-    subprocess.run(["python3", ROOT / "docker" / "lock.py", "--check"], check=True)
-
-
 # -- up
 
 
@@ -126,8 +122,8 @@ def test_both_protocols_give_the_same_bits(clients: tuple[Any, Any], model: str)
     np.testing.assert_allclose(by_grpc.sum(axis=1), 1.0, atol=1e-5)
 
 
-def test_known_answers_come_through_the_proxy(clients: tuple[Any, Any]) -> None:
-    folder = Path(os.environ.get("MODEL_SOURCE", ROOT / "model_repository"))
+def test_known_answers_come_through_the_proxy(clients: tuple[Any, Any], environment: dict[str, str]) -> None:
+    folder = Path(environment["MODEL_SOURCE"])
     for model in MODELS:
         version = max(
             (path for path in (folder / model).iterdir() if path.name.isdigit()), key=lambda path: int(path.name)
@@ -210,12 +206,27 @@ def test_scale_to_three_and_all_three_work(stack: Stack, addresses: tuple[str, s
     assert shares.min() > 15, f"requests went {shares}"
 
 
+KILL = """
+import os, pathlib, signal, sys
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    command = (process / "cmdline").read_bytes().split(b"\\0")[0].decode()
+    if command.endswith(sys.argv[1]):
+        os.kill(int(process.name), signal.Signals[sys.argv[2]])
+        print(process.name)
+"""
+
+
 @pytest.mark.parametrize(
-    "victim",
-    ["tritonserver", "triton_python_backend_stub", "the container"],
+    ("victim", "signal"),
+    [
+        ("tritonserver", "SIGKILL"),
+        ("triton_python_backend_stub", "SIGKILL"),
+        ("triton_python_backend_stub", "SIGSTOP"),
+        ("the container", "SIGKILL"),
+    ],
 )
 def test_a_killed_replica_costs_no_request(
-    stack: Stack, addresses: tuple[str, str], docker: Docker, victim: str
+    stack: Stack, addresses: tuple[str, str], docker: Docker, note: Callable[[str], None], victim: str, signal: str
 ) -> None:
     replica = stack.containers("server")[0]
     with Traffic(*addresses, "top_tagger", constituents()) as traffic:
@@ -223,21 +234,15 @@ def test_a_killed_replica_costs_no_request(
         if victim == "the container":
             docker("kill", replica)
         else:
-            code = (
-                "import os, sys, signal, pathlib\n"
-                "for p in pathlib.Path('/proc').glob('[0-9]*'):\n"
-                "    command = (p / 'cmdline').read_bytes().split(b'\\0')[0].decode()\n"
-                "    if command.endswith(sys.argv[1]): os.kill(int(p.name), signal.SIGKILL); print(p.name)"
-            )
-            assert stack.python(replica, code, victim).split(), f"no {victim} in the replica"
+            assert stack.python(replica, KILL, victim, signal).split(), f"no {victim} in the replica"
         traffic.run(120)
         if victim == "the container":
             docker("start", replica)
         until(lambda: ready(stack, replica), 90, f"the replica is ready again after {victim} was killed")
         traffic.run(40)
-    print(f"{victim}: {traffic.answered} answers, slowest {traffic.slowest * 1e3:.0f} ms")
+    note(f"{signal} to {victim}: {traffic.answered} answers, none failed, slowest {traffic.slowest * 1e3:.0f} ms")
     assert traffic.failures == []
-    assert traffic.slowest < 5
+    assert traffic.slowest < (20 if signal == "SIGSTOP" else 5)
 
 
 def test_big_requests_survive_a_kill_too(stack: Stack, addresses: tuple[str, str], docker: Docker) -> None:
@@ -261,81 +266,60 @@ def test_removed_replicas_finish_what_they_have(stack: Stack, addresses: tuple[s
     assert traffic.failures == []
 
 
-# -- sized
-
-
-def test_the_queueing_simulation_agrees_with_this_node(stack: Stack, addresses: tuple[str, str]) -> None:
-    """The curve of one replica, measured and simulated from its own statistics.
-
-    Clients, proxy and replica share this machine's cores here, which the simulation does not know, so only the shape is
-    asked for; docs/operations.md has a measurement on a quiet machine.
-    """
-    from tests.docker.test_capacity import capacity
-
-    stack.up(options=("--scale", "server=1", "--no-recreate"))
-    url = f"http://{addresses[1]}"
-    measured: dict[int, tuple[float, float]] = {}
-    for count in (1, 4, 16):
-        with Traffic(*addresses, "top_tagger", constituents(), clients=("grpc",) * count) as traffic:
-            traffic.run(10 * count)
-            began, first = time.monotonic(), traffic.answered
-            traffic.run(60 + 20 * count)
-            rate = (traffic.answered - first) / (time.monotonic() - began)
-        assert traffic.failures == []
-        measured[count] = (rate, 1e3 * count / rate)
-    node = capacity.Node(capacity.read_statistics(url, "top_tagger"))
-    node = capacity.Node(node.service_ms, overhead_ms=max(0.0, measured[1][1] - node.time_ms(1)))
-    for count, (rate, milliseconds) in measured.items():
-        point = capacity.closed_loop(node, 1, count, inferences=4000)
-        told = (
-            f"measured {rate:.0f}/s, {milliseconds:.1f} ms; simulated {point.throughput:.0f}/s, {point.mean_ms:.1f} ms"
-        )
-        print(f"{count} clients: {told}")
-        assert 0.5 < point.throughput / rate < 2.0, f"{count} clients: {told}"
-    stack.up(options=("--scale", "server=2", "--no-recreate"))
-
-
 # -- published
 
 PUBLISH = """
-import json, pathlib, socket, sys
+import json, os, pathlib
 import numpy as np, onnx
-from retrain.publish import confirm_served, publish
-repository, model = pathlib.Path("/models"), "top_tagger"
+from retrain.publish import addresses, publish
+repository, model = pathlib.Path(os.environ["TRITON_FPGA_REPOSITORY"]), "top_tagger"
+server = os.environ["TRITON_FPGA_SERVER"]
 newest = max((p for p in (repository / model).iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
 golden = np.load(newest / "golden.npz", allow_pickle=False)
-replicas = sorted({address[4][0] for address in socket.getaddrinfo("server", 8000, socket.AF_INET, socket.SOCK_STREAM)})
 network = onnx.load(newest / "model.onnx")
 head = next(tensor for tensor in network.graph.initializer if tensor.data_type == 1 and list(tensor.dims) == [2])
 head.raw_data = (onnx.numpy_helper.to_array(head) + np.array([0.5, -0.5], np.float32)).astype(np.float32).tobytes()
 card = json.loads((newest / "model_card.json").read_text())
-version = publish(repository, model, network, golden["input"], card, force=True, server=f"{replicas[0]}:8000")
-for replica in replicas:
-    confirm_served(f"{replica}:8000", version)
-print(newest.name, version.number, len(replicas))
+version = publish(repository, model, network, golden["input"], card, force=True, server=server)
+print(newest.name, version.number, len(addresses(server)))
 """
+"""What a notebook does after training, here with the served network and another bias."""
 
 
-def test_a_notebook_publishes_to_every_replica_and_rolls_back(stack: Stack, addresses: tuple[str, str]) -> None:
+def run_notebook(docker: Docker, container: str, code: str) -> str:
+    """Execute a cell by Jupyter in the container; what it printed."""
+    cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": code}
+    book = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+    save = "import pathlib, sys; pathlib.Path('/work/trial.ipynb').write_text(sys.argv[1])"
+    docker("exec", container, "python3", "-c", save, json.dumps(book))
+    docker("exec", container, "jupyter", "execute", "--inplace", "/work/trial.ipynb")
+    done = json.loads(docker("exec", container, "cat", "/work/trial.ipynb").stdout)
+    return "".join(text for output in done["cells"][0]["outputs"] for text in output.get("text", ()))
+
+
+def test_a_notebook_publishes_to_every_replica_and_rolls_back(
+    stack: Stack, docker: Docker, addresses: tuple[str, str]
+) -> None:
     stack.compose("--profile", "notebooks", "up", "-d", "--no-build", "--no-recreate", "--wait", "notebooks")
     notebooks = stack.containers("notebooks")[0]
     replicas = stack.containers("server")
     with Traffic(*addresses, "top_tagger", constituents()) as traffic:
         traffic.run(20)
-        old, new, asked = stack.python(notebooks, PUBLISH).split()[-3:]
+        old, new, asked = run_notebook(docker, notebooks, PUBLISH).split()
         assert int(new) == int(old) + 1
         assert int(asked) == len(replicas)
-        for replica in replicas:
+        for replica in replicas:  # confirmed already; the supervisor's known answers may be a round behind
             until(lambda replica=replica: served(stack, replica, "top_tagger") == {new}, 30, f"version {new} is served")  # type: ignore[misc]
         traffic.run(20)
-        assert set(traffic.versions) == {old, new}
-        rollback = ("exec", "-T", "notebooks", "triton-fpga", "rollback", "top_tagger", "--repository", "/models")
-        assert f"back at version {old}" in stack.compose(*rollback).stdout
+        assert traffic.versions[new] >= 10
+        back = ("triton-fpga", "rollback", "top_tagger", "--repository", "/models", "--server", "server:8000")
+        assert f"back at version {old}" in docker("exec", notebooks, *back).stdout
         for replica in replicas:
-            until(lambda replica=replica: served(stack, replica, "top_tagger") == {old}, 30, f"version {old} is back")  # type: ignore[misc]
+            until(lambda replica=replica: served(stack, replica, "top_tagger") == {old}, 30, f"version {old} is served")  # type: ignore[misc]
+        traffic.run(5)  # what was on its way
         seen = traffic.versions[new]
         traffic.run(30)
-    assert traffic.versions[new] <= seen + 3, "the withdrawn version still answers"
+    assert traffic.versions[new] == seen, "the withdrawn version still answers"
     assert traffic.failures == []
     stack.compose("--profile", "notebooks", "rm", "-sf", "notebooks")
 
@@ -470,15 +454,25 @@ def test_without_tls_nothing_comes_in(secure: tuple[str, str]) -> None:
     channel.close()
 
 
-def test_a_bad_certificate_stops_that_proxy_alone(stack: Stack, environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("server.crt", r"(?i)certificate"),
+        ("server.key", r"(?i)private key"),
+        ("jwks.json", r"(?i)jwks"),
+    ],
+)
+def test_a_bad_secret_stops_that_proxy_alone(
+    stack: Stack, environment: dict[str, str], tmp_path: Path, file: str, message: str
+) -> None:
     shutil.copytree(environment["SECRETS"], tmp_path / "secrets")
-    (tmp_path / "secrets" / "proxy" / "server.crt").write_text("no certificate\n")
+    (tmp_path / "secrets" / "proxy" / file).write_text("nothing of use\n")
     broken = Stack(stack.docker, stack.project, {**stack.env, "SECRETS": str(tmp_path / "secrets")})
     done = broken.compose(
         "--profile", "secure", "up", "-d", "--no-build", "--no-deps", "--force-recreate",
         "--wait", "--wait-timeout", "20", "envoy-secure", check=False,
     )  # fmt: skip
     assert done.returncode != 0
-    assert re.search(r"(?i)certificate", broken.logs("envoy-secure"))
+    assert re.search(message, broken.logs("envoy-secure"))
     assert stack.state(stack.containers("envoy")[0])["Health"]["Status"] == "healthy"
     stack.compose("--profile", "secure", "rm", "-sf", "envoy-secure")
