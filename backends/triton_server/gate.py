@@ -9,14 +9,13 @@ calls which arrive while it stops with CANCELLED, which no client takes for a re
 """
 
 import contextlib
-import http.server
-import json
 import socket
 import socketserver
 import threading
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import quote
+
+from triton_server.listening import JsonHandler, Listener
 
 RETRY_MS = 500
 """The hint given to clients."""
@@ -56,26 +55,14 @@ class Gate:
         self._listeners.clear()
 
 
-class _Listener(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 512
+class _Listener(Listener):
     handler: type[socketserver.BaseRequestHandler]
 
     def __init__(self, address: str, port: int, message: str) -> None:
         self.message = message
         self.connections: dict[socket.socket, int] = {}
         """Each open connection with its highest stream."""
-        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        super().__init__((address, port), self.handler)
-
-    def server_bind(self) -> None:
-        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-            self.socket.setsockopt(socket.SOL_SOCKET, option, 1)
-        self.socket.bind(self.server_address)  # not the base's, which looks up the host's name
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that went away, or sent no HTTP, is no news during an outage."""
+        super().__init__(address, port, self.handler, shared=True)
 
     def send_away(self) -> None:
         for connection in list(self.connections):
@@ -135,11 +122,10 @@ class _GrpcListener(_Listener):
                 connection.shutdown(socket.SHUT_WR)
 
 
-class _HttpHandler(http.server.BaseHTTPRequestHandler):
+class _HttpHandler(JsonHandler):
     """503 for everything. The body is read first, or the client would see a broken pipe in place of the answer."""
 
     protocol_version = "HTTP/1.1"
-    timeout = 5.0
     server: "_HttpListener"
 
     def _refuse(self) -> None:
@@ -149,21 +135,11 @@ class _HttpHandler(http.server.BaseHTTPRequestHandler):
             if not part:
                 return
             remaining -= len(part)
-        body = json.dumps({"error": self.server.message}).encode()
         self.close_connection = True  # the next request must reach the server when it is back
-        self.send_response(HTTPStatus.SERVICE_UNAVAILABLE)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Retry-After", "1")
-        self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        headers = {"Retry-After": "1", "Connection": "close"}
+        self.send(HTTPStatus.SERVICE_UNAVAILABLE, {"error": self.server.message}, headers)
 
     do_GET = do_POST = do_HEAD = do_PUT = do_DELETE = _refuse  # noqa: N815 - names of the base class
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's signature
-        """Say nothing: the supervisor has told why."""
 
 
 class _HttpListener(_Listener):

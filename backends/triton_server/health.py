@@ -7,14 +7,12 @@ GET /status    everything, as JSON
 GET /metrics   the same for Prometheus
 """
 
-import http.server
-import json
-import socket
 import threading
 from http import HTTPStatus
 
 from triton_server.control import Json
 from triton_server.errors import ServerStartError
+from triton_server.listening import JsonHandler, Listener
 from triton_server.supervisor import ModelState, Supervisor
 
 _SERVES = {str(ModelState.SERVING), str(ModelState.SLOW), str(ModelState.BUSY)}
@@ -28,7 +26,7 @@ class HealthServer:
             self._server = _Server(supervisor, address, port)
         except OSError as error:
             raise ServerStartError(f"cannot listen on {address}:{port} for health: {error.strerror}") from error
-        self.port = int(self._server.server_address[1])
+        self.port = self._server.port
         threading.Thread(target=self._server.serve_forever, args=(0.2,), name="health", daemon=True).start()
 
     def close(self) -> None:
@@ -37,54 +35,35 @@ class HealthServer:
         self._server.server_close()
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
+class _Server(Listener):
     def __init__(self, supervisor: Supervisor, address: str, port: int) -> None:
         self.supervisor = supervisor
-        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        super().__init__((address, port), _Handler)
-
-    def server_bind(self) -> None:
-        """Bind without the base's look-up of the host's name."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
+        super().__init__(address, port, _Handler)
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    timeout = 5.0
+class _Handler(JsonHandler):
     server: _Server
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the name of the base class
         status = self.server.supervisor.status()
         path = self.path.partition("?")[0].rstrip("/")
         if path == "/live":
-            self._send(HTTPStatus.OK if status["live"] else HTTPStatus.SERVICE_UNAVAILABLE, {"live": status["live"]})
+            self._judge(status["live"], {"live": status["live"]})
         elif path == "/ready":
-            self._send(HTTPStatus.OK if status["ready"] else HTTPStatus.SERVICE_UNAVAILABLE, status)
+            self._judge(status["ready"], status)
         elif path.startswith("/ready/"):
             versions = [entry for entry in status["models"] if entry["model"] == path.removeprefix("/ready/")]
             good = status["up"] and bool(versions) and all(entry["state"] in _SERVES for entry in versions)
-            self._send(HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE, {"ready": good, "versions": versions})
+            self._judge(good, {"ready": good, "versions": versions})
         elif path == "/status":
-            self._send(HTTPStatus.OK, status)
+            self.send(HTTPStatus.OK, status)
         elif path == "/metrics":
-            self._send(HTTPStatus.OK, metrics(status))
+            self.send(HTTPStatus.OK, metrics(status))
         else:
-            self._send(HTTPStatus.NOT_FOUND, {"error": "there are /live, /ready, /ready/<model>, /status, /metrics"})
+            self.send(HTTPStatus.NOT_FOUND, {"error": "there are /live, /ready, /ready/<model>, /status, /metrics"})
 
-    def _send(self, code: HTTPStatus, content: Json | str) -> None:
-        body = (content if isinstance(content, str) else json.dumps(content) + "\n").encode()
-        self.send_response(code)
-        kind = "text/plain; version=0.0.4" if isinstance(content, str) else "application/json"
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's signature
-        """Say nothing: a probe every few seconds is no news."""
+    def _judge(self, good: bool, content: Json) -> None:
+        self.send(HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE, content)
 
 
 def metrics(status: Json) -> str:

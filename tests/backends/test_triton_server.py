@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
+import struct
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from triton_server.control import Control
 from triton_server.errors import ServerNotFoundError, ServerStartError
 from triton_server.gate import Gate
 from triton_server.health import metrics
+from triton_server.listening import JsonHandler, Listener
 from triton_server.ports import resolve_ports
 from triton_server.probe import KnownAnswer, compare
 from triton_server.processes import cpu_seconds, kill_and_wait, session_members, state
@@ -131,6 +135,34 @@ def test_the_gate_answers_unavailable_at_once() -> None:
     assert resolve_ports("127.0.0.1", (http, grpc)) == [http, grpc]
 
 
+class Handler(JsonHandler):
+    def do_GET(self) -> None:  # noqa: N802 - the name of the base class
+        if self.path == "/fault":
+            raise KeyError("ours")
+        self.send(HTTPStatus.OK, {"much": "x" * 10_000_000})
+
+
+def test_only_our_own_faults_are_logged(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    listener = Listener("127.0.0.1", 0, Handler)
+    thread = threading.Thread(target=listener.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        for path in ("/", "/fault"):
+            assert not caplog.records
+            for request in (f"GET {path} HTTP/1.0\r\n\r\n", "GET", "\x00\xff\r\n\r\n"):
+                with socket.create_connection(("127.0.0.1", listener.port)) as client:
+                    client.sendall(request.encode())
+                    linger = struct.pack("ii", 1, 0)  # a reset instead of a farewell
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            time.sleep(0.2)
+        assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [KeyError]
+    finally:
+        listener.shutdown()
+        thread.join()
+        listener.server_close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("data", "correct", "words"),
     [([0.25, 0.75], True, "equal"), ([0.2, 0.8], False, "off by"), ([float("nan"), 1.0], False, "off by")],
@@ -180,24 +212,14 @@ def test_loopback_needs_no_key() -> None:
 
 
 def test_control_errors_hold_the_servers_message() -> None:
-    import http.server
-    import threading
+    class Refusing(JsonHandler):
+        def do_GET(self) -> None:  # noqa: N802 - the name of the base class
+            self.send(HTTPStatus.NOT_FOUND, {"error": "no such model"})
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = json.dumps({"error": "no such model"}).encode()
-            self.send_response(404)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    server = Listener("127.0.0.1", 0, Refusing)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    control = Control("127.0.0.1", server.server_address[1])
+    control = Control("127.0.0.1", server.port)
     with pytest.raises(Exception, match="no such model"):
         control.metadata("x")
     assert not control.ready()
