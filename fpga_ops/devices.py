@@ -1,18 +1,21 @@
-"""Devices that can run integer networks, and why others cannot.
+"""Devices that can run integer networks, and why others cannot; and the boards that a bitstream can be built for.
 
-`triton-fpga devices` lists them. Names are what `fpga_ops.load` and a model's `device` parameter take.
+`triton-fpga devices` lists them. Names are what `fpga_ops.load` and a model's `device` parameter take; a board's name
+is what `--board` takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import asdict, dataclass
 
 from fpga_ops import opencl
 from fpga_ops.errors import DeviceError
 
 REFERENCE = "reference"
+BOARD = "board"
 KINDS = ("fpga", "gpu", "cpu", "fpga-emulator", REFERENCE)
 """Kinds, best first. An emulator is for checking, so it comes after a CPU; the reference always works."""
 
@@ -31,6 +34,8 @@ class DeviceInfo:
         driver: The driver's version.
         compute_units: What the driver reports; 1 for the reference.
         target: "vector" (NDRange kernels), "overlay" (FPGA kernels) or "reference".
+        holds_bytes: Feature maps, weights and constants that it can hold together: its memory, as the driver reports
+            it. Of a board: feature maps on the chip, modelled (weights stay in its external memory). None: not known.
     """
 
     name: str
@@ -42,6 +47,7 @@ class DeviceInfo:
     driver: str = ""
     compute_units: int = 1
     target: str = REFERENCE
+    holds_bytes: int | None = None
 
 
 def _kind(device: opencl.OpenCLDevice) -> str:
@@ -73,6 +79,7 @@ def _survey() -> list[tuple[DeviceInfo, opencl.OpenCLDevice | None]]:
                 DeviceInfo(
                     f"{kind}:{number}" if number else kind, kind, handle.platform, usable, reason, handle.name,
                     handle.driver, handle.units, "overlay" if kind.startswith("fpga") else "vector",
+                    int(handle.handle.global_mem_size),
                 ),
                 handle,
             )
@@ -85,7 +92,10 @@ def _survey() -> list[tuple[DeviceInfo, opencl.OpenCLDevice | None]]:
     if "fpga" not in counts:
         reason = "no OpenCL driver of an FPGA board is registered in /etc/OpenCL/vendors"
         found.append((DeviceInfo("fpga", "fpga", "", False, reason, target="overlay"), None))
-    reference = DeviceInfo(REFERENCE, REFERENCE, "numpy", True, "plain numpy, slow: the definition", "numpy integers")
+    reference = DeviceInfo(
+        REFERENCE, REFERENCE, "numpy", True, "plain numpy, slow: the definition", "numpy integers",
+        holds_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+    )  # fmt: skip
     found.append((reference, None))
     return sorted(found, key=lambda pair: KINDS.index(pair[0].kind))
 
@@ -110,6 +120,26 @@ def _verdict(device: opencl.OpenCLDevice, kind: str) -> tuple[bool, str]:
 def devices() -> list[DeviceInfo]:
     """All devices, usable or not, best kind first. Never raises: what is missing is a `reason`."""
     return [info for info, _ in _survey()]
+
+
+def board_list() -> list[DeviceInfo]:
+    """The boards of `fpga_ops/boards`, whether or not there is one here, with the chip memory left for feature maps."""
+    from fpga_ops.overlay import bitstream, boards
+    from fpga_ops.overlay.resources import map_capacity
+
+    found = []
+    for name in boards.names():
+        board = boards.load(name)
+        try:
+            path, _ = bitstream.find(name)
+            built, reason = True, f"bitstream {path.name}"
+        except DeviceError as error:
+            built, reason = False, str(error)
+        description = f"overlay {board.geometry.name}, {board.clock_mhz:g} MHz assumed"
+        found.append(
+            DeviceInfo(name, BOARD, board.title, built, reason, description, "", 1, "overlay", map_capacity(board))
+        )
+    return found
 
 
 def find(name: str | None = None) -> tuple[DeviceInfo, opencl.OpenCLDevice | None]:
@@ -139,19 +169,30 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List the devices."""
+    """List the devices, then the boards."""
     from rich.console import Console
     from rich.table import Table
 
-    found = devices()
+    found = [*devices(), *board_list()]
     if args.json:
         Console(width=10**6, soft_wrap=True, highlight=False, markup=False).print(
             json.dumps([asdict(info) for info in found], indent=2)
         )
         return 0
-    table = Table("name", "usable", "platform", "device", "units", "remark", box=None, pad_edge=False)
-    for info in found:
-        mark = "[green]yes[/]" if info.usable else "[red]no[/]"
-        table.add_row(info.name, mark, info.platform, info.description, str(info.compute_units), info.reason)
-    Console().print(table)
+    console = Console()
+    for title, boards in (("Devices", False), ("Boards that a bitstream can be built for (modelled)", True)):
+        first = ("board", "built", "card", "overlay", "maps on chip") if boards else (
+            "name", "usable", "platform", "device", "holds")  # fmt: skip
+        table = Table(*first, "remark", box=None, pad_edge=False, title=title, title_justify="left")
+        for info in found:
+            if (info.kind == BOARD) is boards:
+                mark = "[green]yes[/]" if info.usable else "[red]no[/]"
+                holds = "-" if info.holds_bytes is None else _size(info.holds_bytes)
+                table.add_row(info.name, mark, info.platform, info.description, holds, info.reason)
+        console.print(table)
     return 0
+
+
+def _size(count: int) -> str:
+    """Bytes for people: `3.4 MB`, `24 GB`."""
+    return f"{count / 1e9:.0f} GB" if count >= 10**10 else f"{count / 1e6:.1f} MB"

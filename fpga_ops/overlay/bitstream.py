@@ -91,7 +91,8 @@ def find(board: str | None = None) -> tuple[Path, Manifest]:
     chosen = [(path, m) for path, m in manifests if wanted is None or m.board == wanted]
     if not chosen:
         raise DeviceError(
-            f"no bitstream{f' for {wanted}' if wanted else ''} in {directory()}: triton-fpga build --board NAME"
+            f"no bitstream{f' for {wanted}' if wanted else ''} in {directory()}: "
+            f"triton-fpga build MODEL.onnx --board {wanted or 'NAME'}"
         )
     matching = [(path, m) for path, m in chosen if m.key == key(m.geometry)]
     if not matching:
