@@ -1,8 +1,9 @@
-"""Jets for the tests: seeded toys with the look of real ones, made without a generator."""
+"""Jets and pixel maps for the tests: seeded toys with the look of real ones, made without a generator."""
 
 import numpy as np
 
 from retrain.jets import MAX_CONSTITUENTS, Jets
+from retrain.pixelmaps import CELLS, CLASSES, PLANES, VIEWS, PixelMaps
 
 
 def toy_jets(count: int, seed: int = 0) -> Jets:
@@ -25,3 +26,15 @@ def toy_jets(count: int, seed: int = 0) -> Jets:
     mass = np.sqrt(np.maximum(total[:, 0] ** 2 - (total[:, 1:] ** 2).sum(axis=1), 0.0))
     kinematics = (jet_pt, np.arcsinh(total[:, 3] / jet_pt), np.arctan2(total[:, 2], total[:, 1]), mass)
     return Jets(constituents, is_top, *(values.astype(np.float32) for values in kinematics))
+
+
+def toy_maps(count: int, seed: int = 0) -> PixelMaps:
+    """Blobs whose place along the planes and whose width depend on the class, which goes round."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(count) % len(CLASSES)
+    charge = np.zeros((count, VIEWS, PLANES, CELLS), np.uint8)
+    for row, kind in enumerate(label):
+        plane = np.clip(rng.normal(15 + 15 * kind, 4, 60), 0, PLANES - 1).astype(int)
+        cell = np.clip(rng.normal(40, 2 + 3 * kind, 60), 0, CELLS - 1).astype(int)
+        charge[row, rng.integers(0, VIEWS, 60), plane, cell] = rng.integers(3, 200, 60)
+    return PixelMaps(charge, label.astype(np.int64), rng.uniform(0.5, 5.0, count).astype(np.float32))

@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 
 from retrain.errors import DataError
-from retrain.metrics import accuracy, area_under_curve, background_rejection, measured_auc, roc_curve, summary
+from retrain.metrics import (
+    accuracy,
+    area_under_curve,
+    auc_difference,
+    background_rejection,
+    classification,
+    measured_auc,
+    rejection_ratio,
+    roc_curve,
+    summary,
+)
 
 
 def gaussian_scores(count: int, seed: int, shift: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -62,3 +72,42 @@ def test_accuracy_and_roc_of_a_perfect_tagger() -> None:
 def test_unusable_scores_are_refused(is_signal: list[bool], scores: list[float], message: str) -> None:
     with pytest.raises(DataError, match=message):
         summary(np.array(is_signal), np.array(scores))
+
+
+def test_differences_on_the_same_jets_have_smaller_errors() -> None:
+    is_signal, scores = gaussian_scores(2000, 3)
+    noisy = scores + np.random.default_rng(4).normal(0.0, 0.2, len(scores))
+    difference = auc_difference(is_signal, scores, noisy)
+    alone = measured_auc(is_signal, scores), measured_auc(is_signal, noisy)
+    assert difference.value == pytest.approx(alone[0].value - alone[1].value, abs=1e-12)
+    assert 0 < difference.error < 0.5 * alone[0].error
+    assert auc_difference(is_signal, scores, scores).error == 0.0
+    ratio = rejection_ratio(is_signal, scores, scores, 0.5, samples=20)
+    assert (ratio.value, ratio.error) == (1.0, 0.0)
+    assert 0.0 < rejection_ratio(is_signal, scores, noisy, 0.5, samples=20).error < 0.5
+
+
+def test_paired_error_is_the_spread_of_repeated_experiments() -> None:
+    values, errors = [], []
+    for seed in range(150):
+        is_signal, scores = gaussian_scores(500, seed)
+        noisy = scores + np.random.default_rng(1000 + seed).normal(0.0, 0.5, len(scores))
+        difference = auc_difference(is_signal, scores, noisy)
+        values.append(difference.value)
+        errors.append(difference.error)
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.25)
+
+
+def test_recall_and_confusion_by_class() -> None:
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    scores = np.eye(3)[[0, 1, 1, 1, 2, 0]]
+    result = classification(labels, scores, ("a", "b", "c"))
+    assert result["recall"] == {"a": 0.5, "b": 1.0, "c": 0.5}
+    assert result["accuracy"] == pytest.approx(4 / 6)
+    assert result["confusion"] == [[1, 1, 0], [0, 2, 0], [1, 0, 1]]
+    with pytest.raises(DataError, match="no event of class c"):
+        classification(labels[:4], scores[:4], ("a", "b", "c"))
+    with pytest.raises(DataError, match="NaN"):
+        classification(labels, np.full((6, 3), np.nan), ("a", "b", "c"))
+    with pytest.raises(DataError, match="probabilities"):
+        classification(labels, scores[:, :2], ("a", "b", "c"))

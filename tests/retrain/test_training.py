@@ -1,3 +1,4 @@
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,20 @@ pytest.importorskip("torchvision")
 pytest.importorskip("lightning")
 
 from retrain.errors import CheckpointError, DataError  # noqa: E402
+from retrain.examples import as_examples  # noqa: E402
 from retrain.images import ImageSettings  # noqa: E402
 from retrain.network import build_network, load_checkpoint, transfer  # noqa: E402
-from retrain.training import Stage, TrainSettings, batch_order, predict, train  # noqa: E402
-from tests.retrain.jets import toy_jets  # noqa: E402
+from retrain.training import (  # noqa: E402
+    Stage,
+    Teacher,
+    TrainSettings,
+    batch_order,
+    features,
+    predict,
+    probabilities,
+    train,
+)
+from tests.retrain.jets import toy_jets, toy_maps  # noqa: E402
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
@@ -114,30 +125,123 @@ def test_quantised_taggers_agree_with_the_network(tmp_path: Path) -> None:
         assert np.abs(onnx_scores(files[model], HELD_OUT, image) - plain).mean() < 0.05
 
 
-def test_commands_train_and_quantise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import argparse
+def run(capsys: pytest.CaptureFixture[str], command, *words: object) -> list:
+    """A command with --json, as a user gives it; returns what it printed."""
+    parser = argparse.ArgumentParser()
+    command.register(parser)
+    assert command.run(parser.parse_args([*(str(word) for word in words), "--json"])) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] in "{["]
 
+
+SMALL = ("--architecture", "resnet18")
+HERE = ("--devices", 1, "--accelerator", "cpu")
+
+
+def test_commands_train_quantise_and_publish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("fastjet")
+    from retrain.commands import evaluate as evaluate_command
+    from retrain.commands import publish as publish_command
     from retrain.commands import quantise as quantise_command
     from retrain.commands import train as train_command
     from retrain.data.files import write_jets
 
-    (tmp_path / "data").mkdir()
-    write_jets(tmp_path / "data" / "jets.parquet", JETS)
-
-    def run(command, *words: object) -> list[dict]:
-        parser = argparse.ArgumentParser()
-        command.register(parser)
-        assert command.run(parser.parse_args([str(word) for word in words])) == 0
-        return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-
-    common = ("--architecture", "resnet18", "--json")
-    lines = run(
-        train_command, tmp_path / "data", "--output", tmp_path / "run", "--stage", "32:64:16:1e-3",
-        "--validation", 20, "--devices", 1, "--accelerator", "cpu", *common,
-    )  # fmt: skip
+    for name, jets in (("data", JETS), ("test", HELD_OUT)):
+        (tmp_path / name).mkdir()
+        write_jets(tmp_path / name / "jets.parquet", jets)
+    data, test, output = tmp_path / "data", tmp_path / "test", tmp_path / "onnx"
+    stage = ("--stage", "32:64:16:1e-3", "--validation", 20)
+    lines = run(capsys, train_command, data, "--output", tmp_path / "run", *stage, *SMALL, *HERE)
     assert lines[-1]["size"] == 32
-    assert json.loads((tmp_path / "run" / "training.json").read_text())["training_jets"] == 100
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["training_examples"] == 100
     weights = tmp_path / "run" / "stage-32.pt"
-    (written,) = run(quantise_command, weights, tmp_path / "data", "--output", tmp_path / "onnx", "--size", 32, *common)
-    assert all(Path(path).stat().st_size > 1e6 for path in written.values())
-    assert json.loads((tmp_path / "onnx" / "quantisation.json").read_text())["image"]["size"] == 32
+    image = ("--size", 224, "--reduce", 7)
+    (written,) = run(capsys, quantise_command, weights, data, "--output", output, *image, *SMALL)
+    assert set(written) == {"top_tagger", "resnet50_top", "float"}
+    assert json.loads((output / "quantisation.json").read_text())["image"]["reduce"] == 7
+    (numbers,) = run(capsys, evaluate_command, *written.values(), "--data", test, "--baseline-data", data)
+    assert set(numbers["taggers"]) == {"top_tagger", "resnet50_top", "float", "baseline"}
+    told = ("--training", tmp_path / "run" / "training.json", "--training-data", data, "--test-data", test)
+    (published,) = run(capsys, publish_command, output, "--repository", tmp_path / "models", *told)
+    assert [(row["model"], row["version"]) for row in published] == [("top_tagger", 1), ("resnet50_top", 1)]
+    assert {"auc", "auc_float", "auc_baseline", "rejection_30_err"} <= set(published[0]["metrics"])
+    assert "backend" in (tmp_path / "models" / "top_tagger" / "config.pbtxt").read_text()
+
+
+def test_a_teacher_softens_the_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from retrain.commands import train as train_command
+    from retrain.data.files import write_jets
+
+    write_jets(tmp_path / "jets.parquet", JETS)
+    torch.save(build_network("resnet18").state_dict(), tmp_path / "teacher.pt")
+    wanted = (tmp_path / "jets.parquet", "--stage", "48:32:16:1e-3", "--validation", 20, *SMALL, *HERE)
+    teacher = ("--teacher", f"{tmp_path / 'teacher.pt'}:32")
+    taught = run(capsys, train_command, *wanted, "--output", tmp_path / "taught", *teacher)
+    alone = run(capsys, train_command, *wanted, "--output", tmp_path / "alone")
+    assert taught[-1]["loss"] != alone[-1]["loss"]
+    assert json.loads((tmp_path / "taught" / "training.json").read_text())["teacher"] == "teacher.pt:32"
+    with pytest.raises(DataError, match="CHECKPOINT:SIZE"):
+        run(capsys, train_command, *wanted, "--output", tmp_path / "bad", "--teacher", "teacher.pt")
+    with pytest.raises(DataError, match="SIZE:IMAGES:BATCH:RATE"):
+        run(capsys, train_command, tmp_path / "jets.parquet", "--output", tmp_path / "bad", "--stage", "48")
+
+
+def test_teacher_s_targets_are_probabilities() -> None:
+    teacher = Teacher(build_network("resnet18"), 32)
+    targets = teacher.targets(as_examples(JETS, ImageSettings()).take(slice(0, 6))).numpy()
+    np.testing.assert_allclose(targets.sum(axis=1), 1.0, rtol=1e-5)
+    assert np.all(targets[np.arange(6), JETS.labels[:6]] > 0.5)
+
+
+def test_pixel_maps_train_transfer_and_quantise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from retrain.commands import publish as publish_command
+    from retrain.commands import quantise as quantise_command
+    from retrain.commands import train as train_command
+    from retrain.data.files import write_maps
+
+    for name, seed in (("data", 1), ("test", 2)):
+        (tmp_path / name).mkdir()
+        write_maps(tmp_path / name / "maps.parquet", toy_maps(120, seed))
+    data, test, output = tmp_path / "data", tmp_path / "test", tmp_path / "onnx"
+    torch.save(build_network("resnet18").state_dict(), tmp_path / "jets.pt")
+    task = ("--task", "neutrinos", *SMALL)
+    stage = ("--stage", "25:320:16:2e-3", "--validation", 30, "--initial", tmp_path / "jets.pt")
+    lines = run(capsys, train_command, data, "--output", tmp_path / "run", *stage, *task, *HERE)
+    assert lines[-1]["validation_accuracy"] > 0.4
+    assert "validation_auc" not in lines[-1]
+    weights = tmp_path / "run" / "stage-25.pt"
+    (written,) = run(capsys, quantise_command, weights, data, "--output", output, "--size", 25, *task)
+    assert set(written) == {"resnet50_neutrino", "float"}
+    told = ("--training", tmp_path / "run" / "training.json", "--training-data", data, "--test-data", test)
+    ((published,),) = run(capsys, publish_command, output, "--repository", tmp_path / "models", *told)
+    metrics = published["metrics"]
+    assert abs(metrics["accuracy"] - metrics["accuracy_float"]) < 0.1
+    assert list(metrics["recall"]) == ["numu_cc", "nue_cc", "nutau_cc", "nc", "cosmic"]
+    folder = tmp_path / "models" / "resnet50_neutrino"
+    assert (folder / "labels.txt").read_text().split() == list(metrics["recall"])
+    assert 'string_value: "images"' in (folder / "config.pbtxt").read_text()
+
+
+def test_a_head_learns_on_frozen_features() -> None:
+    from retrain.head import HeadSettings, fit_head, head_probabilities
+
+    maps, unseen = toy_maps(300, seed=1), toy_maps(100, seed=2)
+    network = build_network("resnet18", 5)
+    known, new = features(network, maps, 25), features(network, unseen, 25)
+    assert known.shape == (300, 512)
+    settings = HeadSettings(hidden=64, epochs=30, batch_size=32)
+    head = fit_head(known, maps.labels, 5, settings)
+    scores = head_probabilities(head, new)
+    assert (scores.argmax(axis=1) == unseen.labels).mean() > 0.5
+    np.testing.assert_allclose(scores, head_probabilities(fit_head(known, maps.labels, 5, settings), new))
+    network.fc = head  # the standardisation is inside
+    np.testing.assert_allclose(probabilities(network, unseen, 25, mixed=False), scores, atol=0.1)
+    with pytest.raises(DataError, match="NaN"):
+        fit_head(np.full((4, 3), np.nan, np.float32), np.zeros(4, np.int64), 2)
+    with pytest.raises(DataError, match="labels for"):
+        fit_head(known, maps.labels[:5], 5)
+
+
+def test_a_missing_class_does_not_train(tmp_path: Path) -> None:
+    maps = toy_maps(40)
+    with pytest.raises(DataError, match="without cosmic"):
+        train(maps.take(np.flatnonzero(maps.label < 4)), maps, SETTINGS, tmp_path)

@@ -70,6 +70,12 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(operator, inputs, [name], name=f"image/{name}", **attributes))
         return name
 
+    def add_many(self, operator: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Append a node of several outputs."""
+        names = [f"{operator}_{len(self.nodes)}_{index}" for index in range(count)]
+        self.nodes.append(helper.make_node(operator, inputs, names, name=f"image/{names[0]}", **attributes))
+        return names
+
     def constant(self, value: Any, dtype: type[np.generic] = np.float32) -> str:
         """A constant, given as number or nested list."""
         name = f"constant_{len(self.constants)}"

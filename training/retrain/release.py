@@ -33,6 +33,7 @@ from retrain.jets import shuffled
 from retrain.pixelmaps import shuffled_maps
 from retrain.publish import publish
 from retrain.quantise import NEUTRINO_MODEL
+from retrain.refit import TAGGER
 from retrain.scoring import map_probabilities, onnx_scores
 from retrain.versions import Version
 
@@ -80,7 +81,10 @@ def judge_taggers(candidate: Candidate, bar: Bar) -> Judged:
 def publish_taggers(
     candidate: Candidate, judged: Judged, repository: Path, server: str | None = None, force: bool = False
 ) -> list[Version]:
-    """Add `top_tagger` and `resnet50_top` to a repository as their next versions; see `retrain.publish.publish`."""
+    """Add `top_tagger` and `resnet50_top` to a repository as their next versions; see `retrain.publish.publish`.
+
+    With a refitted head (`retrain.refit`), which is `top_tagger`'s alone, `resnet50_top` gets no new version.
+    """
     training, quantisation = candidate.records()
     image = image_settings(quantisation["image"])
     golden = judged.jets.constituents[:GOLDEN_JETS]
@@ -93,9 +97,11 @@ def publish_taggers(
         quantisation["calibration"],
         golden,
     )
+    if "head" in quantisation:
+        card["head"] = quantisation["head"]
     images = np.repeat(JetImager(image)(golden), 3, axis=1)
     published = []
-    for model in CONTRACTS:
+    for model in (TAGGER,) if "head" in quantisation else CONTRACTS:
         network = onnx.load(candidate.files / f"{model}.onnx")
         golden_input = golden if network.graph.input[0].name == CONSTITUENTS else images
         published.append(publish(repository, model, network, golden_input, card, force, server))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -15,6 +15,9 @@ from retrain.export import IMAGES, PROBABILITIES
 from retrain.images import CONSTITUENTS, ImageSettings, JetImager
 from retrain.jets import Jets
 from retrain.pixelmaps import PIXEL_MAPS, PixelMaps
+
+if TYPE_CHECKING:
+    from fpga_ops.model import Network
 
 BATCH, ENGINE_BATCH = 16, 8
 
@@ -58,6 +61,29 @@ def engine_probabilities(
     model: Path, inputs: NDArray[Any], device: str | None = None, progress: Callable[[int], None] = lambda _: None
 ) -> NDArray[np.float64]:
     """Probabilities float64[N, classes] from a device, exactly as the service answers; None is the best one here."""
+    parts = _engine(model, inputs, device, lambda network, feed: network.run(feed)[PROBABILITIES], progress)
+    return parts.astype(np.float64)
+
+
+def engine_features(
+    model: Path, inputs: NDArray[Any], device: str | None = None, progress: Callable[[int], None] = lambda _: None
+) -> NDArray[np.float32]:
+    """The integers that a device gives to the head, as float32[N, channels]; the same on every device."""
+
+    def pooled(network: Network, feed: dict[str, NDArray[np.float32]]) -> NDArray[Any]:
+        (values,) = network.features(feed).values()
+        return values.reshape(len(values), -1)
+
+    return _engine(model, inputs, device, pooled, progress).astype(np.float32)
+
+
+def _engine(
+    model: Path,
+    inputs: NDArray[Any],
+    device: str | None,
+    ask: Callable[[Network, dict[str, NDArray[np.float32]]], NDArray[Any]],
+    progress: Callable[[int], None],
+) -> NDArray[Any]:
     import fpga_ops
 
     with fpga_ops.load(model, device, max_batch=ENGINE_BATCH) as network:
@@ -65,7 +91,7 @@ def engine_probabilities(
         parts = []
         for first in range(0, len(inputs), ENGINE_BATCH):
             batch = np.ascontiguousarray(inputs[first : first + ENGINE_BATCH], np.float32)
-            parts.append(network.run({name: batch})[PROBABILITIES].astype(np.float64))
+            parts.append(ask(network, {name: batch}))
             progress(len(batch))
     return np.concatenate(parts)
 

@@ -1,0 +1,71 @@
+import numpy as np
+import onnx
+import pytest
+
+from retrain.errors import CheckpointError
+from retrain.export import with_constituents
+from retrain.quantise import save_onnx
+from retrain.refit import GLOBALS, dequantisation, head_rows, jet_globals, pooled_output
+from retrain.scoring import engine_features, engine_probabilities, onnx_scores
+from tests.retrain.jets import toy_jets
+from tests.retrain.tagger import IMAGE, tiny_float, tiny_quantised
+
+JETS = toy_jets(40, seed=3)
+
+
+def test_globals_are_those_of_the_jet() -> None:
+    values = jet_globals(JETS.constituents)
+    assert values.shape == (40, len(GLOBALS))
+    np.testing.assert_allclose(values[:, 0], JETS.mass, rtol=1e-3, atol=0.05)
+    np.testing.assert_allclose(values[:, 1], JETS.pt, rtol=1e-5)
+    np.testing.assert_array_equal(values[:, 2], JETS.multiplicity)
+
+
+def test_globals_do_not_depend_on_the_batch() -> None:
+    alone = np.concatenate([jet_globals(row[None]) for row in JETS.constituents])
+    np.testing.assert_array_equal(alone, jet_globals(JETS.constituents))
+
+
+def test_the_head_s_input_is_found() -> None:
+    quantised = with_constituents(tiny_quantised(), IMAGE)
+    scale, zero = dequantisation(quantised)
+    assert scale > 0
+    assert 0 <= zero < 256
+    with pytest.raises(CheckpointError, match="not a quantised network"):
+        dequantisation(with_constituents(tiny_float(), IMAGE))
+    with pytest.raises(CheckpointError, match="global average pooling"):
+        pooled_output(onnx.ModelProto())
+
+
+def test_device_features_are_what_the_head_reads(tmp_path) -> None:
+    model = with_constituents(tiny_quantised(), IMAGE)
+    save_onnx(model, tmp_path / "model.onnx")
+    integers = engine_features(tmp_path / "model.onnx", JETS.constituents, "reference")
+    assert integers.min() >= 0
+    assert integers.max() <= 255
+    assert head_rows(integers, *dequantisation(model), JETS.constituents).shape == (40, integers.shape[1] + 3)
+
+
+@pytest.mark.training
+@pytest.mark.filterwarnings("ignore")
+def test_a_refitted_head_is_served_as_it_was_fitted(tmp_path) -> None:
+    pytest.importorskip("torch")
+    from retrain.head import HeadSettings, fit_head, head_probabilities
+    from retrain.refit import head_inputs, with_head
+
+    path = tmp_path / "model.onnx"
+    for quantised, name in ((tiny_quantised(), "model"), (tiny_float(), "float")):
+        save_onnx(with_constituents(quantised, IMAGE), tmp_path / f"{name}.onnx")
+    rows = head_inputs(path, JETS.constituents)
+    head = fit_head(rows, JETS.labels, 2, HeadSettings(hidden=16, epochs=20, batch_size=8))
+    wanted = head_probabilities(head, rows)
+    assert ((wanted[:, 1] > 0.5) == JETS.is_top).mean() > 0.7
+    for name in ("model", "float"):
+        save_onnx(with_head(onnx.load(tmp_path / f"{name}.onnx"), head), tmp_path / f"{name}-refitted.onnx")
+    refitted = tmp_path / "model-refitted.onnx"
+    for device in ("reference", None):
+        np.testing.assert_allclose(engine_probabilities(refitted, JETS.constituents, device), wanted, atol=1e-4)
+    np.testing.assert_array_equal(
+        engine_features(refitted, JETS.constituents, "reference"), engine_features(path, JETS.constituents, "reference")
+    )
+    assert np.abs(onnx_scores(tmp_path / "float-refitted.onnx", JETS) - wanted[:, 1]).max() < 0.2

@@ -1,0 +1,41 @@
+"""Train the head of top_tagger anew: on the device's features, and on the jet's mass, pT and number of constituents.
+
+Works on the folder that `triton-fpga quantise` wrote; top_tagger.onnx and float.onnx get the new head. The integer
+network, and resnet50_top.onnx, which sees images alone, stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `triton-fpga refit`."""
+    parser.add_argument("files", type=Path, help="folder that `triton-fpga quantise` wrote")
+    parser.add_argument("data", type=Path, nargs="+", help="training jets: files or folders")
+    parser.add_argument("--jets", type=int, default=None, help="use only so many, shuffled")
+    parser.add_argument("--hidden", type=int, default=128, help="width of the hidden layer (default %(default)s)")
+    parser.add_argument("--epochs", type=int, default=8, help="passes over the jets (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and order (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print what was recorded as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask the device for features, fit, write."""
+    from retrain.commands.progress import progress_bar
+    from retrain.data.files import read_all
+    from retrain.head import HeadSettings
+    from retrain.jets import shuffled
+    from retrain.refit import refit_tagger
+
+    jets = shuffled(read_all(args.data), args.seed).take(slice(0, args.jets)).require_both_classes()
+    settings = HeadSettings(hidden=args.hidden, epochs=args.epochs, seed=args.seed)
+    with progress_bar("features", len(jets), args.json) as advance:
+        record = refit_tagger(args.files, jets, settings, advance)
+    if args.json:
+        print(json.dumps(record))
+    else:
+        print(f"{args.files}: head refitted on {len(jets)} jets, with {', '.join(record['head']['globals'])}")
+    return 0
