@@ -128,7 +128,9 @@ class Network:
             if self._closing:
                 raise DeviceError("the network is closed")
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="fpga-ops")
+                self._pool = ThreadPoolExecutor(
+                    max_workers=2 * getattr(self._executable, "at_once", 1), thread_name_prefix="fpga-ops"
+                )
             return self._pool.submit(self.run, inputs)
 
     def describe(self) -> dict[str, Any]:

@@ -25,7 +25,8 @@ class Executable(Protocol):
     """An integer network made ready for one device.
 
     An executable may have `concurrent = True` if several threads may call `run` at once; else calls are taken in turn.
-    It may have `kernel_hash`, which names the compiled kernels in `describe()`.
+    It may have `at_once`, how many of them it has under way together; `kernel_hash`, which names the compiled kernels
+    in `describe()`; and `checks_values = True` if `run` itself raises `NotFiniteError` for NaN and infinities.
     """
 
     def run(self, inputs: Mapping[str, Float32Array]) -> dict[str, UInt8Array]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fpga_ops import reference
+from fpga_ops.importer.steps import rescale_rule
 from fpga_ops.network import (
     Add,
     Conv,
@@ -132,6 +133,24 @@ class Builder:
         zero = 0 if relu else 128
         rule = add_rule((a.scale, a.zero_point), (b.scale, b.zero_point), (0.035, zero), 0, 255)
         return self._finish(Add(name, first, second, name, rule), name, 0.035, zero)
+
+    def rescale(self, source: str, scale: float = 0.03, zero_point: int = 40, low: int = 10, high: int = 230) -> str:
+        """A change of scale, zero point and bounds: an addition that takes its first operand alone."""
+        name = f"t{len(self.steps)}"
+        output = Tensor(name, *self.tensors[source].shape, scale, zero_point)
+        rule = rescale_rule(self.tensors[source], output, low, high)
+        return self._finish(Add(name, source, source, name, rule), name, scale, zero_point)
+
+    def affine(self, source: str) -> str:
+        """What a batch normalisation behind a QuantizeLinear becomes: a depthwise 1x1 with weights of +-127."""
+        name, tensor = f"t{len(self.steps)}", self.tensors[source]
+        signs = self.rng.choice([-127, 127], (tensor.channels, 1, 1, 1)).astype(np.int8)
+        correction = zero_point_correction(signs, tensor.zero_point)
+        factor = self.rng.uniform(0.05, 1.5, tensor.channels) / 127
+        offset = self.rng.uniform(-20, 20, tensor.channels)
+        rule = requantise(factor, offset, 110, correction, 0, 255, accumulator_bound(signs))
+        step = Conv(name, source, name, signs, rule, (1, 1), (0, 0, 0, 0), tensor.channels)
+        return self._finish(step, name, 0.02, 110)
 
     def dense(self, source: str, channels: int) -> str:
         tensor = self.tensors[source]

@@ -26,7 +26,10 @@ class Shapes:
         self._graph = graph
         self._inferred: dict[str, tuple[int | None, ...]] | None = None
         for name, value in graph.inputs.items():
-            _check(name, _declared(value) or ())
+            declared = _declared(value) or ()
+            _check(name, declared)
+            if declared[:1] == (0,):
+                raise ModelError(f"input '{name}' has a batch that is fixed at 0: no inference can be made with it")
         batches = {shape[0] for value in graph.inputs.values() if (shape := _declared(value))}
         self.batch: int | None = batches.pop() if len(batches) == 1 else None
 

@@ -16,23 +16,25 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops import opencl
-from fpga_ops.errors import DeviceError, InputError
+from fpga_ops.errors import DeviceError, InputError, NotFiniteError
 from fpga_ops.network import Float32Array, IntegerNetwork, UInt8Array
 from fpga_ops.vector import instruction, tiles
 from fpga_ops.vector.plan import Plan, make_plan
-from fpga_ops.vector.source import generate
+from fpga_ops.vector.source import CALL_HEADER, call_row, generate, sync_ints
+from fpga_ops.vector.turns import Request, Turns, Work
 
 WORKERS_VARIABLE = "FPGA_OPS_WORKERS"
 """How many cores an inference uses on a CPU, if not all."""
-
-SYNC_INTS = 16
-"""Ints between two counters: a cache line."""
-
 
 HUGE_PAGE = 1 << 21
 
 FINE_GRAIN_SYSTEM = 4
 """CL_DEVICE_SVM_FINE_GRAIN_SYSTEM: kernels may follow any pointer of the host."""
+
+MOST_LANES = 8
+"""Images under way together, at most: each has activations of its own."""
+MOST_ROWS = 64
+"""Images of one launch, at most."""
 
 _ONE = (1,)
 
@@ -45,10 +47,12 @@ class VectorExecutable:
         kernel_hash: Digest of the program with its options and device.
         fast: True if the CPU's int8 dot instruction is used.
         persistent: True if the network is one launch, False if each layer is one.
+        checks_values: `run` refuses NaN and infinities.
+        at_once: Images that can be under way together.
     """
 
     concurrent = True
-    """Several threads may call `run` at once; their inferences take turns on the device."""
+    """Several threads may call `run` at once; their images share the cores (`turns.py`)."""
 
     def __init__(
         self,
@@ -66,14 +70,13 @@ class VectorExecutable:
         self._cl = cl
         self.max_batch = max_batch
         self._lock = Lock()
-        self._closed = False
         self._pool: ThreadPoolExecutor | None = None
         network = plan.network
         with opencl.checked("opening the device"):
             self._context = cl.Context([device.handle])
             self._queue = cl.CommandQueue(self._context)
         # a device that reads and writes the caller's memory in place needs no staging
-        self._in_place = works_in_place(device)
+        self._in_place = self.checks_values = works_in_place(device)
         source = generate(
             plan, persistent=persistent, intel=device.is_intel_cpu or device.is_emulator, in_place=self._in_place,
             gives_way=gives_way, profile=profile,
@@ -81,18 +84,22 @@ class VectorExecutable:
         options = ["-cl-std=CL3.0"] if device.language >= (3, 0) else ["-cl-std=CL1.2"]
         self._program, self.kernel_hash = opencl.build(self._context, device, source, options, cache_dir)
         flags = cl.mem_flags
+        # on a CPU the arrays are the memory; elsewhere they are copied
+        place = flags.USE_HOST_PTR if device.is_cpu else flags.COPY_HOST_PTR
+        # only the one-launch kernel can be told which cores are to do what
+        lanes = min(plan.workers, MOST_LANES) if self._in_place and persistent and not profile else 1
+        self.at_once = lanes
         with opencl.checked("allocating memory on the device"):
-            arena = _aligned(plan.arena_size)
-            _fill_frames(plan, arena)
+            arena = _aligned(plan.arena_size * lanes)
+            for lane in range(lanes):
+                _fill_frames(plan, arena[lane * plan.arena_size :])
             constants = _aligned(plan.constants.size)
             constants[:] = plan.constants
-            # on a CPU the arrays are the memory; elsewhere they are copied
-            place = flags.USE_HOST_PTR if device.is_cpu else flags.COPY_HOST_PTR
             self._keep = [arena, constants]
             self._arena = cl.Buffer(self._context, flags.READ_WRITE | place, hostbuf=arena)
             self._constants = cl.Buffer(self._context, flags.READ_ONLY | place, hostbuf=constants)
             self._records = cl.Buffer(self._context, flags.READ_ONLY | flags.COPY_HOST_PTR, hostbuf=plan.records)
-            counters = np.zeros((2 * len(plan.layers) + 1) * SYNC_INTS, np.int32)
+            counters = np.zeros(sync_ints(plan) * lanes, np.int32)
             self._sync = cl.Buffer(self._context, flags.READ_WRITE | flags.COPY_HOST_PTR, hostbuf=counters)
             self._profile: Any = None
             if profile:
@@ -104,17 +111,17 @@ class VectorExecutable:
             if not self._in_place:
                 sizes = [4 * size for size in self._in_sizes] + self._out_sizes
                 self._staging = [cl.Buffer(self._context, flags.READ_WRITE, size * plan.max_batch) for size in sizes]
+        # a lane of one core goes on with the next image by itself
+        alone = persistent and lanes == plan.workers
+        rows = MOST_ROWS // lanes * lanes if alone else lanes
+        self._call = np.zeros(CALL_HEADER + rows * call_row(plan), np.int64)
+        self._rows = self._call[CALL_HEADER:].reshape(rows, -1)
+        self._turns = Turns(self._launch, lanes, rows)
         with opencl.checked("setting the kernel's arguments"):
-            fixed = [self._arena, self._constants, self._records]
-            fixed += [self._sync] if persistent else []
-            arguments = 2 + len(network.inputs) + len(network.outputs)
-            self._calls = np.zeros((self.max_batch if self._in_place else 1, arguments), np.int64)
-            self._calls[:, 0] = 1
-            self._kernels = [self._make_kernel(fixed, call) for call in self._calls]
-            self._kernel = self._kernels[0]
+            self._kernel = self._make_kernel()
         self._size = (plan.workers,)
         # for persistent kernels `images` follows the fixed arguments, for others (index, images)
-        self._images_at = len(fixed) if persistent else len(fixed) + 1
+        self._images_at = 4
         self._images = -1
         self._counts = [np.int32(n) for n in range(plan.max_batch + 1)]
         self._outputs = [
@@ -136,30 +143,34 @@ class VectorExecutable:
 
         Raises:
             InputError: An input is missing or has another dtype or shape.
+            NotFiniteError: A value is NaN or infinite; only a device with `checks_values` looks.
             DeviceError: The device failed, or the executable is closed.
         """
         arrays, images = self._check(inputs)
-        # One inference at a time from launch to end: the thread that waits is one of the workers, so a second one that
-        # waits would be a worker too many, and a launch ahead of its wait would start on too few.
+        outputs = {name: np.empty((images, *shape), np.uint8) for name, shape in self._outputs}
         try:
-            with self._lock:
-                outputs = self._new_outputs(images)
-                if self._in_place:
-                    self._start(arrays, outputs, images).wait()
-                else:
-                    self._run_staged(arrays, outputs, images)
+            if self._in_place:
+                self._turns.run(Request([*arrays, *outputs.values()], images))
+            else:
+                with self._lock:
+                    if self._turns.closed:
+                        raise DeviceError("the executable is closed")
+                    self._run_staged(arrays, list(outputs.values()), images)
         except self._cl.Error as error:
             raise opencl.device_error("running the network", error) from error
         return outputs
 
     def submit(self, inputs: Mapping[str, Float32Array]) -> Future[dict[str, UInt8Array]]:
-        """As `run`, in the background, in order. The arrays must not be changed before the future is done."""
+        """As `run`, in the background. The arrays must not be changed before the future is done."""
         with self._lock:
-            if self._closed:
+            if self._turns.closed:
                 raise DeviceError("the executable is closed")
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fpga_ops-vector")
-            return self._pool.submit(self.run, inputs)
+                self._pool = ThreadPoolExecutor(max_workers=self.at_once + 1, thread_name_prefix="fpga_ops-vector")
+            try:
+                return self._pool.submit(self.run, inputs)
+            except RuntimeError as error:
+                raise DeviceError("the executable is closed") from error
 
     def close(self) -> None:
         """Finish what was submitted and release the device. Later calls raise `DeviceError`."""
@@ -167,10 +178,9 @@ class VectorExecutable:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True)
+        if not self._turns.close():
+            return
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
             self._queue.finish()
             for buffer in (self._arena, self._constants, self._records, self._sync, *self._staging):
                 buffer.release()
@@ -227,19 +237,13 @@ class VectorExecutable:
             raise InputError(f"1 to {self.max_batch} images are accepted at once, got {images}")
         return arrays, images
 
-    def _new_outputs(self, images: int) -> dict[str, UInt8Array]:
-        if self._closed:
-            raise DeviceError("the executable is closed")
-        return {name: np.empty((images, *shape), np.uint8) for name, shape in self._outputs}
-
-    def _make_kernel(self, fixed: list[Any], call: npt.NDArray[np.int64]) -> Any:
+    def _make_kernel(self) -> Any:
         """The kernel with its arguments set."""
         kernel = self._cl.Kernel(self._program, "network" if self.persistent else "one_layer")
-        arguments: list[Any] = list(fixed)
-        if not self.persistent:
-            arguments.append(np.int32(0))
+        arguments: list[Any] = [self._arena, self._constants, self._records]
+        arguments.append(self._sync if self.persistent else np.int32(0))
         if self._in_place:
-            arguments.append(self._cl.SVM(call))
+            arguments.append(self._cl.SVM(self._call))
         else:
             arguments += [np.int32(0), *self._staging]
         if self._profile is not None:
@@ -247,52 +251,50 @@ class VectorExecutable:
         kernel.set_args(*arguments)
         return kernel
 
-    def _start(self, arrays: list[Float32Array], outputs: dict[str, UInt8Array], images: int) -> Any:
-        """Enqueue one inference that works in the caller's memory; the lock is held. Returns its event.
+    def _launch(self, work: Work) -> None:
+        """Run images that are read and written in the caller's memory, and wait for them; it is this thread's turn.
 
-        Each image is a launch: its tensors stay in the caches, which those of a whole batch would leave. A kernel finds
-        its addresses in its row of `calls`: setting arguments through pyopencl takes longer than the rest of this (its
-        code has left the cache while the last inference ran).
+        The kernel finds the addresses in `_call`: setting arguments through pyopencl takes longer than the rest of this
+        (its code has left the cache while the last inference ran).
         """
-        position = 1
-        every: list[npt.NDArray[Any]] = [*arrays, *outputs.values()]
-        for array in every:
-            address, step = array.ctypes.data, array.nbytes // images
-            for image in range(images):
-                self._calls[image, position] = address + image * step
-            position += 1
-        event = None
-        for kernel in self._kernels[:images]:
-            if self.persistent:
-                event = self._cl.enqueue_nd_range_kernel(self._queue, kernel, self._size, _ONE)
-            else:
-                event = self._launch_layers(kernel, 1)
-        return event
+        count = len(work)
+        self._call[:CALL_HEADER] = count, min(count, self.at_once), 0, self.plan.arena_size
+        for row, (request, image) in zip(self._rows, work, strict=False):
+            row[:-1] = [address + image * step for address, step in request.addresses]
+        self._start().wait()
+        if self._rows[:count, -1].any():
+            for row, (request, _) in zip(self._rows, work, strict=False):
+                if row[-1]:
+                    request.error = NotFiniteError("an input holds a value that is not finite")
+            self._rows[:, -1] = 0
+
+    def _start(self) -> Any:
+        """Enqueue what `_call` says. Returns its event; the thread that waits for it is one of the workers."""
+        if self.persistent:
+            return self._cl.enqueue_nd_range_kernel(self._queue, self._kernel, self._size, _ONE)
+        return self._launch_layers(self._kernel, 1)
 
     def _launch_layers(self, kernel: Any, images: int) -> Any:
         event = None
-        at = self._images_at - 1
         for index, layer in enumerate(self.plan.layers):
-            kernel.set_arg(at, np.int32(index))
+            kernel.set_arg(self._images_at - 1, np.int32(index))
             event = self._cl.enqueue_nd_range_kernel(self._queue, kernel, (layer.tasks * images,), _ONE)
         return event
 
-    def _run_staged(
-        self, arrays: list[Float32Array], outputs: dict[str, UInt8Array], images: int
-    ) -> dict[str, UInt8Array]:
-        """One inference on a device with memory of its own: copy in, run, copy out; the lock is held."""
+    def _run_staged(self, arrays: list[Float32Array], outputs: list[UInt8Array], images: int) -> None:
+        """One inference on a device with memory of its own: copy in, run, copy out; it is this thread's turn."""
+        kernel = self._kernel
         if images != self._images:
-            self._kernel.set_arg(self._images_at, self._counts[images])
+            kernel.set_arg(self._images_at, self._counts[images])
             self._images = images
         for array, buffer in zip(arrays, self._staging, strict=False):
             self._cl.enqueue_copy(self._queue, buffer, array, is_blocking=False)
         if self.persistent:
-            self._cl.enqueue_nd_range_kernel(self._queue, self._kernel, self._size, _ONE)
+            self._cl.enqueue_nd_range_kernel(self._queue, kernel, self._size, _ONE)
         else:
-            self._launch_layers(self._kernel, images)
-        for value, buffer in zip(outputs.values(), self._staging[len(self._in_sizes) :], strict=True):
+            self._launch_layers(kernel, images)
+        for value, buffer in zip(outputs, self._staging[len(self._in_sizes) :], strict=True):
             self._cl.enqueue_copy(self._queue, value, buffer)
-        return outputs
 
 
 def _aligned(size: int) -> npt.NDArray[np.uint8]:

@@ -130,6 +130,27 @@ class _Constants:
         return result
 
 
+@dataclass
+class _Context:
+    """What the details of every layer are made from, and collect.
+
+    Attributes:
+        network: What is planned.
+        table: Tiles of the device.
+        fast: Pack for the dot instruction.
+        places: Layouts of the tensors placed so far.
+        constants: Packed weights and parameters.
+        cases: Number of each distinct shape.
+    """
+
+    network: IntegerNetwork
+    table: TileTable
+    fast: bool
+    places: dict[str, Layout] = field(default_factory=dict)
+    constants: _Constants = field(default_factory=_Constants)
+    cases: dict[ConvShape, int] = field(default_factory=dict)
+
+
 def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: bool, *, serial: bool = False) -> Plan:
     """Compile a network.
 
@@ -153,9 +174,8 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: b
             last_use[name] = index
     direct = _direct_outputs(network, layers, channels)
     arena = Arena(max_batch)
-    places: dict[str, Layout] = {}
-    constants = _Constants()
-    cases: dict[ConvShape, int] = {}
+    context = _Context(network, table, fast)
+    places = context.places
     scratch = 0
     for index, layer in enumerate(layers):
         if layer.writes:
@@ -166,7 +186,7 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: b
                 places[layer.writes] = arena.place(
                     tensor, channels[layer.writes], frames[layer.writes], layer.wait, last_use[layer.writes]
                 )
-        _detail(network, layer, places, channels, table, fast, constants, cases)
+        _detail(context, layer)
         if layer.kind == "conv_pool" and isinstance(layer.step, Conv) and layer.pool and layer.shape:
             ring = round_up(layer.pool.kernel[0] * layer.shape.geometry.width * layer.shape.geometry.out_channels, 64)
             layer.scratch_step = ring * layer.tasks
@@ -182,14 +202,14 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: b
     if arena.size > MAX_ARENA:
         raise ModelError(f"{max_batch} images would need {arena.size >> 30} GB of activations: lower max_batch")
     for number, layer in enumerate(item for item in layers if item.shape is None):
-        layer.case = len(cases) + number
+        layer.case = len(context.cases) + number
     if serial:
         for index, layer in enumerate(layers):
             layer.wait = index - 1
     records = _records(network, layers, places, direct)
     return Plan(
-        network, max_batch, fast, table.workers, layers, places, direct, list(cases), constants.joined(), records,
-        arena.size + ALIGNMENT,
+        network, max_batch, fast, table.workers, layers, places, direct, list(context.cases),
+        context.constants.joined(), records, arena.size + ALIGNMENT,
     )  # fmt: skip
 
 
@@ -281,20 +301,12 @@ def _split(layer: Layer, rows: int, tasks: int) -> None:
     layer.tasks = -(-rows // layer.rows_per_task)
 
 
-def _detail(
-    network: IntegerNetwork,
-    layer: Layer,
-    places: Mapping[str, Layout],
-    channels: Mapping[str, int],
-    table: TileTable,
-    fast: bool,
-    constants: _Constants,
-    cases: dict[ConvShape, int],
-) -> None:
+def _detail(context: _Context, layer: Layer) -> None:
     """Tasks, shape, constants and rule of one layer."""
+    table, places, constants = context.table, context.places, context.constants
     step, few, many = layer.step, 2 * table.workers, 4 * table.workers
     if isinstance(step, Conv):
-        _detail_convolution(network, layer, step, places, channels, table, fast, constants, cases)
+        _detail_convolution(context, layer, step)
     elif isinstance(step, MaxPool):
         _split(layer, places[layer.writes].height, many)
     elif isinstance(step, GlobalAveragePool):
@@ -306,7 +318,7 @@ def _detail(
         _split(layer, places[layer.writes].height, many)
         layer.rule = _rule(step.add, None)
     else:
-        tensor = network.tensors[layer.writes or layer.reads[0]]
+        tensor = context.network.tensors[layer.writes or layer.reads[0]]
         _split(layer, tensor.height, many if layer.kind == "quantise" else few)
         factor = int(input_multiplier(tensor.scale).view(np.int32))  # the kernel takes the float32's bits
         layer.rule = (factor, tensor.zero_point, 0, 0, 0, 0, 0, 0)
@@ -319,22 +331,13 @@ def _rule(add: AddRule, requantise: Requantise | None) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def _detail_convolution(
-    network: IntegerNetwork,
-    layer: Layer,
-    step: Conv,
-    places: Mapping[str, Layout],
-    channels: Mapping[str, int],
-    table: TileTable,
-    fast: bool,
-    constants: _Constants,
-    cases: dict[ConvShape, int],
-) -> None:
-    output = network.tensors[step.output]
+def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
+    places, constants, fast = context.places, context.constants, context.fast
+    output = context.network.tensors[step.output]
     source, written = places[step.source], places[layer.writes]
     pooled = written.height if layer.pool else 0
     shape, matrix = geometry(step, source.channels, written.channels, output, pooled)
-    tile = table.choose(shape)
+    tile = context.table.choose(shape)
     rule, add = step.requantise, step.add or NO_ADD
     vectors = 4 if tile.winograd else tile.vectors
     conv_shape = ConvShape(
@@ -344,7 +347,7 @@ def _detail_convolution(
         pool_constants(layer.pool, written) if layer.pool else (),
     )  # fmt: skip
     layer.shape = conv_shape
-    layer.case = cases.setdefault(conv_shape, len(cases))
+    layer.case = context.cases.setdefault(conv_shape, len(context.cases))
     if tile.winograd:
         full = matrix.reshape(shape.out_channels, 3, 3, shape.in_channels)
         layer.weights = constants.put(winograd.pack(full))

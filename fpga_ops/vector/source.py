@@ -10,6 +10,22 @@ from fpga_ops.vector.plan import FIELDS, RECORD, Layer, Plan
 KERNELS = Path(__file__).parents[1] / "kernels" / "vector"
 
 
+CALL_HEADER = 4
+"""Longs in front of the rows of a call's array (kernels/vector/net.cl)."""
+SYNC_STEP = 16
+"""Ints between two counters: a cache line."""
+
+
+def call_row(plan: Plan) -> int:
+    """Longs per image in a call's array: the addresses of inputs and outputs, and a place for a remark."""
+    return len(plan.network.inputs) + len(plan.network.outputs) + 1
+
+
+def sync_ints(plan: Plan) -> int:
+    """Ints of the counters of one lane."""
+    return (2 * len(plan.layers) + 1) * SYNC_STEP
+
+
 @cache
 def kernel_file(name: str) -> str:
     """Text of one kernel file."""
@@ -52,21 +68,17 @@ def generate(
     values = [f"in{i}" for i in range(len(plan.network.inputs))]
     values += [f"out{i}" for i in range(len(plan.network.outputs))]
     text += _define({f"L_{name}": index for index, name in enumerate(FIELDS)})
-    text += _define({"FIELDS": RECORD, "LAYERS": len(plan.layers)})
+    macros = {"FIELDS": RECORD, "LAYERS": len(plan.layers), "SYNC": sync_ints(plan), "IN_PLACE": int(in_place)}
+    text += _define(macros | {"HEADER": CALL_HEADER, "ROW": call_row(plan)})
     given, passed = ", ".join(arguments), ", ".join(values)
+    text += f"#define PLACES , {given}\n"
     text += f"#define ARGUMENTS , {given}, G int* not_finite\n#define VALUES , {passed}, not_finite\n"
-    profiled = ", G ulong* trace" if profile else ""
-    if in_place:
-        unpack = "const int images = (int)call[0]; " + "".join(
-            f"{argument} = ({argument.rsplit(' ', 1)[0].removesuffix(' restrict')})call[{number + 1}]; "
-            for number, argument in enumerate(arguments)
-        )
-        unpack += f"G int* not_finite = (G int*)(call + {len(arguments) + 1});"
-        text += f"#define KERNEL_ARGUMENTS , G long* restrict call{profiled}\n#define UNPACK {unpack}\n"
-    else:
-        text += (
-            f"#define KERNEL_ARGUMENTS , const int images, {given}{profiled}\n#define UNPACK G int* not_finite = 0;\n"
-        )
+    text += f"#define TRACE {', G ulong* trace' * profile}\n#define TRACED {', trace' * profile}\n"
+    unpack = "".join(
+        f"{argument} = ({argument.rsplit(' ', 1)[0].removesuffix(' restrict')})(row)[{number}]; "
+        for number, argument in enumerate(arguments)
+    )
+    text += f"#define UNPACK(row) {unpack} G int* not_finite = (G int*)((row) + {len(arguments)});\n"
     direct = "".join(
         f"if (layer[L_DIRECT] == {number + 1}) output = out{number} + image * layer[L_OUTPUT_STEP]; "
         for number in plan.direct.values()

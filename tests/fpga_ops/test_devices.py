@@ -7,15 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from fpga_ops import opencl
 from fpga_ops.devices import devices, find, register, run
 from fpga_ops.errors import DeviceError
-from fpga_ops.overlay import bitstream, boards
-from fpga_ops.overlay.resources import map_capacity
 
 
 def test_the_reference_is_always_there() -> None:
@@ -68,29 +65,11 @@ def test_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"name", "kind", "platform", "usable", "reason"} <= set(listed[0])
 
 
-def test_command_says_what_each_can_hold(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv(bitstream.DIRECTORY_VARIABLE, str(tmp_path))
-    assert run(argparse.Namespace(json=True)) == 0
-    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
-    for name in ("cpu", "reference"):
-        assert listed[name]["holds_bytes"] > 10**8
-    capacity = {name: entry["holds_bytes"] for name, entry in listed.items() if entry["kind"] == "board"}
-    assert capacity.keys() == set(boards.names())
-    assert capacity == {name: map_capacity(boards.load(name)) for name in capacity}
-    assert not any(listed[name]["usable"] for name in capacity)  # no bitstream is there
-    assert "triton-fpga build MODEL.onnx --board stratix10" in listed["stratix10"]["reason"]
-
-
 def test_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     register(parser)
     assert run(parser.parse_args([])) == 0
-    text = capsys.readouterr().out
-    assert "reference" in text
-    assert "stratix10" in text
-    assert "MB" in text
+    assert "reference" in capsys.readouterr().out
 
 
 def test_cache_directory_falls_back(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:

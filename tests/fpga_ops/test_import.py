@@ -353,6 +353,14 @@ def test_float_and_qoperator_files_are_told_how(tmp_path):
         import_model(tmp_path / "q.onnx")
 
 
+def test_a_batch_fixed_at_zero_is_refused(tmp_path):
+    model = onnx.load(quantise(resnet(), tmp_path / "m.onnx"))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 0
+    onnx.save(model, tmp_path / "empty.onnx")
+    with pytest.raises(ModelError, match="fixed at 0"):
+        import_model(tmp_path / "empty.onnx")
+
+
 def test_dynamic_image_size_is_refused(tmp_path):
     model = onnx.load(quantise(resnet(), tmp_path / "m.onnx"))
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from fpga_ops import opencl, vector
 from fpga_ops.devices import find
-from fpga_ops.errors import DeviceError, InputError, ModelError
+from fpga_ops.errors import DeviceError, InputError, ModelError, NotFiniteError
 from fpga_ops.network import Conv, IntegerNetwork
 from fpga_ops.reference import ReferenceExecutable
 from fpga_ops.vector import instruction, tiles
@@ -123,6 +124,22 @@ def test_shapes(network: IntegerNetwork, cache: Path) -> None:
         executable.close()
 
 
+def left_over() -> IntegerNetwork:
+    """A change of scale and a batch normalisation on their own, of a map whose channels fill no vector."""
+    builder = networks.Builder(np.random.default_rng(3))
+    x = builder.conv(builder.input(9, 7, 3), 37)
+    x = builder.conv(builder.affine(builder.rescale(x)), 64)
+    return builder.build(builder.rescale(builder.affine(x), 0.02, 3, 0, 255))
+
+
+@pytest.mark.parametrize(("device", "fast", "persistent"), variants())
+def test_changes_of_scale(device: opencl.OpenCLDevice, fast: bool, persistent: bool, cache: Path) -> None:
+    """An addition with a second multiplier of 0, and a depthwise 1x1 convolution."""
+    executable = vector.compile(left_over(), 2, device, cache, fast=fast, persistent=persistent)
+    assert_equal(left_over(), executable, (1, 2))
+    executable.close()
+
+
 def test_every_tile_gives_the_same_bits(cache: Path) -> None:
     network = one_convolution(32, 64, (7, 9), residual=True)
     geometries = [layer.shape.geometry for layer in make_plan(network, 1, tiles.TileTable(2, False), False).layers
@@ -203,6 +220,63 @@ def test_threads_and_futures(cache: Path) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+    executable.close()
+
+
+def test_a_batch_larger_than_a_launch(cache: Path) -> None:
+    network = networks.random_network(np.random.default_rng(1), depth=1)
+    executable = vector.compile(network, 150, cache_dir=cache)
+    assert_equal(network, executable, (150, 3, 1, 67))
+    executable.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+def test_any_number_of_cores(workers: int, cache: Path) -> None:
+    """Also more work-groups than the machine has cores, with requests of all sizes at once."""
+    network = small_resnet()
+    executable = vector.compile(network, 7, cache_dir=cache, workers=workers)
+    rng = np.random.default_rng(0)
+    images = [networks.random_images(network, 1 + n, rng) for n in range(7)]
+    name = network.outputs[0]
+    expected = [ReferenceExecutable(network).run(image)[name] for image in images]
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(lambda n: executable.run(images[n % 7])[name], range(140)))
+    assert all(np.array_equal(result, expected[n % 7]) for n, result in enumerate(results))
+    executable.close()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.float32(np.frombuffer(b"\1\0\x80\xff", np.float32)[0])])
+def test_values_that_are_not_finite_are_refused(value: float, cache: Path) -> None:
+    for channels in (1, 2, 3):
+        builder = networks.Builder(np.random.default_rng(4))
+        network = builder.build(builder.conv(builder.input(5, 19, channels), 16))
+        executable = vector.compile(network, 3, cache_dir=cache)
+        image = networks.random_images(network, 3, np.random.default_rng(0))["image"]
+        for place in ((0, 0, 0, 0), (1, channels - 1, 4, 18), (2, 0, 2, 5)):
+            bad = image.copy()
+            bad[place] = value
+            with pytest.raises(NotFiniteError):
+                executable.run({"image": bad})
+        assert_equal(network, executable, (1, 3))
+        executable.close()
+
+
+def test_only_the_owner_of_a_bad_value_gets_the_error(cache: Path) -> None:
+    network = small_resnet()
+    executable = vector.compile(network, 1, cache_dir=cache)
+    good = networks.random_images(network, 1, np.random.default_rng(0))
+    bad = {"image": np.full_like(good["image"], np.nan)}
+    expected = ReferenceExecutable(network).run(good)[network.outputs[0]]
+
+    def work(number: int) -> bool:
+        if number % 3 == 0:
+            with pytest.raises(NotFiniteError):
+                executable.run(bad)
+            return True
+        return np.array_equal(executable.run(good)[network.outputs[0]], expected)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(work, range(90)))
     executable.close()
 
 

@@ -66,6 +66,17 @@ def add_net() -> IntegerNetwork:
     return builder.build(builder.add(builder.add(x, x), x))  # both operands in one memory: copies
 
 
+def rescale_net() -> IntegerNetwork:
+    builder = networks.Builder(np.random.default_rng(4))
+    return builder.build(builder.rescale(builder.conv(builder.input(8, 8, 4), 24)))
+
+
+def affine_net() -> IntegerNetwork:
+    builder = networks.Builder(np.random.default_rng(4))
+    x = builder.affine(builder.max_pool(builder.input(9, 8, 37), (1, 1), (1, 1), (0, 0, 0, 0)))
+    return builder.build(builder.conv(x, 16))
+
+
 def dense_net() -> IntegerNetwork:
     builder = networks.Builder(np.random.default_rng(4))
     x = builder.conv(builder.input(8, 8, 3), 33, (3, 3))
@@ -86,6 +97,8 @@ LAYERS = {
     "pool": pool_net,
     "head": head_net,
     "add": add_net,
+    "change of scale": rescale_net,
+    "batch norm left over": affine_net,
     "dense": dense_net,
 }
 

@@ -1,8 +1,9 @@
-// The whole network in one launch. The generator defines before this file: LAYERS, FIELDS (longs per layer
-// record), L_<FIELD> (their places), ARGUMENTS and VALUES (inputs and outputs: float in0..., uchar out0...), CASES (one
-// call per kind of layer and shape of convolution), REDIRECT (sends outputs to their argument), PROFILE, and
-// KERNEL_ARGUMENTS with UNPACK: the number of images, inputs and outputs as arguments, or, where the device works in the
-// caller's memory, one array that holds the number, the addresses, and a place to say that an input was not finite.
+// The whole network in one launch. The generator defines before this file: LAYERS, FIELDS (longs per layer record),
+// L_<FIELD> (their places), SYNC (ints of counters per lane), PLACES (inputs and outputs as parameters: float in0...,
+// uchar out0...), ARGUMENTS and VALUES (these and `not_finite`, where to say that an input holds NaN or an infinity),
+// CASES (one call per kind of layer and shape of convolution), REDIRECT (sends outputs to their argument), PROFILE with
+// TRACE and TRACED (a parameter more), and IN_PLACE: the device works in the caller's memory, and inputs and outputs come
+// as addresses in an array, a row of ROW longs per image after HEADER, which UNPACK(row) makes VALUES of.
 //
 // A layer is cut into tasks, and workers (one work-group each) take them, layer after layer. Before its first task of a
 // layer a worker waits until all tasks of the layers it depends on are done. It waits only for tasks that a running
@@ -70,12 +71,12 @@ INLINE int take_task(G const long* layers, G int* sync, const int images, const 
   return -1;
 }
 
-// With PROFILE, `trace` gets four numbers per task: when its worker was free, began and ended it (cycles), and the worker.
-// `sync` (one cache line each): [0] workers that have left, then of each layer tasks taken and tasks done.
-SINGLE __kernel void network(G uchar* arena, G const char* constants, G const long* layers, G int* sync KERNEL_ARGUMENTS)
+// One worker's part of one inference. `sync` (one cache line each): [0] workers that have left, then of each layer tasks
+// taken and tasks done. With PROFILE, `trace` gets four numbers per task: when its worker was free, began and ended it
+// (cycles), and the worker.
+SEPARATE void all_layers(G uchar* arena, G const char* constants, G const long* layers, G int* sync, const int worker,
+                         const int workers, const int images TRACE ARGUMENTS)
 {
-  UNPACK
-  const int worker = (int)get_group_id(0);
   int layer = 0, ready = 0;
 #if PROFILE
   ulong taken = NOW();
@@ -106,18 +107,50 @@ SINGLE __kernel void network(G uchar* arena, G const char* constants, G const lo
     layer = after;
   }
   // the last to leave clears the counters for the next launch
-  if (ADD(sync, 1, memory_order_acq_rel) == (int)get_num_groups(0) - 1) {
+  if (ADD(sync, 1, memory_order_acq_rel) == workers - 1) {
     for (int l = 0; l < LAYERS; ++l) sync[16 + 32 * l] = sync[32 + 32 * l] = 0;
     sync[0] = 0;
   }
 }
+
+#if IN_PLACE
+// `call`: images of this launch, lanes, images taken besides the first of each lane, bytes of a lane's arena; then a row
+// per image. A lane works on one image at a time in memory of its own; the workers are dealt out to the lanes.
+SINGLE __kernel void network(G uchar* arena, G const char* constants, G const long* layers, G int* sync,
+                             G long* call TRACE)
+{
+  const int group = (int)get_group_id(0), lanes = (int)call[1], lane = group % lanes;
+  const int workers = ((int)get_num_groups(0) - lane + lanes - 1) / lanes;
+  for (int row = lane; row < (int)call[0];) {
+    UNPACK(call + HEADER + row * ROW)
+    all_layers(arena + lane * call[3], constants, layers, sync + lane * SYNC, group / lanes, workers, 1 TRACED VALUES);
+    row = workers > 1 ? (int)call[0] : lanes + ADD(call + 2, 1, memory_order_relaxed);
+  }
+}
+#else
+SINGLE __kernel void network(G uchar* arena, G const char* constants, G const long* layers, G int* sync,
+                             const int images PLACES TRACE)
+{
+  G int* not_finite = 0;
+  all_layers(arena, constants, layers, sync, (int)get_group_id(0), (int)get_num_groups(0), images TRACED VALUES);
+}
+#endif
 #else
 
 // One layer a launch, one task a work-group: for devices without the atomics above.
-SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const long* layers,
-                               const int index KERNEL_ARGUMENTS)
+#if IN_PLACE
+SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const long* layers, const int index,
+                               G long* call)
 {
-  UNPACK
+  UNPACK(call + HEADER)
+  run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), 1, 0, constants VALUES);
+}
+#else
+SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const long* layers, const int index,
+                               const int images PLACES)
+{
+  G int* not_finite = 0;
   run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), images, 0, constants VALUES);
 }
+#endif
 #endif

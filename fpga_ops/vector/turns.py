@@ -1,0 +1,124 @@
+"""What the device does next, out of the images of all requests that wait.
+
+One image on all cores is answered soonest. When several wait, each gets its share of the cores, down to one: cores that
+work alone never wait for each other, so more images are done per second. There is one launch at a time, and of the
+threads that wait for a result, one makes it (it is also one of the workers while it waits for its end).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Condition
+from typing import Any
+
+import numpy.typing as npt
+
+from fpga_ops.errors import DeviceError
+
+
+@dataclass(eq=False)
+class Request:
+    """Images that one caller waits for.
+
+    Attributes:
+        arrays: Inputs, then outputs, each of all images.
+        images: How many.
+        launched, done: Of them.
+        error: What went wrong.
+    """
+
+    arrays: Sequence[npt.NDArray[Any]]
+    images: int
+    launched: int = 0
+    done: int = 0
+    error: Exception | None = None
+    addresses: list[tuple[int, int]] = field(init=False)
+    """Of each array: where its first image is, and bytes from image to image."""
+
+    def __post_init__(self) -> None:
+        self.addresses = [(array.__array_interface__["data"][0], array.nbytes // self.images) for array in self.arrays]
+
+
+Work = list[tuple[Request, int]]
+"""Images of one launch: request and number within it."""
+
+
+class Turns:
+    """Gathers requests for launches.
+
+    Args:
+        launch: Runs so many images and returns when they are done; sets the `error` of a request.
+        lanes: Images that can be under way together.
+        most: Images of one launch: more than `lanes` if each lane is one core and goes on by itself.
+    """
+
+    def __init__(self, launch: Callable[[Work], None], lanes: int, most: int) -> None:
+        self._launch, self._lanes, self._most = launch, lanes, most
+        self._waiting: deque[Request] = deque()
+        self._changed = Condition()
+        self._busy = self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._closed
+
+    def run(self, request: Request) -> None:
+        """Wait until a request is done.
+
+        Raises:
+            DeviceError: The executable is closed, or the device failed.
+            NotFiniteError: An input held NaN or an infinity.
+        """
+        with self._changed:
+            if self._closed:
+                raise DeviceError("the executable is closed")
+            self._waiting.append(request)
+            while request.done < request.images:
+                if self._busy or not self._waiting:
+                    self._changed.wait()
+                    continue
+                self._busy = True
+                work = self._choose()
+                self._changed.release()
+                try:
+                    self._launch(work)
+                except BaseException as error:
+                    for owner, _ in work:  # each raises it for itself
+                        owner.error = error if isinstance(error, Exception) else DeviceError("interrupted")
+                    if not isinstance(error, Exception):
+                        raise
+                finally:
+                    self._changed.acquire()
+                    self._busy = False
+                    for owner, _ in work:
+                        owner.done += 1
+                    self._changed.notify_all()
+        if request.error is not None:
+            raise request.error
+
+    def close(self) -> bool:
+        """Refuse new requests and finish those that wait. False if that had been done before."""
+        with self._changed:
+            first, self._closed = not self._closed, True
+            while self._busy or self._waiting:
+                self._changed.wait()
+        return first
+
+    def _choose(self) -> Work:
+        """Images for one launch, first come, first served."""
+        head = self._waiting[0].images - self._waiting[0].launched
+        count = self._lanes
+        if self._most > self._lanes:
+            # a batch stays together as far as it fills all lanes evenly: no lane is idle at the end
+            count = min(max(count, head // self._lanes * self._lanes), self._most)
+        work: Work = []
+        while self._waiting and len(work) < count:
+            request = self._waiting[0]
+            work.append((request, request.launched))
+            request.launched += 1
+            if request.launched == request.images:
+                self._waiting.popleft()
+        return work
