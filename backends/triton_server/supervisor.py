@@ -100,7 +100,7 @@ class Supervisor:
 
     def __init__(
         self, server: TritonServer, *, limits: Limits | None = None, watch_repository: bool = True,
-        strict_device: bool = False, on_ready: Callable[[], None] = lambda: None,
+        strict_device: bool = False, drain_s: float = 0.0, on_ready: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.server = server
         self.limits = limits or Limits()
@@ -112,8 +112,10 @@ class Supervisor:
         self.last_outage_s = 0.0
         self._watch_repository = watch_repository
         self._strict_device = strict_device
+        self._drain_s = drain_s
         self._on_ready = on_ready
         self._stop = threading.Event()
+        self._at_once = threading.Event()
         self._trouble: deque[tuple[str, str]] = deque()
         self._wake = threading.Event()
         self._up = False
@@ -199,9 +201,12 @@ class Supervisor:
                     self._restart(gate, *self._trouble[0])
         finally:
             self._stop.set()
+            draining = self._up and self.server.running
             self._up = False
             if gate is not None:
                 gate.close()
+            if draining:  # Triton takes its models away while it still accepts requests
+                self._at_once.wait(self._drain_s)
             began = time.monotonic()
             clean = self.server.stop()
             log.info("stopped in %.1f s%s", time.monotonic() - began, "" if clean else " (had to be killed)")
@@ -209,7 +214,12 @@ class Supervisor:
                 thread.join(5.0)
 
     def stop(self) -> None:
-        """End ``run``; may be called from a signal handler."""
+        """End ``run``, not ready at once and without the server after ``drain_s``, or at once when called again.
+
+        May be called from a signal handler.
+        """
+        if self._stop.is_set():
+            self._at_once.set()
         self._stop.set()
         self.server.abort.set()
         self._wake.set()

@@ -48,7 +48,7 @@ def clients(addresses: tuple[str, str]) -> Iterator[tuple[Any, Any]]:
 def status(stack: Stack, container: str) -> dict[str, Any]:
     """What the replica's supervisor says; a container that just starts has none yet."""
     page = stack.fetch(container, "http://127.0.0.1:8003/status").strip()
-    told: dict[str, Any] = json.loads(page) if page else {"ready": False, "models": []}
+    told: dict[str, Any] = json.loads(page) if page else {"ready": False, "models": [], "restarts": {}}
     return told
 
 
@@ -229,6 +229,7 @@ def test_a_killed_replica_costs_no_request(
     stack: Stack, addresses: tuple[str, str], docker: Docker, note: Callable[[str], None], victim: str, signal: str
 ) -> None:
     replica = stack.containers("server")[0]
+    mended = sum(status(stack, replica)["restarts"].values())
     with Traffic(*addresses, "top_tagger", constituents()) as traffic:
         traffic.run(40)
         if victim == "the container":
@@ -238,6 +239,8 @@ def test_a_killed_replica_costs_no_request(
         traffic.run(120)
         if victim == "the container":
             docker("start", replica)
+        else:
+            until(lambda: sum(status(stack, replica)["restarts"].values()) > mended, 60, "the supervisor mends it")
         until(lambda: ready(stack, replica), 90, f"the replica is ready again after {victim} was killed")
         traffic.run(40)
     note(f"{signal} to {victim}: {traffic.answered} answers, none failed, slowest {traffic.slowest * 1e3:.0f} ms")

@@ -71,6 +71,14 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="seconds that requests in flight get at the end (default: %(default)s)",
     )
     parser.add_argument(
+        "--drain",
+        type=_seconds,
+        default=0.0,
+        metavar="S",
+        help="seconds from being told to stop, and not ready, to the end: what a proxy needs to send nothing more"
+        " (default: %(default)s)",
+    )
+    parser.add_argument(
         "--strict-device", action="store_true", help="not ready while a model serves on another device than its first"
     )
     parser.add_argument("--no-watch", action="store_true", help="do not load what changes in the repository")
@@ -99,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         limits=Limits(probe_interval=args.probe_interval),
         watch_repository=not args.no_watch,
         strict_device=args.strict_device,
+        drain_s=args.drain,
         on_ready=lambda: _announce(args, server, supervisor, health),
     )
     health = HealthServer(supervisor, args.address, args.health_port)
