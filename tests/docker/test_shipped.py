@@ -53,23 +53,20 @@ def test_the_queueing_simulation_agrees_with_this_node(stack: Stack, note: Calla
     asked for; docs/operations.md has a measurement on a quiet machine.
     """
     addresses = stack.address("envoy", 8001), stack.address("envoy", 8000)
-    measured: dict[int, tuple[float, float]] = {}
+    rates: dict[int, float] = {}
     for count in (1, 4, 16):
         with Traffic(*addresses, "top_tagger", constituents(), clients=("grpc",) * count) as traffic:
             traffic.run(10 * count)
             began, first = time.monotonic(), traffic.answered
             traffic.run(60 + 20 * count)
-            rate = (traffic.answered - first) / (time.monotonic() - began)
+            rates[count] = (traffic.answered - first) / (time.monotonic() - began)
         assert traffic.failures == []
-        measured[count] = (rate, 1e3 * count / rate)
     service = capacity.read_statistics(f"http://{addresses[1]}", "top_tagger")
-    overhead = max(0.0, measured[1][1] - capacity.Node(service).time_ms(1))
-    node = capacity.Node(service, overhead_ms=overhead)
-    for count, (rate, milliseconds) in measured.items():
-        point = capacity.closed_loop(node, 1, count, inferences=4000)
+    node = capacity.Node(service, capacity.overhead_ms(service, rates[1]))
+    for row in capacity.compare(node, rates):
         told = (
-            f"{count} clients: measured {rate:.0f}/s, {milliseconds:.1f} ms; "
-            f"simulated {point.throughput:.0f}/s ({point.throughput / rate - 1:+.0%}), {point.mean_ms:.1f} ms"
+            f"{row['clients']} clients: measured {row['measured']:.0f}/s, {row['measured_ms']:.1f} ms; "
+            f"simulated {row['simulated']:.0f}/s ({row['deviation']:+.0%}), {row['simulated_ms']:.1f} ms"
         )
         note(told)
-        assert 0.5 < point.throughput / rate < 2.0, told
+        assert 0.5 < 1 + row["deviation"] < 2.0, told
