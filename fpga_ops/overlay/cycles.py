@@ -7,7 +7,9 @@ groups in each (images * rows * ceil(width / PIX)), A array steps a pixel group,
     array    = sum over weight parts of max(steps, words)   params = G, weights = G A LANE VEC / WB, sink = stored words
 
 Time: all loops of a layer run together at one iteration a cycle, so a layer takes what `features` takes, longer by
-what it waits for weights: for each part max(P T share, bytes / external-memory bytes a cycle). The last `lag + r - 1`
+what it waits for weights. While one part of the weights is used the next is loaded: that takes at least its words, and
+at least (bytes - bytes already in the reader's channel) / external-memory bytes a cycle; what memory delivers beyond
+the need waits in the channel (`weight_depth`) for the next part. The last `lag + r - 1`
 iterations are the drain: the array is idle, because the next layer may read what is still on its way. Interleaved
 images share weights and drains.
 """
@@ -78,24 +80,45 @@ class LayerTime:
         return self.ideal / self.cycles if self.cycles else 0.0
 
 
-def layer_time(geometry: Geometry, descriptor: Descriptor, bytes_per_cycle: float) -> LayerTime:
-    """Time of one layer at `bytes_per_cycle` of external memory."""
+class _Weights:
+    """The stream of weights: how many bytes are in the reader's channel."""
+
+    def __init__(self, geometry: Geometry, bytes_per_cycle: float) -> None:
+        self.wb, self.rate = geometry.wb, min(bytes_per_cycle, float(geometry.wb))
+        self.capacity, self.ahead = float(geometry.weight_depth * geometry.wb), 0.0
+
+    def part(self, steps: float, words: int) -> float:
+        """Cycles of a part that has so many steps while so many words are loaded."""
+        needed = float(words * self.wb)
+        cycles = max(steps, float(words), (needed - self.ahead) / self.rate)
+        self.ahead = min(self.capacity, self.ahead + self.rate * cycles - needed)
+        return cycles
+
+    def idle(self, cycles: float) -> None:
+        """Cycles in which none are taken."""
+        self.ahead = min(self.capacity, self.ahead + self.rate * cycles)
+
+
+def layer_time(geometry: Geometry, descriptor: Descriptor, bytes_per_cycle: float, weights: _Weights) -> LayerTime:
+    """Time of one layer at `bytes_per_cycle` of external memory; moves the stream of weights on."""
     d = descriptor
-    rate = min(bytes_per_cycle, float(geometry.wb))
     ideal = d.macs / geometry.macs
     if d.op in (Op.LOAD, Op.STORE):
         count = trips(d)
         words = count["params"] * geometry.cw if d.op is Op.LOAD else count["sink"] * geometry.vec
         moved = words * geometry.pix
         work = float(d["outputs"] * d["period"])
-        wait = max(0.0, max(moved / bytes_per_cycle, d["next_words"] * geometry.wb / rate) - work)
+        # images and weights share external memory; nothing is put aside for later
+        wait = max(0.0, max(moved / bytes_per_cycle, d["next_words"] * geometry.wb / weights.rate) - work)
         return LayerTime(d.name, d.tensor, d.op.name, work + wait, 0.0, work, 0.0, wait, 0.0, 0, moved)
     work = float(d["outputs"] * d["period"])
     busy = 0.0
     for times, steps, words in array_parts(d):
-        busy += times * max(steps * d["period"] / d["acts"], words * geometry.wb / rate)
+        for _ in range(times):
+            busy += weights.part(steps * d["period"] / d["acts"], words)
     wait = max(0.0, busy - work)
     fill = float(d["lag"] + d["out_words"] - 1)
+    weights.idle(fill)
     results = float(d["outputs"] * (d["period"] - d["acts"]))
     shape = work - results - ideal
     moved = d["w_words"] * geometry.wb + d["groups"] * 8 * geometry.lane
@@ -136,7 +159,8 @@ def predict(plan: Plan, board: Board, clock_mhz: float | None = None) -> Predict
     """Model one run of a plan on a board; `clock_mhz` defaults to the board's assumption."""
     clock = clock_mhz or board.clock_mhz
     rate = board.bytes_per_cycle(clock)
-    layers = tuple(layer_time(plan.geometry, d, rate) for d in plan.descriptors)
+    weights = _Weights(plan.geometry, rate)
+    layers = tuple(layer_time(plan.geometry, d, rate, weights) for d in plan.descriptors)
     cycles = sum(layer.cycles for layer in layers)
     kernels_ms = cycles / clock / 1e3
     transfer_ms = (plan.input_bytes + plan.output_bytes) / board.pcie_gbs / 1e6

@@ -27,6 +27,8 @@ class Geometry:
         wb: Weight bytes that external memory can deliver in a cycle (64 for a 512-bit port).
         lag: Iterations from a pixel group's last send to its first result: the latency of array and requantiser.
         weight_tiles: Tiles (lane x vec bytes) in each of the two weight buffers.
+        weight_depth: Words of wb bytes that the reader may be ahead of those buffers: fetched while the array has
+            work that needs few weights, spent where a layer (a fully connected one) needs more than memory delivers.
         map_words: Depth of each of the two feature-map memories, in words of vec x pix bytes; None: as needed.
         arithmetic: "int8"; "int8-pairs", two products in one 18x19 multiplier, same bits; "bfp", block floating point
             with five-bit mantissas, other bits (see bfp.py).
@@ -38,12 +40,13 @@ class Geometry:
     wb: int = 64
     lag: int = 192
     weight_tiles: int = 512
+    weight_depth: int = 256
     map_words: tuple[int, int] | None = None
     arithmetic: Arithmetic = "int8"
 
     def __post_init__(self) -> None:
         problem = ""
-        if min(self.vec, self.lane, self.pix, self.wb, self.weight_tiles) < 1 or self.lag < 0:
+        if min(self.vec, self.lane, self.pix, self.wb, self.weight_tiles, self.weight_depth) < 1 or self.lag < 0:
             problem = "all sizes must be positive"
         elif self.lane < self.vec:
             problem = f"lane ({self.lane}) must be at least vec ({self.vec}): pooling uses the lanes as channels"
@@ -99,7 +102,7 @@ class Geometry:
             "DESCRIPTOR_DEPTH": 2,
             "IMAGE_DEPTH": 16,
             "PARAM_DEPTH": 2,
-            "WEIGHT_DEPTH": 256,
+            "WEIGHT_DEPTH": self.weight_depth,
             "ACT_DEPTH": 16,
             "ACC_DEPTH": 2,
             "RESULT_DEPTH": self.lag + 2 * self.result_words,

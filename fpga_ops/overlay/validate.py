@@ -6,20 +6,29 @@ convolution takes
     groups * ceil(OC / LANE) * rows * ceil(width / PIX) * taps * ceil(C / VEC)        cycles,
 
 and a fully connected layer, used once for each image of a batch, no less than its weights take from external memory.
-Unlike the overlay, these designs keep feature maps in external memory. If transfers hide behind the multipliers, a
-layer takes the longer of the two (`overlapped`); if nothing hides, their sum (`serial`). The truth lies between; each
-design is compared by the rule that its authors describe, and both are shown.
+Unlike the overlay, these designs keep feature maps in external memory. What that costs depends on how the design's
+loops use it; `Rule` names the cases:
+
+- "pipecnn": the loops of PipeCNN's public source (from its release of September 2017 on). An output row is done in
+  groups of 7 pixels. The first pixel of each group fetches the group's weights anew, while the next group's window of
+  the input is fetched all the time. Each of the two phases takes the longer of its steps and its bytes at the memory's
+  peak: the very rule of the overlay's weight parts (`cycles.py`). Nothing is fitted.
+- "overlapped": each layer takes the longer of its steps and its bytes, read and written once.
+- "serial": their sum.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from fpga_ops.overlay.geometry import ceil_div
 
-Rule: TypeAlias = Literal["overlapped", "serial"]
+Rule: TypeAlias = Literal["overlapped", "serial", "pipecnn"]
+
+GROUP = 7
+"""PipeCNN's CONV_GP_SIZE_X, as its sources and its authors' answers have it."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +105,13 @@ class Design:
     Attributes:
         name, device, network: What ran where.
         vec, lane, pix: Its array.
-        round_width: Row widths are processed in multiples of this (a window of outputs).
         clock_mhz, ddr_gbs: Its clock; peak of its external memory.
+        published_ms: For one image.
+        source: Where the figures are from.
+        rule: How transfers and multipliers relate.
+        given: Whether array, clock and memory are all published for this time; if not, `source` says what is assumed.
         element_bytes: Of weights and activations.
         dense_batch: Images that share a fully connected layer's weights.
-        convolutions_only: The published time is without fully connected layers.
-        rule: How its authors say that transfers and multipliers relate.
-        published_ms: For one image.
-        parameters_public: False if the array was inferred (`source` says how).
-        source: Where the figures are from.
     """
 
     name: str
@@ -117,39 +124,61 @@ class Design:
     ddr_gbs: float
     published_ms: float
     source: str
-    rule: Rule = "overlapped"
-    round_width: int = 1
+    rule: Rule
+    given: bool = True
     element_bytes: int = 1
     dense_batch: int = 1
-    convolutions_only: bool = False
-    parameters_public: bool = True
+
+    @property
+    def key(self) -> str:
+        """Names the row."""
+        return f"{self.name} {self.device} {self.vec}x{self.lane}x{self.pix} {self.network.name}"
 
 
-PIPECNN = "Wang, Xu, Jiang, PipeCNN, FPT 2017 (table I, figure 6)"
+def _de5net() -> tuple[Design, ...]:
+    """PipeCNN's authors' own exploration: run time and clock of each array on the DE5-net (AlexNet)."""
+    measured = (
+        (8, 4, 252.9, 114.143), (8, 8, 241.1, 60.068), (8, 16, 225.6, 34.247), (8, 22, 188.0, 38.265),
+        (8, 28, 195.5, 30.604), (8, 32, 198.9, 21.541), (8, 48, 155.9, 22.474), (16, 4, 248.9, 77.106),
+        (16, 8, 232.3, 43.361), (16, 16, 229.1, 24.2), (16, 22, 78.76, 67.432),
+    )  # fmt: skip
+    source = "doonny/basic_knowledge, PipeCNN_note_resource/de5Alexnet.xlsx; two DDR3-1600 banks"
+    return tuple(
+        Design("PipeCNN", "Stratix V (DE5-net)", ALEXNET, vec, lane, 1, clock, 25.6, ms, source, "pipecnn")
+        for vec, lane, clock, ms in measured
+    )
+
+
+PAPER = "Wang, Xu, Jiang, PipeCNN, FPT 2017, table I"
 DESIGNS = (
-    Design("PipeCNN", "Cyclone V SoC (DE1-SoC)", ALEXNET, 8, 8, 1, 122, 3.2, 140,
-           f"{PIPECNN}; 8x8 and 122.5 MHz: the authors in their issue 37", round_width=7),
-    Design("PipeCNN", "Cyclone V SoC (DE1-SoC)", VGG16, 8, 8, 1, 122, 3.2, 1928,
-           f"{PIPECNN}; 8x8 and 122.5 MHz: the authors in their issue 37", round_width=7),
-    Design("PipeCNN", "Stratix V (DE5-net)", ALEXNET, 16, 28, 1, 198, 25.6, 15,
-           f"{PIPECNN}: VEC_SIZE 16, CU_NUM 28; batch 16 in the repository's README", round_width=7, dense_batch=16),
-    Design("PipeCNN", "Stratix V (DE5-net)", VGG16, 16, 28, 1, 198, 25.6, 254,
-           f"{PIPECNN}: VEC_SIZE 16, CU_NUM 28", round_width=7),
-    Design("PipeCNN", "Arria 10 GX1150 (DE5a-net)", ALEXNET, 8, 160, 1, 218, 34.1, 5,
-           f"{PIPECNN}; 8x160 inferred: VEC_SIZE's default of the time, LANE from 683 DSPs at two products each",
-           round_width=7, dense_batch=16, parameters_public=False),
-    Design("PipeCNN", "Arria 10 GX1150 (DE5a-net)", VGG16, 8, 160, 1, 218, 34.1, 110,
-           f"{PIPECNN}; 8x160 inferred, as above", round_width=7, parameters_public=False),
+    Design("PipeCNN", "Arria 10", ALEXNET, 16, 32, 1, 230, 17.0, 22,
+           "doonny/PipeCNN issue 103: array, clock, times; board not named, one DDR4-2133 bank assumed", "pipecnn",
+           given=False),
+    Design("PipeCNN", "Arria 10", VGG16, 16, 32, 1, 230, 17.0, 300, "as above", "pipecnn", given=False),
+    Design("PipeCNN", "Arria 10, two banks", ALEXNET, 16, 32, 1, 230, 34.1, 22, "as above, two banks assumed",
+           "pipecnn", given=False),
+    Design("PipeCNN", "Arria 10, two banks", VGG16, 16, 32, 1, 230, 34.1, 300, "as above, two banks assumed",
+           "pipecnn", given=False),
+    Design("PipeCNN", "Arria 10, two banks", ALEXNET, 16, 64, 1, 218, 34.1, 11.1,
+           "doonny/PipeCNN issue 66: array, time; the paper's clock and two banks assumed", "pipecnn", given=False),
+    Design("PipeCNN", "Cyclone V SoC (DE1-SoC)", ALEXNET, 8, 8, 1, 122.53, 3.2, 149.988,
+           "doonny/PipeCNN, documents/README.md (log); array, clock: the authors in issue 37", "pipecnn"),
+    *_de5net(),
+    Design("PipeCNN, paper", "Stratix V (DE5-net)", ALEXNET, 16, 28, 1, 198, 25.6, 15, PAPER, "pipecnn",
+           dense_batch=16),
+    Design("PipeCNN, paper", "Stratix V (DE5-net)", VGG16, 16, 28, 1, 198, 25.6, 254, PAPER, "pipecnn"),
+    Design("PipeCNN, paper", "Arria 10 (DE5a-net)", ALEXNET, 16, 76, 1, 218, 34.1, 5,
+           f"{PAPER}; array not published: the largest that its DSP blocks and the authors' rules allow", "pipecnn",
+           given=False, dense_batch=16),
+    Design("PipeCNN, paper", "Arria 10 (DE5a-net)", VGG16, 16, 76, 1, 218, 34.1, 110, "as above", "pipecnn",
+           given=False),
     Design("DPU B4096", "Zynq US+ (ZCU102), one core", RESNET50, 16, 16, 8, 281, 19.2, 11.7,
-           "AMD PG338 (8 pixels x 16 x 16), UG1354 (281 MHz, one thread: with the host's part)", rule="serial"),
-    Design("Zhang et al.", "Virtex-7 (VC707)", ALEXNET, 7, 64, 1, 100, 12.8, 21.61,
-           "Zhang et al., FPGA 2015: Tm 64, Tn 7, fp32, double buffers; convolutions of both halves in turn",
-           element_bytes=4, convolutions_only=True),
+           "AMD PG338 (8 pixels x 16 x 16), UG1354 (281 MHz); one thread, with the host's part", "serial"),
     Design("Brainwave", "Arria 10", RESNET50, 128, 128, 1, 300, 0.0, 1.79,
-           "559 images/s, 44% of peak: 16384 products a cycle, native dimension 128; the array's split is inferred",
-           parameters_public=False),
+           "559 images/s, 44% of peak: 16384 products a cycle, native dimension 128; how they are split is inferred",
+           "overlapped", given=False),
 )  # fmt: skip
-"""Designs of the project's table of peers whose array is public or can be inferred, and one classic."""
+"""Designs of the project's table of peers whose array is public or can be inferred."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +187,9 @@ class Comparison:
 
     Attributes:
         design: Which.
-        overlapped_ms, serial_ms: The model's two bounds.
+        overlapped_ms, serial_ms: If every byte moved once, and hid behind the products, or not at all.
         model_ms: By the design's rule.
+        layers_ms: The same, for each convolution and fully connected layer.
         deviation: model / published - 1.
     """
 
@@ -167,40 +197,51 @@ class Comparison:
     overlapped_ms: float
     serial_ms: float
     model_ms: float
+    layers_ms: tuple[float, ...]
     deviation: float
 
 
-def _layers(design: Design) -> tuple[Layer, ...]:
-    if design.name != "Zhang et al.":
-        return design.network.layers
-    # This design runs every layer in two halves of the output channels, as AlexNet was trained.
-    return tuple(
-        layer if layer.groups == 2 else replace(layer, outputs=layer.outputs // 2, groups=2)
-        for layer in design.network.layers
-    )  # fmt: skip
+def _pipecnn_cycles(layer: Layer, design: Design, bytes_per_cycle: float) -> float:
+    """A convolution by PipeCNN's loops: output-channel groups x rows x groups of up to 7 pixels."""
+    vectors = ceil_div(layer.inputs, design.vec)
+    steps = layer.kernel**2 * vectors  # of one pixel
+    window = (layer.kernel + (GROUP - 1) * layer.stride) * layer.kernel * vectors  # vectors of the next group's input
+    last = layer.width - (ceil_div(layer.width, GROUP) - 1) * GROUP
+    total = 0.0
+    for pixels, times in ((GROUP, ceil_div(layer.width, GROUP) - 1), (last, 1)):
+        first = max(float(steps), steps * design.vec * (design.lane + 1) / bytes_per_cycle)
+        iterations = max(pixels * steps, window if pixels == last else 0)
+        rest = max(float(iterations - steps), max(0, window - steps) * design.vec / bytes_per_cycle)
+        total += times * (first + rest)
+    return layer.groups * ceil_div(layer.outputs, design.lane) * layer.rows * total
 
 
 def compare(design: Design) -> Comparison:
     """Apply the model to one design."""
     bytes_per_cycle = design.ddr_gbs * 1e3 / design.clock_mhz if design.ddr_gbs else float("inf")
-    overlapped = serial = 0.0
-    for layer in _layers(design):
-        width = ceil_div(layer.width, design.round_width) * design.round_width
-        work: float = (
-            layer.groups * ceil_div(layer.outputs, design.lane) * layer.rows * ceil_div(width, design.pix)
+    overlapped, serial, chosen = [], [], []
+    for layer in design.network.layers:
+        work = float(
+            layer.groups * ceil_div(layer.outputs, design.lane) * layer.rows * ceil_div(layer.width, design.pix)
             * layer.kernel**2 * ceil_div(layer.inputs, design.vec)
         )  # fmt: skip
         transfer = (layer.weights + layer.moved) * design.element_bytes / bytes_per_cycle
-        overlapped += max(work, transfer)
-        serial += work + transfer
-    for inputs, outputs in () if design.convolutions_only else design.network.dense:
-        work = ceil_div(outputs, design.lane) * ceil_div(inputs, design.vec)
+        overlapped.append(max(work, transfer))
+        serial.append(work + transfer)
+        chosen.append(_pipecnn_cycles(layer, design, bytes_per_cycle))
+    for inputs, outputs in design.network.dense:
+        work = float(ceil_div(outputs, design.lane) * ceil_div(inputs, design.vec))
         transfer = inputs * outputs * design.element_bytes / bytes_per_cycle / design.dense_batch
-        overlapped += max(work, transfer)
-        serial += work + transfer
-    milliseconds = [cycles / design.clock_mhz / 1e3 for cycles in (overlapped, serial)]
-    model = milliseconds[0] if design.rule == "overlapped" else milliseconds[1]
-    return Comparison(design, milliseconds[0], milliseconds[1], model, model / design.published_ms - 1)
+        overlapped.append(max(work, transfer))
+        serial.append(work + transfer)
+        chosen.append(max(work, transfer))
+    layers = {"overlapped": overlapped, "serial": serial, "pipecnn": chosen}[design.rule]
+    to_ms = 1 / design.clock_mhz / 1e3
+    model = sum(layers) * to_ms
+    return Comparison(
+        design, sum(overlapped) * to_ms, sum(serial) * to_ms, model, tuple(cycles * to_ms for cycles in layers),
+        model / design.published_ms - 1,
+    )  # fmt: skip
 
 
 def table() -> list[Comparison]:
@@ -211,12 +252,12 @@ def table() -> list[Comparison]:
 def markdown() -> str:
     """The table of docs/fpga-overlay.md."""
     lines = [
-        "| design | device | network | array, MHz | published ms | model ms | deviation | overlapped / serial ms |",
+        "| design | device | network | array, MHz | published ms | model ms | deviation | bytes once: hidden / not |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for c in table():
         d = c.design
-        array = f"{d.vec}x{d.lane}x{d.pix}{'' if d.parameters_public else ' (inferred)'}, {d.clock_mhz:g}"
+        array = f"{d.vec}x{d.lane}x{d.pix}, {d.clock_mhz:g}{'' if d.given else ' *'}"
         lines.append(
             f"| {d.name} | {d.device} | {d.network.name} | {array} | {d.published_ms:g} | {c.model_ms:.3g} | "
             f"{c.deviation:+.0%} | {c.overlapped_ms:.3g} / {c.serial_ms:.3g} |"
@@ -225,22 +266,24 @@ def markdown() -> str:
 
 
 def plot(path: Path) -> None:
-    """Model against published time, both bounds as bars, with the 15% band."""
+    """Model against published time with the 15% band; crosses where a parameter was not published."""
     from fpga_ops.overlay.plots import pyplot
 
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(6.5, 5))
-    span = [1.0, 4000.0]
+    span = [1.0, 1000.0]
     axes.plot(span, span, color="black", lw=1)
     axes.fill_between(span, [0.85 * x for x in span], [1.15 * x for x in span], color="0.85", label="within 15%")
-    for index, c in enumerate(table()):
+    colours: dict[str, str] = {}
+    for c in table():
         d = c.design
-        axes.plot([d.published_ms] * 2, [c.overlapped_ms, c.serial_ms], color=f"C{index % 10}", lw=2)
-        marker = "o" if d.parameters_public else "x"
-        label = f"{d.name}, {d.device}, {d.network.name}: {c.deviation:+.0%}"
-        axes.plot(d.published_ms, c.model_ms, marker, color=f"C{index % 10}", label=label)
-    axes.set(xscale="log", yscale="log", xlabel="published ms", ylabel="model ms")
-    axes.set_title("Cycle model and published designs")
+        label = f"{d.name}, {d.device}"
+        first = label not in colours
+        colour = colours.setdefault(label, f"C{len(colours) % 10}")
+        marker = "o" if d.given else "x"
+        axes.plot(d.published_ms, c.model_ms, marker, color=colour, label=label if first else None)
+    axes.set(xscale="log", yscale="log", xlabel="published ms", ylabel="model ms", xlim=span, ylim=span)
+    axes.set_title("Cycle model and published designs (cross: a parameter is assumed)")
     axes.legend(frameon=False, fontsize=7)
     figure.tight_layout()
     figure.savefig(path)

@@ -25,17 +25,38 @@ def tagger():
     return networks.resnet(image=(224, 224, 1), classes=None)
 
 
+@pytest.fixture(scope="module")
+def resnet50():
+    """Three planes, a thousand classes."""
+    return networks.resnet()
+
+
 @pytest.mark.parametrize(
-    ("board", "inferences", "busy"), [("stratix10", 1000, 0.70), ("arria10", 559, 0.70), ("agilex7", 2000, 0.70)]
-)
-def test_goals_are_modelled_on_geometries_that_fit(tagger, board, inferences, busy):
+    ("board", "network", "images", "inferences"),
+    [
+        ("stratix10", "tagger", 1, 1000), ("stratix10", "tagger", 2, 1000), ("stratix10", "resnet50", 2, 1000),
+        ("arria10", "tagger", 1, 559), ("arria10", "tagger", 2, 559), ("arria10", "resnet50", 2, 559),
+        ("agilex7", "tagger", 2, 2000),
+    ],
+)  # fmt: skip
+def test_goals_are_modelled_on_geometries_that_fit(request, board, network, images, inferences):
     card = boards.load(board)
-    planned = plan(tagger, card.geometry, card.images)
+    planned = plan(request.getfixturevalue(network), card.geometry, images)
     prediction = predict(planned, card)
     estimate(card.geometry, planned.map_words, card).demand_fit(card)
     assert prediction.inferences_per_s >= inferences
-    assert prediction.mac_utilisation >= busy
+    assert prediction.mac_utilisation >= 0.70  # over the run: drains, loads, pooling and stores included
     assert prediction.bound_by == "macs"
+
+
+def test_what_the_reader_fetched_ahead_is_spent_where_it_is_needed(resnet50):
+    card = boards.load("stratix10")
+    shallow = replace(card.geometry, weight_depth=64)
+    deep, flat = (predict(plan(resnet50, geometry, 2), card) for geometry in (card.geometry, shallow))
+    assert sum(x.ddr for x in deep.layers) < 0.5 * sum(x.ddr for x in flat.layers)
+    for layer in deep.layers:  # never faster than the port
+        words = layer.bytes / card.geometry.wb
+        assert layer.op != "CONV" or layer.cycles > 0.9 * (words - 2 * card.geometry.weight_tiles)
 
 
 def test_every_cycle_of_a_layer_has_a_cause(tagger):
@@ -97,16 +118,26 @@ def test_the_front_holds_what_nothing_dominates(tagger):
 
 
 def test_published_designs_are_reproduced():
-    """Within 15% where the array is public and the authors' rule known; the exceptions are documented."""
-    deviations = {
-        (c.design.name, c.design.device.split(" (")[0], c.design.network.name): c.deviation for c in validate.table()
-    }
-    good = [key for key, value in deviations.items() if abs(value) <= 0.15]
-    assert {name for name, _, _ in good} >= {"PipeCNN", "DPU B4096", "Zhang et al."}
-    assert deviations["PipeCNN", "Cyclone V SoC", "AlexNet"] == pytest.approx(-0.06, abs=0.01)
-    assert deviations["PipeCNN", "Stratix V", "VGG-16"] == pytest.approx(-0.21, abs=0.01)
-    for comparison in validate.table():
-        assert comparison.overlapped_ms <= comparison.model_ms <= comparison.serial_ms
+    """Within 15% where array, clock and memory are public; the exceptions are documented."""
+    rows = validate.table()
+    for comparison in rows:
+        design = comparison.design
+        power_of_two = design.lane & (design.lane - 1) == 0  # PipeCNN's memory words are padded to one
+        if design.given and power_of_two:
+            assert abs(comparison.deviation) <= 0.15, design.key
+    arria = {c.design.network.name: c.deviation for c in rows if c.design.device == "Arria 10" and not c.design.given
+             and c.design.name == "PipeCNN"}  # fmt: skip
+    assert arria == {"AlexNet": pytest.approx(-0.01, abs=0.01), "VGG-16": pytest.approx(-0.14, abs=0.01)}
+
+
+def test_published_layers_are_reproduced():
+    """PipeCNN's log on the DE1-SoC, layer by layer: convolutions within 9%; the last three wait for memory, whose
+    peak the model takes."""
+    published = (41.686, 34.120, 23.173, 17.423, 11.769, 14.493, 6.565, 1.782)
+    (row,) = (c for c in validate.table() if c.design.device.startswith("Cyclone"))
+    deviations = [ours / theirs - 1 for ours, theirs in zip(row.layers_ms, published, strict=True)]
+    assert all(0 <= x < 0.09 for x in deviations[:5])
+    assert all(-0.30 < x < -0.15 for x in deviations[5:])
 
 
 def test_the_benchmark_networks_have_their_published_sizes():

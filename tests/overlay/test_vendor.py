@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import stat
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fpga_ops.errors import DeviceError
+from fpga_ops import cli
 from fpga_ops.overlay import bitstream, boards, vendor
+from fpga_ops.overlay import compile as compile_overlay
+from fpga_ops.overlay.commands import build as build_command
+from fpga_ops.overlay.kernels import source_directory
+from tests import networks
 
 # The form of an acl_quartus_report.txt of the SDK.
 REPORT = """ALUTs: 402,118
@@ -88,3 +95,60 @@ def test_without_the_compiler_the_way_to_get_it_is_said(tmp_path: Path, monkeypa
     board = boards.load("arria10")
     with pytest.raises(DeviceError, match="Intel FPGA SDK for OpenCL"):
         vendor.build(replace(board.geometry, map_words=(10, 10)), board, tmp_path)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch):
+    """A model file that holds a small network."""
+    builder = networks.Builder(np.random.default_rng(0))
+    network = builder.build(builder.conv(builder.input(8, 8, 16), 16, (3, 3)))
+    monkeypatch.setattr("fpga_ops.overlay.commands.common.read_network", lambda path: network)
+    return network
+
+
+def command(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    build_command.register(parser)
+    return build_command.run(parser.parse_args(list(arguments)))
+
+
+def test_the_command_builds_reports_and_keys(aoc: Path, small, capsys, monkeypatch: pytest.MonkeyPatch):
+    """From the command to the bitstream that the runtime chooses; `aoc` is the stand-in of this file."""
+    monkeypatch.setenv("COLUMNS", "400")
+    assert command("m.onnx", "--board", "stratix10", "--report") == 0
+    assert not list(aoc.glob("*.aocx"))
+    assert command("m.onnx", "--board", "stratix10") == 0
+    text = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+    assert rows["ALM"][2:] == ["512345", "933120"]  # the compiler's figure beside the model's
+    assert rows["DSP"][2:] == ["5101", "5760"]
+    assert rows["M20K"][2:] == ["3312", "11721"]
+    assert rows["MHz"][-1] == "287.5"
+    path, manifest = bitstream.find("stratix10")
+    assert manifest.key in text
+    assert manifest.key in path.name
+    assert manifest.clock_mhz == 287.5
+    # the runtime takes this bitstream by its key, and gets as far as the driver that is not here
+    with pytest.raises(DeviceError, match="no OpenCL platform 'FPGA SDK'"):
+        compile_overlay(small, 1, device="fpga")
+
+
+def test_a_changed_kernel_source_makes_the_bitstream_another(aoc: Path, small, monkeypatch: pytest.MonkeyPatch):
+    assert command("m.onnx", "--board", "arria10") == 0
+    assert bitstream.find("arria10")
+    changed = (source_directory() / "overlay.cl").read_text() + "\n"
+    monkeypatch.setattr(bitstream, "kernel_source", lambda: changed)
+    with pytest.raises(DeviceError, match="built from other sources or parameters"):
+        compile_overlay(small, 1, device="fpga")
+
+
+def test_without_the_compiler_the_command_ends_with_the_users_exit_code(
+    tmp_path: Path, small, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code = cli.main(["build", "m.onnx", "--board", "stratix10", "--output", str(tmp_path / "out")])
+    assert code == cli.USER_ERROR or code > 1
+    message = capsys.readouterr().err
+    assert "'aoc' is not on PATH" in message
+    assert "Intel FPGA SDK for OpenCL" in message
+    assert not (tmp_path / "out").exists()
