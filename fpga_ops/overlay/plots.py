@@ -20,7 +20,10 @@ def pyplot() -> Any:
 
 
 def roofline(prediction: Prediction, board: Board, path: Path) -> None:
-    """Attained operations a second of each layer against its operations for each byte of external memory."""
+    """Attained operations a second of each layer against its operations for each byte of external memory.
+
+    A layer may lie above the memory's slope: its weights were partly fetched during the layers before.
+    """
     plt = pyplot()
     geometry, clock = prediction.plan.geometry, prediction.clock_mhz
     peak = 2e-3 * geometry.macs * clock  # GOP/s
@@ -33,14 +36,14 @@ def roofline(prediction: Prediction, board: Board, path: Path) -> None:
             intensity = [2 * x.macs / x.bytes for x in layers]
             attained = [2e-3 * x.macs / x.cycles * clock for x in layers]
             axes.scatter(intensity, attained, s=18, color=colour, label=f"bound by {kind}")
-    low, high = 1.0, 1e5
+    low, high = 10.0, 2e4
     axes.plot([low, peak / slope, high], [low * slope, peak, peak], color="black", lw=1)
     axes.set(
         xscale="log", yscale="log", xlabel="operations for each byte of external memory", ylabel="GOP/s",
         xlim=(low, high), ylim=(peak / 200, peak * 1.6),
-        title=f"{board.title}, {geometry.name}, {clock:g} MHz (modelled)",
     )  # fmt: skip
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_title(f"{board.title}, {geometry.name}, {clock:g} MHz (modelled)", fontsize=9)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)

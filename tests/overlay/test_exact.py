@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fpga_ops import reference
-from fpga_ops.network import IntegerNetwork
+from fpga_ops.network import Add, AddRule, IntegerNetwork
 from fpga_ops.overlay import Geometry, OverlayExecutable, bfp
 from fpga_ops.overlay.cycles import trips
 from fpga_ops.overlay.worker import COUNTERS
@@ -77,6 +77,14 @@ def affine_net() -> IntegerNetwork:
     return builder.build(builder.conv(x, 16))
 
 
+def doubled_net() -> IntegerNetwork:
+    """An addition of a tensor to itself, as a rule with one multiplier; what the importer makes of `x + x`."""
+    builder = networks.Builder(np.random.default_rng(4))
+    x = builder.conv(builder.input(8, 9, 4), 24)
+    rule = AddRule(40000, 0, 5, 2, 3, 250)
+    return builder.build(builder._finish(Add("twice", x, x, "twice", rule), "twice", 0.035, 0))
+
+
 def dense_net() -> IntegerNetwork:
     builder = networks.Builder(np.random.default_rng(4))
     x = builder.conv(builder.input(8, 8, 3), 33, (3, 3))
@@ -92,6 +100,8 @@ LAYERS = {
     "grouped": lambda: conv_net((8, 9, 64), 64, (3, 3), pads=(1, 1, 1, 1), groups=16),
     "odd groups": lambda: conv_net((8, 9, 30), 42, (3, 3), pads=(1, 1, 1, 1), groups=6),
     "depthwise": lambda: conv_net((8, 9, 40), 40, (3, 3), pads=(1, 1, 1, 1), groups=40),
+    "depthwise 1x1": lambda: conv_net((8, 9, 40), 40, groups=40),
+    "doubled": doubled_net,
     "clipped": lambda: conv_net((8, 9, 40), 40, high=96),
     "residual": residual_net,
     "pool": pool_net,
