@@ -23,6 +23,8 @@ Float64Array = npt.NDArray[np.float64]
 
 MOST_WEIGHTS = 1 << 14
 """Of a Gemm done here; a larger one is faster in onnxruntime."""
+LEAST_EXPONENT = -600.0
+"""float64 holds exponentials down to -708."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Head:
         source: The network's output.
         output: The file's output.
         values: `float32[256]`, what each stored byte stands for.
+        powers: `float64[256]`, for a softmax right behind: their exponentials, over that of the largest.
         flat: Channels, height and width become one axis.
         weights: `float64[outputs, inputs]` of a Gemm, with `bias` `float64[outputs]`.
         softmax: Over the last axis.
@@ -42,6 +45,7 @@ class Head:
     output: str
     values: npt.NDArray[np.float32]
     flat: bool
+    powers: Float64Array | None = None
     weights: Float64Array | None = None
     bias: Float64Array | None = None
     softmax: bool = False
@@ -51,6 +55,9 @@ class Head:
         stored = integers[self.source]
         if self.flat:
             stored = stored.reshape(len(stored), -1)
+        if self.powers is not None:
+            x = self.powers[stored]
+            return {self.output: (x / np.add.reduce(x, -1, keepdims=True)).astype(np.float32)}
         single = self.values[stored]
         if self.weights is None and not self.softmax:
             return {self.output: single}
@@ -104,7 +111,10 @@ def recognise(part: Part, network: IntegerNetwork) -> Head | None:
             return None
     if nodes[-1].output[0] != part.outputs[0]:
         return None
-    return Head(source, part.outputs[0], values, flat, weights, bias, softmax)
+    exponents = values.astype(np.float64) - values.max().astype(np.float64)
+    # no power vanishes, so no sum of them does
+    powers = np.exp(exponents) if softmax and weights is None and exponents.min() > LEAST_EXPONENT else None
+    return Head(source, part.outputs[0], values, flat, powers, weights, bias, softmax)
 
 
 def _dequantised(

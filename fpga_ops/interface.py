@@ -13,6 +13,8 @@ import onnx
 from fpga_ops.errors import InputError, NotFiniteError
 from fpga_ops.importer.graph import Graph
 
+_DTYPES = {name: np.dtype(name) for name in ("float32", "float64", "int32", "int64", "uint8", "int8")}
+
 
 class TensorInterface(TypedDict):
     """Dtype by its numpy name; shape with -1 for any size."""
@@ -72,7 +74,8 @@ def check_tensor(
     if not isinstance(value, np.ndarray):
         raise InputError(f"input '{name}': a numpy array is expected, {type(value).__name__} came")
     shape = expected["shape"]
-    if value.dtype.name != expected["dtype"]:
+    # the name of a dtype is worked out by numpy each time it is asked for
+    if value.dtype is not _DTYPES.get(expected["dtype"]) and value.dtype.name != expected["dtype"]:
         raise InputError(f"input '{name}': dtype {expected['dtype']} is expected, {value.dtype.name} came")
     fits = value.ndim == len(shape) and all(
         want in (-1, size) for want, size in zip(shape[1:], value.shape[1:], strict=True)

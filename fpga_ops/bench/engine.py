@@ -199,14 +199,15 @@ def expected_output(model: Path, batch: int, cache: Path) -> Path:
     import numpy as np
 
     import fpga_ops
-    from fpga_ops import reference
+    from fpga_ops import head, reference
     from fpga_ops.fingerprint import fingerprint
     from fpga_ops.importer import import_model
 
     # what the expected bits depend on
     digest = hashlib.sha256(model.read_bytes())
     digest.update(f"{fingerprint(import_model(model).network)} {peers.INPUTS}".encode())
-    digest.update(Path(str(reference.__file__)).read_bytes())
+    for module in (reference, head):
+        digest.update(Path(str(module.__file__)).read_bytes())
     path = cache / f"expected-{digest.hexdigest()[:24]}-{batch}.npz"
     if not path.is_file():
         with fpga_ops.load(model, "reference", max_batch=batch) as network:

@@ -36,7 +36,11 @@ MOST_LANES = 8
 MOST_ROWS = 64
 """Images of one launch, at most."""
 
+MOST_RESULTS = 1 << 25
+"""Bytes of outputs kept for one launch; fewer images are launched at once where outputs are large."""
+
 _ONE = (1,)
+_FLOAT32 = np.dtype(np.float32)
 
 
 class VectorExecutable:
@@ -113,9 +117,19 @@ class VectorExecutable:
                 self._staging = [cl.Buffer(self._context, flags.READ_WRITE, size * plan.max_batch) for size in sizes]
         # a lane of one core goes on with the next image by itself
         alone = persistent and lanes == plan.workers
-        rows = MOST_ROWS // lanes * lanes if alone else lanes
-        self._call = np.zeros(CALL_HEADER + rows * call_row(plan), np.int64)
-        self._rows = self._call[CALL_HEADER:].reshape(rows, -1)
+        rows = min(MOST_ROWS, MOST_RESULTS // sum(self._out_sizes)) // lanes * lanes if alone else lanes
+        rows = max(rows, lanes)
+        self._output_names = network.outputs
+        self._output_shapes = [(t.channels,) if t.flat else (t.channels, t.height, t.width)
+                               for t in (network.tensors[name] for name in network.outputs)]  # fmt: skip
+        # results are written here and copied: the memory of the caller's arrays is slow to ask numpy for
+        self._results = [np.zeros((rows, *shape), np.uint8) for shape in self._output_shapes]
+        call = np.zeros(CALL_HEADER + rows * call_row(plan), np.int64)
+        call[3] = plan.arena_size
+        table = call[CALL_HEADER:].reshape(rows, -1)
+        for number, result in enumerate(self._results, len(network.inputs)):
+            table[:, number] = _address(result) + np.arange(rows) * result[0].nbytes
+        self._call, self._calls = call, call.data  # numpy's own access to single numbers is slower
         self._turns = Turns(self._launch, lanes, rows)
         with opencl.checked("setting the kernel's arguments"):
             self._kernel = self._make_kernel()
@@ -124,10 +138,6 @@ class VectorExecutable:
         self._images_at = 4
         self._images = -1
         self._counts = [np.int32(n) for n in range(plan.max_batch + 1)]
-        self._outputs = [
-            (name, (t.channels,) if t.flat else (t.channels, t.height, t.width))
-            for name, t in ((name, network.tensors[name]) for name in network.outputs)
-        ]
         self._shapes = {
             name: (network.tensors[name].channels, network.tensors[name].height, network.tensors[name].width)
             for name in network.inputs
@@ -147,18 +157,20 @@ class VectorExecutable:
             DeviceError: The device failed, or the executable is closed.
         """
         arrays, images = self._check(inputs)
-        outputs = {name: np.empty((images, *shape), np.uint8) for name, shape in self._outputs}
         try:
             if self._in_place:
-                self._turns.run(Request([*arrays, *outputs.values()], images))
+                request = Request(arrays, images)
+                self._turns.run(request)
+                made = request.outputs
+                outputs = made[0] if images == 1 else [np.concatenate(every) for every in zip(*made, strict=True)]
             else:
                 with self._lock:
                     if self._turns.closed:
                         raise DeviceError("the executable is closed")
-                    self._run_staged(arrays, list(outputs.values()), images)
+                    outputs = self._run_staged(arrays, images)
         except self._cl.Error as error:
             raise opencl.device_error("running the network", error) from error
-        return outputs
+        return dict(zip(self._output_names, outputs, strict=True))
 
     def submit(self, inputs: Mapping[str, Float32Array]) -> Future[dict[str, UInt8Array]]:
         """As `run`, in the background. The arrays must not be changed before the future is done."""
@@ -225,7 +237,7 @@ class VectorExecutable:
             value = inputs.get(name)
             if value is None:
                 raise InputError(f"input '{name}' is missing; expected float32 {['N', *shape]}")
-            if value.dtype != np.float32 or (value.shape[1:] != shape and value.size != len(value) * np.prod(shape)):
+            if value.dtype != _FLOAT32 or (value.shape[1:] != shape and value.size != len(value) * np.prod(shape)):
                 raise InputError(
                     f"input '{name}': expected float32 {['N', *shape]}, got {value.dtype} {list(value.shape)}"
                 )
@@ -257,16 +269,21 @@ class VectorExecutable:
         The kernel finds the addresses in `_call`: setting arguments through pyopencl takes longer than the rest of this
         (its code has left the cache while the last inference ran).
         """
-        count = len(work)
-        self._call[:CALL_HEADER] = count, min(count, self.at_once), 0, self.plan.arena_size
-        for row, (request, image) in zip(self._rows, work, strict=False):
-            row[:-1] = [address + image * step for address, step in request.addresses]
+        calls, step = self._calls, len(self._in_sizes) + len(self._out_sizes) + 1
+        calls[0], calls[1], calls[2] = len(work), min(len(work), self.at_once), 0
+        place = CALL_HEADER
+        for request, image in work:
+            for number, array in enumerate(request.arrays):
+                calls[place + number] = _address(array) + image * (array.nbytes // request.images)
+            place += step
         self._start().wait()
-        if self._rows[:count, -1].any():
-            for row, (request, _) in zip(self._rows, work, strict=False):
-                if row[-1]:
-                    request.error = NotFiniteError("an input holds a value that is not finite")
-            self._rows[:, -1] = 0
+        for row, (request, image) in enumerate(work):
+            remark = CALL_HEADER + row * step + step - 1
+            if calls[remark]:
+                calls[remark] = 0
+                request.error = NotFiniteError("an input holds a value that is not finite")
+            else:
+                request.outputs[image] = [result[row : row + 1].copy() for result in self._results]
 
     def _start(self) -> Any:
         """Enqueue what `_call` says. Returns its event; the thread that waits for it is one of the workers."""
@@ -281,7 +298,7 @@ class VectorExecutable:
             event = self._cl.enqueue_nd_range_kernel(self._queue, kernel, (layer.tasks * images,), _ONE)
         return event
 
-    def _run_staged(self, arrays: list[Float32Array], outputs: list[UInt8Array], images: int) -> None:
+    def _run_staged(self, arrays: list[Float32Array], images: int) -> list[UInt8Array]:
         """One inference on a device with memory of its own: copy in, run, copy out; it is this thread's turn."""
         kernel = self._kernel
         if images != self._images:
@@ -293,8 +310,15 @@ class VectorExecutable:
             self._cl.enqueue_nd_range_kernel(self._queue, kernel, self._size, _ONE)
         else:
             self._launch_layers(kernel, images)
+        outputs: list[UInt8Array] = [np.empty((images, *shape), np.uint8) for shape in self._output_shapes]
         for value, buffer in zip(outputs, self._staging[len(self._in_sizes) :], strict=True):
             self._cl.enqueue_copy(self._queue, value, buffer)
+        return outputs
+
+
+def _address(array: npt.NDArray[Any]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _aligned(size: int) -> npt.NDArray[np.uint8]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from threading import Condition
 from typing import Any
 
@@ -17,28 +16,27 @@ import numpy.typing as npt
 
 from fpga_ops.errors import DeviceError
 
+Array = npt.NDArray[Any]
 
-@dataclass(eq=False)
+
 class Request:
     """Images that one caller waits for.
 
     Attributes:
-        arrays: Inputs, then outputs, each of all images.
+        arrays: The inputs, each of all images.
         images: How many.
-        launched, done: Of them.
+        outputs: Of each image that is done: its outputs, with a batch axis of 1.
+        launched, done: Of the images.
         error: What went wrong.
     """
 
-    arrays: Sequence[npt.NDArray[Any]]
-    images: int
-    launched: int = 0
-    done: int = 0
-    error: Exception | None = None
-    addresses: list[tuple[int, int]] = field(init=False)
-    """Of each array: where its first image is, and bytes from image to image."""
+    __slots__ = ("arrays", "done", "error", "images", "launched", "outputs")
 
-    def __post_init__(self) -> None:
-        self.addresses = [(array.__array_interface__["data"][0], array.nbytes // self.images) for array in self.arrays]
+    def __init__(self, arrays: Sequence[Array], images: int) -> None:
+        self.arrays, self.images = arrays, images
+        self.outputs: list[list[Array]] = [[]] * images
+        self.launched = self.done = 0
+        self.error: Exception | None = None
 
 
 Work = list[tuple[Request, int]]
@@ -49,7 +47,7 @@ class Turns:
     """Gathers requests for launches.
 
     Args:
-        launch: Runs so many images and returns when they are done; sets the `error` of a request.
+        launch: Runs so many images and returns when they are done; sets the `outputs` or the `error` of a request.
         lanes: Images that can be under way together.
         most: Images of one launch: more than `lanes` if each lane is one core and goes on by itself.
     """
