@@ -2,6 +2,7 @@
 
     python docker/capacity.py --service-ms 1:5.2,2:9.6,4:18,8:35 --overhead-ms 0.8 --rate 500 --p99-ms 50
     python docker/capacity.py --service-ms 1:0.9 --overhead-ms 0.6 --clients 500 --replicas 1,2,4,8
+    python docker/capacity.py --service-ms 1:0.9 --overhead-ms 0.6 --p99-ms 10            what 1 to 100 replicas serve
     python docker/capacity.py --statistics http://127.0.0.1:8000 --model top_tagger --measured 1:103,8:190,50:240
 
 The last compares the simulation with a measured curve (clients:inferences per second) of one replica.
@@ -27,6 +28,8 @@ from dataclasses import dataclass, field
 
 INFERENCES = 20_000
 """Simulated per point; the first tenth, while queues fill, is not counted."""
+MOST_BUSY = 90
+"""Per cent of its capacity that a plan may use: nearer to saturation queues take longer to fill than is simulated."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,7 @@ def replicas_for(
     node: Node, rate: float, p99_ms: float, *, largest: int = 1000, inferences: int = INFERENCES, seed: int = 0
 ) -> Point:
     """The fewest replicas that serve ``rate`` a second with this p99. Raises ValueError where no number does."""
-    alone = node.overhead_ms + node.time_ms(1) * (1 + 2.33 * node.spread)
-    if p99_ms < alone:
-        raise ValueError(f"a p99 of {p99_ms:g} ms is below what an idle replica needs ({alone:.3g} ms)")
+    _require_possible(node, p99_ms)
     low, high = max(1, math.ceil(rate / node.capacity)), largest
     best: Point | None = None
     step = low
@@ -131,6 +132,30 @@ def replicas_for(
         else:
             low = middle + 1
     return best
+
+
+def rate_for(node: Node, replicas: int, p99_ms: float, *, inferences: int = INFERENCES, seed: int = 0) -> Point:
+    """The highest rate that these replicas serve with this p99, to a hundredth of their capacity, 90% of it at most.
+
+    Raises ValueError where even a lone request takes longer.
+    """
+    _require_possible(node, p99_ms)
+    low, high = 1, MOST_BUSY + 1  # hundredths of the capacity
+    best = open_loop(node, replicas, 0.01 * replicas * node.capacity, inferences=inferences, seed=seed)
+    while high - low > 1:
+        middle = (low + high) // 2
+        point = open_loop(node, replicas, middle / 100 * replicas * node.capacity, inferences=inferences, seed=seed)
+        if point.p99_ms <= p99_ms:
+            low, best = middle, point
+        else:
+            high = middle
+    return best
+
+
+def _require_possible(node: Node, p99_ms: float) -> None:
+    alone = node.overhead_ms + node.time_ms(1) * (1 + 2.33 * node.spread)
+    if p99_ms < alone:
+        raise ValueError(f"a p99 of {p99_ms:g} ms is below what an idle replica needs ({alone:.3g} ms)")
 
 
 class _Simulation:
@@ -327,16 +352,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="client, network, proxy and Triton (default: 0; with --measured what one client's rate says)",
     )  # fmt: skip
     parser.add_argument("--spread", type=float, default=0.0, help="standard deviation of the device time over its mean")
-    load = parser.add_mutually_exclusive_group(required=True)
+    load = parser.add_mutually_exclusive_group()
     load.add_argument("--rate", type=float, help="inferences per second that come by themselves")
     load.add_argument(
         "--measured", type=_parse_measured, metavar="N:RATE,...", help="compare with these rates of one replica"
     )
     load.add_argument("--clients", type=_parse_list, metavar="N,...", help="clients that each wait for their answer")
     parser.add_argument("--replicas", type=_parse_list, default=[1, 2, 5, 10, 20, 50, 100], metavar="N,...")
-    parser.add_argument("--p99-ms", type=float, help="with --rate: find the fewest replicas with this p99")
+    parser.add_argument("--p99-ms", type=float, help="with --rate the fewest replicas, without the highest rate")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(arguments)
+    if not (args.rate or args.clients or args.measured or args.p99_ms):
+        parser.error("one of --rate, --clients, --p99-ms, --measured is needed")
     try:
         service_ms = args.service_ms or read_statistics(args.statistics, args.model)
         overhead = args.overhead_ms or 0.0
@@ -351,8 +378,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if args.clients:
             points = [closed_loop(node, n, clients) for clients in args.clients for n in args.replicas]
-        elif args.p99_ms:
+        elif args.p99_ms and args.rate:
             points = [replicas_for(node, args.rate, args.p99_ms)]
+        elif args.p99_ms:
+            points = [rate_for(node, n, args.p99_ms) for n in args.replicas]
         else:
             points = [open_loop(node, n, args.rate) for n in args.replicas]
     except ValueError as error:

@@ -77,6 +77,16 @@ def test_the_fewest_replicas_are_the_fewest() -> None:
     assert capacity.open_loop(node, point.replicas - 1, 2500.0).p99_ms > 12.0
 
 
+def test_the_highest_rate_is_the_highest() -> None:
+    node = Node({1: 5.0}, overhead_ms=1.0)
+    point = capacity.rate_for(node, 4, 12.0)
+    assert point.p99_ms <= 12.0
+    assert capacity.open_loop(node, 4, 1.03 * point.throughput).p99_ms > 12.0
+    assert capacity.replicas_for(node, 0.97 * point.throughput, 12.0).replicas == 4
+    with pytest.raises(ValueError, match="below what an idle replica needs"):
+        capacity.rate_for(node, 4, 5.0)
+
+
 def test_a_seed_gives_the_same_numbers_again() -> None:
     node = Node({1: 5.0, 4: 12.0}, spread=0.2)
     assert capacity.open_loop(node, 3, 500.0, inferences=3000, seed=7) == capacity.open_loop(
@@ -104,6 +114,7 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
         ["--service-ms", "fast", "--rate", "1"],
         ["--service-ms", "1:5", "--measured", "2:100"],
         ["--rate", "1"],
+        ["--service-ms", "1:5"],
     ):
         with pytest.raises(SystemExit):
             capacity.main(wrong)
