@@ -69,8 +69,13 @@ def _layers(out: Console, data: dict[str, Any]) -> None:
         table.add_row(row["layer"], row["kind"], f"{row['us']:.1f}", *speed, str(row["tasks"]), row["shape"])
     out.print(table)
     out.print(
-        f"{data['gop']:.2f} GOP in {data['device_ms']:.2f} ms ({data['outside_layers_ms']:.2f} outside layers): "
-        f"{data['share']:.0%} of the ceiling, {data['ceiling_gops']:.0f} GOP/s of {data['instruction']}"
+        f"{data['gop']:.2f} GOP in {data['device_ms']:.2f} ms: {data['share']:.0%} of the ceiling, "
+        f"{data['ceiling_gops']:.0f} GOP/s of {data['instruction']}"
+    )
+    workers = data["workers"]
+    out.print(
+        f"of these, ms: at work {workers['work_ms']:.2f}, waiting for another core {workers['wait_ms']:.2f}, "
+        f"outside the kernel {workers['outside_ms']:.2f} (layers one by one, undisturbed: {data['layers_ms']:.2f})"
     )
 
 
