@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -96,7 +98,7 @@ def quantise(
     if input_range is not None:
         extra["TensorQuantOverrides"] = {name: [{"quant_type": QuantType.QUInt8, **_float_range(input_range)}]}
     operators = [*STACK_OPERATORS, "Gemm"] if quantise_head else STACK_OPERATORS
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
         target = Path(folder) / "quantised.onnx"
         quantize_static(
             work,
