@@ -1,4 +1,4 @@
-"""Shared test set-up: a run that executes fewer tests than it should is a failed run."""
+"""Shared test set-up: what is run again, and a run that executes fewer tests than it should is a failed run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--at-least", type=int, default=0, help="fail if fewer tests than this passed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of real servers and containers share the machine with whatever else runs on it: such a test may fail once.
+
+    The summary names what was run again (RERUN); a fault of the code fails both times.
+    """
+    if not config.pluginmanager.hasplugin("rerunfailures"):
+        return
+    for item in items:
+        if item.get_closest_marker("server") or item.get_closest_marker("docker"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.hookimpl(trylast=True)
