@@ -5,7 +5,7 @@ import pytest
 from retrain.errors import CheckpointError
 from retrain.export import with_constituents
 from retrain.quantise import save_onnx
-from retrain.refit import GLOBALS, dequantisation, head_rows, jet_globals, pooled_output
+from retrain.refit import GLOBALS, head_inputs, jet_globals, logits_output
 from retrain.scoring import engine_features, engine_probabilities, onnx_scores
 from tests.retrain.jets import toy_jets
 from tests.retrain.tagger import IMAGE, tiny_float, tiny_quantised
@@ -26,24 +26,19 @@ def test_globals_do_not_depend_on_the_batch() -> None:
     np.testing.assert_array_equal(alone, jet_globals(JETS.constituents))
 
 
-def test_the_head_s_input_is_found() -> None:
-    quantised = with_constituents(tiny_quantised(), IMAGE)
-    scale, zero = dequantisation(quantised)
-    assert scale > 0
-    assert 0 <= zero < 256
-    with pytest.raises(CheckpointError, match="not a quantised network"):
-        dequantisation(with_constituents(tiny_float(), IMAGE))
-    with pytest.raises(CheckpointError, match="global average pooling"):
-        pooled_output(onnx.ModelProto())
+def test_the_head_is_found() -> None:
+    assert logits_output(with_constituents(tiny_quantised(), IMAGE))
+    with pytest.raises(CheckpointError, match="do not come from a Softmax"):
+        logits_output(onnx.ModelProto())
 
 
-def test_device_features_are_what_the_head_reads(tmp_path) -> None:
+def test_logits_of_the_device_are_those_of_its_probabilities(tmp_path) -> None:
     model = with_constituents(tiny_quantised(), IMAGE)
     save_onnx(model, tmp_path / "model.onnx")
-    integers = engine_features(tmp_path / "model.onnx", JETS.constituents, "reference")
-    assert integers.min() >= 0
-    assert integers.max() <= 255
-    assert head_rows(integers, *dequantisation(model), JETS.constituents).shape == (40, integers.shape[1] + 3)
+    rows = head_inputs(tmp_path / "model.onnx", JETS.constituents)
+    assert rows.shape == (40, 2 + len(GLOBALS))
+    scores = engine_probabilities(tmp_path / "model.onnx", JETS.constituents)
+    np.testing.assert_allclose(np.exp(rows[:, 1] - rows[:, 0]), scores[:, 1] / scores[:, 0], rtol=1e-3)
 
 
 @pytest.mark.training
@@ -51,13 +46,13 @@ def test_device_features_are_what_the_head_reads(tmp_path) -> None:
 def test_a_refitted_head_is_served_as_it_was_fitted(tmp_path) -> None:
     pytest.importorskip("torch")
     from retrain.head import HeadSettings, fit_head, head_probabilities
-    from retrain.refit import head_inputs, with_head
+    from retrain.refit import with_head
 
     path = tmp_path / "model.onnx"
     for quantised, name in ((tiny_quantised(), "model"), (tiny_float(), "float")):
         save_onnx(with_constituents(quantised, IMAGE), tmp_path / f"{name}.onnx")
     rows = head_inputs(path, JETS.constituents)
-    head = fit_head(rows, JETS.labels, 2, HeadSettings(hidden=16, epochs=20, batch_size=8))
+    head = fit_head(rows, JETS.labels, 2, HeadSettings((16,), 0.0, 20, 8))
     wanted = head_probabilities(head, rows)
     assert ((wanted[:, 1] > 0.5) == JETS.is_top).mean() > 0.7
     for name in ("model", "float"):

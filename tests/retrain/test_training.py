@@ -228,7 +228,7 @@ def test_a_head_learns_on_frozen_features() -> None:
     network = build_network("resnet18", 5)
     known, new = features(network, maps, 25), features(network, unseen, 25)
     assert known.shape == (300, 512)
-    settings = HeadSettings(hidden=64, epochs=30, batch_size=32)
+    settings = HeadSettings((64,), epochs=30, batch_size=32)
     head = fit_head(known, maps.labels, 5, settings)
     scores = head_probabilities(head, new)
     assert (scores.argmax(axis=1) == unseen.labels).mean() > 0.5

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """Dropout, a hidden layer (0 for none) and the output layer, as in the original; Adam with weight decay."""
+    """Dropout, hidden layers and the output layer; Adam with weight decay. The defaults are the original's."""
 
-    hidden: int = 1024
+    hidden: tuple[int, ...] = (1024,)
     dropout: float = 0.2
     epochs: int = 15
     batch_size: int = 256
@@ -55,9 +55,9 @@ def fit_head(
         torch.manual_seed(settings.seed)
         layers: list[nn.Module] = [nn.Dropout(settings.dropout)]
         width = features.shape[1]
-        if settings.hidden:
-            layers += [nn.Linear(width, settings.hidden), nn.ReLU()]
-            width = settings.hidden
+        for wide in settings.hidden:
+            layers += [nn.Linear(width, wide), nn.ReLU()]
+            width = wide
         head = nn.Sequential(*layers, nn.Linear(width, classes))
         optimiser = torch.optim.AdamW(head.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         steps = settings.epochs * -(-len(labels) // settings.batch_size)

@@ -1,8 +1,8 @@
-"""A tagger's head trained again, on what the device gives it and on what the jet's momenta say directly.
+"""A tagger's last layers trained again, on what the device says and on what the jet's momenta say directly.
 
 An image of pT fractions is blind to the scale: 3% of the jet's pT looks the same at 550 and 650 GeV, and a pixel does
-not know how many constituents it sums. So the mass, the pT and the number of constituents go to the head beside the
-2048 features. The file that takes constituents computes them itself; the integer network is not touched.
+not know how many constituents it sums. So the mass, the pT and the number of constituents meet the network's logits in
+a small head. The file that takes constituents computes them itself; the integer network is not touched.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, compose, helper, numpy_helper, utils
+from onnx import TensorProto, compose, helper, utils
 
 from retrain.errors import CheckpointError, PublishError
 from retrain.export import PROBABILITIES
@@ -25,13 +26,13 @@ from retrain.head import HeadSettings, fit_head
 from retrain.images import CONSTITUENTS, IR_VERSION, SMALLEST_PT, GraphBuilder
 from retrain.jets import MAX_CONSTITUENTS, Jets
 from retrain.quantise import save_onnx
-from retrain.scoring import engine_features
+from retrain.scoring import engine_outputs
 
 if TYPE_CHECKING:
     import torch
 
 GLOBALS = ("mass", "pt", "multiplicity")
-JET_GLOBALS, FEATURES = "jet_globals", "head_features"
+JET_GLOBALS, LOGITS = "jet_globals", "logits"
 PREFIX, TAGGER = "globals/", "top_tagger"
 
 
@@ -74,41 +75,31 @@ def jet_globals(constituents: NDArray[np.float32]) -> NDArray[np.float32]:
     return values
 
 
-def pooled_output(model: onnx.ModelProto) -> str:
-    """The float tensor [N, channels] that a network's head reads.
+def logits_output(model: onnx.ModelProto) -> str:
+    """The tensor [N, classes] that a network's last Softmax reads.
 
     Raises:
-        CheckpointError: There is no flattened global average.
+        CheckpointError: The probabilities do not come from a Softmax.
     """
-    pooled: set[str] = set()
     for node in model.graph.node:
-        if node.op_type == "GlobalAveragePool" or pooled & set(node.input):
-            pooled |= set(node.output)
-            if node.op_type in ("Flatten", "Reshape"):
-                return str(node.output[0])
-    raise CheckpointError("no flattened global average pooling: the head's input was not found")
+        if node.op_type == "Softmax" and PROBABILITIES in node.output:
+            return str(node.input[0])
+    raise CheckpointError(f"{PROBABILITIES} do not come from a Softmax: the head was not found")
 
 
-def dequantisation(model: onnx.ModelProto) -> tuple[float, int]:
-    """Scale and zero point of the integers that the device gives to the head."""
-    known = {tensor.name: tensor for tensor in model.graph.initializer}
-    producers = {output: node for node in model.graph.node for output in node.output}
-    node = producers[pooled_output(model)]
-    while node.op_type != "DequantizeLinear":
-        if node.op_type == "GlobalAveragePool" or node.input[0] not in producers:
-            raise CheckpointError("the head reads floats: this is not a quantised network")
-        node = producers[node.input[0]]
-    return float(numpy_helper.to_array(known[node.input[1]])), int(numpy_helper.to_array(known[node.input[2]]))
+def without_softmax(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The part of a tagger from its constituents to its logits."""
+    return utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(
+        [CONSTITUENTS], [logits_output(model)]
+    )
 
 
 def with_head(model: onnx.ModelProto, head: torch.nn.Sequential) -> onnx.ModelProto:
-    """A tagger that takes constituents, with another head: of its features and of `GLOBALS`, in this order."""
+    """A tagger that takes constituents, with another head: of its own logits and of `GLOBALS`, in this order."""
     from torch import nn
 
-    features = pooled_output(model)
-    body = utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model([CONSTITUENTS], [features])
     graph = GraphBuilder()
-    value = graph.add("Concat", FEATURES, JET_GLOBALS, axis=1)
+    value = graph.add("Concat", LOGITS, JET_GLOBALS, axis=1)
     for layer in head:
         if isinstance(layer, nn.Linear):
             weight, bias = (tensor.detach().numpy() for tensor in (layer.weight, layer.bias))
@@ -117,7 +108,7 @@ def with_head(model: onnx.ModelProto, head: torch.nn.Sequential) -> onnx.ModelPr
             value = graph.add("Relu", value)
     graph.add("Softmax", value, output=PROBABILITIES, axis=1)
     linear = [layer for layer in head if isinstance(layer, nn.Linear)]
-    inputs = {FEATURES: linear[0].in_features - len(GLOBALS), JET_GLOBALS: len(GLOBALS)}
+    inputs = {LOGITS: linear[0].in_features - len(GLOBALS), JET_GLOBALS: len(GLOBALS)}
     top = graph.model(
         "head",
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width]) for name, width in inputs.items()],
@@ -125,8 +116,10 @@ def with_head(model: onnx.ModelProto, head: torch.nn.Sequential) -> onnx.ModelPr
     )
     top = compose.add_prefix(top, "head/", rename_inputs=False, rename_outputs=False)
     side = compose.add_prefix(globals_graph(), PREFIX, rename_inputs=False, rename_outputs=False)
+    body = without_softmax(model)
+    logits = body.graph.output[0].name
     joined = _side_by_side(body, side)
-    merged = compose.merge_models(joined, top, io_map=[(features, FEATURES), (JET_GLOBALS, JET_GLOBALS)])
+    merged = compose.merge_models(joined, top, io_map=[(logits, LOGITS), (JET_GLOBALS, JET_GLOBALS)])
     merged.ir_version = IR_VERSION
     onnx.checker.check_model(merged, full_check=True)
     return merged
@@ -145,17 +138,12 @@ def _side_by_side(one: onnx.ModelProto, two: onnx.ModelProto) -> onnx.ModelProto
 def head_inputs(
     model: Path, constituents: NDArray[np.float32], progress: Callable[[int], None] = lambda _: None
 ) -> NDArray[np.float32]:
-    """What the head of a quantised tagger is given: dequantised features from the best device here, and `GLOBALS`."""
-    scale, zero = dequantisation(onnx.load(model))
-    return head_rows(engine_features(model, constituents, progress=progress), scale, zero, constituents)
-
-
-def head_rows(
-    integers: NDArray[Any], scale: float, zero: int, constituents: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """The same from features that are known already."""
-    features = (integers.astype(np.float32) - np.float32(zero)) * np.float32(scale)
-    return np.concatenate([features, jet_globals(constituents)], axis=1)
+    """What the head of a quantised tagger is given: its logits from the best device here, and `GLOBALS`."""
+    with TemporaryDirectory() as folder:
+        part = without_softmax(onnx.load(model))
+        save_onnx(part, Path(folder) / "logits.onnx")
+        logits = engine_outputs(Path(folder) / "logits.onnx", constituents, part.graph.output[0].name, None, progress)
+    return np.concatenate([logits.astype(np.float32), jet_globals(constituents)], axis=1)
 
 
 def refit_tagger(

@@ -61,8 +61,18 @@ def engine_probabilities(
     model: Path, inputs: NDArray[Any], device: str | None = None, progress: Callable[[int], None] = lambda _: None
 ) -> NDArray[np.float64]:
     """Probabilities float64[N, classes] from a device, exactly as the service answers; None is the best one here."""
-    parts = _engine(model, inputs, device, lambda network, feed: network.run(feed)[PROBABILITIES], progress)
-    return parts.astype(np.float64)
+    return engine_outputs(model, inputs, PROBABILITIES, device, progress)
+
+
+def engine_outputs(
+    model: Path,
+    inputs: NDArray[Any],
+    output: str,
+    device: str | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> NDArray[np.float64]:
+    """Any output of a served file from a device, as float64."""
+    return _engine(model, inputs, device, lambda network, feed: network.run(feed)[output], progress).astype(np.float64)
 
 
 def engine_features(

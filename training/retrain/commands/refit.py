@@ -1,4 +1,4 @@
-"""Train the head of top_tagger anew: on the device's features, and on the jet's mass, pT and number of constituents.
+"""Add a small head to top_tagger: of the network's logits on the device, and the jet's mass, pT and multiplicity.
 
 Works on the folder that `triton-fpga quantise` wrote; top_tagger.onnx and float.onnx get the new head. The integer
 network, and resnet50_top.onnx, which sees images alone, stay as they are.
@@ -16,8 +16,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", type=Path, help="folder that `triton-fpga quantise` wrote")
     parser.add_argument("data", type=Path, nargs="+", help="training jets: files or folders")
     parser.add_argument("--jets", type=int, default=None, help="use only so many, shuffled")
-    parser.add_argument("--hidden", type=int, default=128, help="width of the hidden layer (default %(default)s)")
-    parser.add_argument("--epochs", type=int, default=8, help="passes over the jets (default %(default)s)")
+    parser.add_argument(
+        "--hidden", type=int, nargs="*", default=[64, 64], help="widths of its hidden layers (default %(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, default=15, help="passes over the jets (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print what was recorded as JSON")
 
@@ -31,11 +33,11 @@ def run(args: argparse.Namespace) -> int:
     from retrain.refit import refit_tagger
 
     jets = shuffled(read_all(args.data), args.seed).take(slice(0, args.jets)).require_both_classes()
-    settings = HeadSettings(hidden=args.hidden, epochs=args.epochs, seed=args.seed)
-    with progress_bar("features", len(jets), args.json) as advance:
+    settings = HeadSettings(tuple(args.hidden), 0.0, args.epochs, 512, 3e-3, 1e-3, args.seed)
+    with progress_bar("logits", len(jets), args.json) as advance:
         record = refit_tagger(args.files, jets, settings, advance)
     if args.json:
         print(json.dumps(record))
     else:
-        print(f"{args.files}: head refitted on {len(jets)} jets, with {', '.join(record['head']['globals'])}")
+        print(f"{args.files}: refitted on {len(jets)} jets, with {', '.join(record['head']['globals'])}")
     return 0
