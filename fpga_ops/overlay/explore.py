@@ -45,22 +45,27 @@ class Space:
 
     vec: tuple[int, ...] = (8, 16, 32, 64)
     lane: tuple[int, ...] = (16, 32, 48, 64, 80, 96, 128, 192)
-    pix: tuple[int, ...] = (1, 3, 5, 7, 9, 13, 15)
+    pix: tuple[int, ...] = (1, 3, 5, 7, 9, 11, 13, 15)
     images: tuple[int, ...] = (1, 2, 4)
     weight_tiles: tuple[int, ...] = ()
+    weight_depth: tuple[int, ...] = (256, 4096)
     clocks_mhz: tuple[float, ...] = ()
     arithmetic: tuple[Arithmetic, ...] = ("int8", "int8-pairs")
 
 
 def geometries(board: Board, space: Space) -> Iterator[Geometry]:
-    """All legal geometries of a space; the weight port is as wide as external memory is fast."""
+    """All legal geometries of a space but for `weight_depth`.
+
+    The weight port is up to 2.4 times as wide as external memory is fast: what was fetched ahead may then be spent
+    faster than it came.
+    """
     for vec, lane, pix, tiles, arithmetic in product(
         space.vec, space.lane, space.pix, space.weight_tiles or (board.geometry.weight_tiles,), space.arithmetic
     ):
         if arithmetic == "int8-pairs" and board.products_per_dsp >= 4:
             continue  # the blocks make as many products by themselves
         port = 64
-        while port * 2 <= min(512.0, board.bytes_per_cycle(board.clock_mhz) * 1.2) and lane * vec % (port * 2) == 0:
+        while port * 2 <= min(512.0, board.bytes_per_cycle(board.clock_mhz) * 2.4) and lane * vec % (port * 2) == 0:
             port *= 2
         try:
             yield replace(
@@ -84,12 +89,15 @@ def explore(network: IntegerNetwork, board: Board, space: Space | None = None) -
                 planned = plan(network, geometry, images)
             except (DoesNotFitError, ModelError):
                 continue
-            resources = estimate(geometry, planned.map_words, board)
-            if not resources.fits(board):
-                continue
-            fullest = max(resources.shares(board).values())
-            for clock in space.clocks_mhz or (board.clock_mhz,):
-                found.append(Candidate(geometry, images, predict(planned, board, clock), resources, fullest))
+            for depth in space.weight_depth or (board.geometry.weight_depth,):
+                deep = replace(geometry, weight_depth=depth)
+                resources = estimate(deep, planned.map_words, board)
+                if not resources.fits(board):
+                    continue
+                fullest = max(resources.shares(board).values())
+                for clock in space.clocks_mhz or (board.clock_mhz,):
+                    prediction = predict(replace(planned, geometry=deep), board, clock)
+                    found.append(Candidate(deep, images, prediction, resources, fullest))
     return sorted(found, key=lambda c: -c.prediction.inferences_per_s)
 
 

@@ -31,6 +31,7 @@ def geometry_table(geometry: Geometry) -> dict[str, object]:
     return {
         "name": geometry.name, "vec": geometry.vec, "lane": geometry.lane, "pix": geometry.pix, "wb": geometry.wb,
         "arithmetic": geometry.arithmetic, "macs": geometry.macs, "weight_tiles": geometry.weight_tiles,
+        "weight_depth": geometry.weight_depth,
     }  # fmt: skip
 
 
