@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 
 from fpga_ops import reference
-from fpga_ops.overlay import Geometry, bfp
+from fpga_ops.errors import InputError
+from fpga_ops.overlay import Geometry, accuracy, bfp
 from fpga_ops.overlay.accuracy import BlockFloatReference, Effect, area_under_curve
 from tests import networks
+from tests.fpga_ops.onnx_models import quantise, resnet
 
 
 def test_area_under_curve():
@@ -54,3 +61,27 @@ def test_rounding_of_blocks():
     assert (((coded.astype(np.int16) & 63) ^ 32) - 32 == mantissa).all()
     values = np.array([[0, 31, 1, 2], [32, 33, 1, 255], [64, 2, 0, 100]], np.uint8)
     assert bfp.round_activations(values, 4).tolist() == [[0, 31, 1, 2], [32, 32, 0, 248], [64, 4, 0, 100]]
+
+
+def test_the_command_compares_float_int8_and_block_floating_point(tmp_path: Path, monkeypatch, capsys):
+    plain = resnet((1,), 16, (3, 32, 32), classes=2, softmax=True)
+    onnx.save(plain, tmp_path / "float.onnx")
+    model = quantise(plain, tmp_path / "model.onnx")
+    rng = np.random.default_rng(0)
+    images = rng.random((12, 3, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "items.npz", images=images, is_top=np.arange(12) % 2)
+    arguments = [str(model), str(tmp_path / "items.npz"), "--label", "is_top", "--items", "10",
+                 "--float", str(tmp_path / "float.onnx"), "--scores", str(tmp_path / "scores.npz")]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["accuracy", *arguments])
+    accuracy.main()
+    printed = capsys.readouterr().out
+    summary = json.loads(printed[printed.index("{") :])  # after the progress bars
+    assert summary["items"] == 10
+    assert {"auc_float", "auc_int8", "auc_bfp", "auc_bfp_minus_int8_error"} <= summary.keys()
+    with np.load(tmp_path / "scores.npz") as archive:
+        assert set(archive) == {"float", "int8", "bfp", "labels"}
+        np.testing.assert_allclose(archive["float"], archive["int8"], atol=0.2)
+        np.testing.assert_allclose(archive["bfp"], archive["int8"], atol=0.2)
+    monkeypatch.setattr(sys, "argv", ["accuracy", *arguments[:2], "--label", "is_bottom"])
+    with pytest.raises(InputError, match="has no \\['is_bottom'\\]"):
+        accuracy.main()
