@@ -40,13 +40,15 @@ class Lock:
         return [*(requirements(self.extras) if self.extras else ()), *self.packages]
 
 
+TORCH = ("torch==2.14.1", "torchvision==0.29.1")
+"""What the shipped models were trained with."""
 JUPYTER = ("jupyterlab>=4.4", "ipywidgets>=8")
 LOCKS = (
     Lock("build", "3.11", packages=("hatchling>=1.27",)),
     Lock("server-py311", "3.11", extras=("server",)),
     Lock("server-py312", "3.12", extras=("server",)),
     Lock("notebooks-light", "3.11", extras=("engine", "client", "plots"), packages=JUPYTER),
-    Lock("notebooks-training", "3.11", extras=("training",), packages=JUPYTER),
+    Lock("notebooks-training", "3.11", extras=("training",), packages=(*TORCH, *JUPYTER)),
 )
 
 

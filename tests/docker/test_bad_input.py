@@ -138,7 +138,12 @@ def test_a_replica_that_never_becomes_healthy(stack: Stack, tmp_path: Path) -> N
     for name in ("config.pbtxt", "labels.txt"):
         shutil.copy(ROOT / "model_repository" / "top_tagger" / name, model)
     stack.env["MODEL_SOURCE"] = str(tmp_path / "models")
-    assert stack.up("server", check=False, timeout=10).returncode != 0
+    overlay = tmp_path / "impatient.yaml"
+    overlay.write_text("services: { server: { healthcheck: { start_period: 5s, interval: 1s } } }\n")
+    stack.files = (*COMPOSE, overlay)
+    done = stack.up("server", check=False)
+    assert done.returncode != 0
+    assert "is unhealthy" in done.stderr
     stack.up("envoy", "prometheus", options=("--no-deps",))
 
     def told() -> str:
