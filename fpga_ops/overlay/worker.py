@@ -259,15 +259,16 @@ class Pipeline:
     def _collect(self) -> None:
         while True:
             slot, launched = self._launched.get()
+            answer: Answer
             if isinstance(launched, Exception):
-                header, blocks = _problem(launched), []
+                answer = _problem(launched), []
             else:
                 try:
-                    header, blocks = self.device.collect(launched)
+                    answer = self.device.collect(launched)
                 except Exception as error:  # noqa: BLE001 - the parent raises it, with the device's name
-                    header, blocks = _problem(error), []
+                    answer = _problem(error), []
             self._free.put(slot)
-            self._answer(header, blocks)
+            self._answer(*answer)
 
 
 def _problem(error: Exception) -> dict[str, Any]:
