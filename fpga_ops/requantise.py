@@ -145,14 +145,21 @@ def _exact_background(
 def accumulator_bound(weights: Int8Array) -> npt.NDArray[np.int64]:
     """Largest possible |sum(x * w)| per output channel over uint8 x: `int64[OC]`."""
     flat = weights.reshape(len(weights), -1)
-    positive = np.maximum(flat, 0).sum(1, dtype=np.int64)
-    bound: npt.NDArray[np.int64] = 255 * np.maximum(positive, positive - flat.sum(1, dtype=np.int64))
+    positive = _row_sums(flat * (flat > 0))
+    bound: npt.NDArray[np.int64] = 255 * np.maximum(positive, positive - _row_sums(flat))
     return bound
+
+
+def _row_sums(flat: Int8Array) -> npt.NDArray[np.int64]:
+    """Sums along the rows; in 32 bits, which is three times as fast, where these must hold them."""
+    kind = np.int32 if flat.shape[1] < 1 << 24 else np.int64
+    sums: npt.NDArray[np.int64] = flat.sum(1, dtype=kind).astype(np.int64)
+    return sums
 
 
 def zero_point_correction(weights: Int8Array, zero_point: int) -> npt.NDArray[np.int64]:
     """What a source's zero point adds to the accumulator over raw bytes: `int64[OC]`."""
-    correction: npt.NDArray[np.int64] = zero_point * weights.reshape(len(weights), -1).sum(1, dtype=np.int64)
+    correction: npt.NDArray[np.int64] = zero_point * _row_sums(weights.reshape(len(weights), -1))
     return correction
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import os
-import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,14 +16,13 @@ from fpga_ops import opencl
 from fpga_ops.errors import DeviceError, InputError, NotFiniteError
 from fpga_ops.network import Float32Array, IntegerNetwork, UInt8Array
 from fpga_ops.vector import instruction, tiles
+from fpga_ops.vector.memory import aligned
 from fpga_ops.vector.plan import Plan, make_plan
 from fpga_ops.vector.source import CALL_HEADER, call_row, generate, sync_ints
 from fpga_ops.vector.turns import Request, Turns, Work
 
 WORKERS_VARIABLE = "FPGA_OPS_WORKERS"
 """How many cores an inference uses on a CPU, if not all."""
-
-HUGE_PAGE = 1 << 21
 
 FINE_GRAIN_SYSTEM = 4
 """CL_DEVICE_SVM_FINE_GRAIN_SYSTEM: kernels may follow any pointer of the host."""
@@ -94,14 +90,12 @@ class VectorExecutable:
         lanes = min(plan.workers, MOST_LANES) if self._in_place and persistent and not profile else 1
         self.at_once = lanes
         with opencl.checked("allocating memory on the device"):
-            arena = _aligned(plan.arena_size * lanes)
+            arena = aligned(plan.arena_size * lanes)
             for lane in range(lanes):
                 _fill_frames(plan, arena[lane * plan.arena_size :])
-            constants = _aligned(plan.constants.size)
-            constants[:] = plan.constants
-            self._keep = [arena, constants]
+            self._keep = [arena, plan.constants]
             self._arena = cl.Buffer(self._context, flags.READ_WRITE | place, hostbuf=arena)
-            self._constants = cl.Buffer(self._context, flags.READ_ONLY | place, hostbuf=constants)
+            self._constants = cl.Buffer(self._context, flags.READ_ONLY | place, hostbuf=plan.constants)
             self._records = cl.Buffer(self._context, flags.READ_ONLY | flags.COPY_HOST_PTR, hostbuf=plan.records)
             counters = np.zeros(sync_ints(plan) * lanes, np.int32)
             self._sync = cl.Buffer(self._context, flags.READ_WRITE | flags.COPY_HOST_PTR, hostbuf=counters)
@@ -170,7 +164,7 @@ class VectorExecutable:
                     outputs = self._run_staged(arrays, images)
         except self._cl.Error as error:
             raise opencl.device_error("running the network", error) from error
-        return dict(zip(self._output_names, outputs, strict=True))
+        return {name: outputs[number] for number, name in enumerate(self._output_names)}
 
     def submit(self, inputs: Mapping[str, Float32Array]) -> Future[dict[str, UInt8Array]]:
         """As `run`, in the background. The arrays must not be changed before the future is done."""
@@ -319,21 +313,6 @@ class VectorExecutable:
 def _address(array: npt.NDArray[Any]) -> int:
     address: int = array.__array_interface__["data"][0]
     return address
-
-
-def _aligned(size: int) -> npt.NDArray[np.uint8]:
-    """Zeroed bytes that start on a page, as USE_HOST_PTR wants them; on huge pages where the system gives them.
-
-    An inference reads all weights once, in far more ordinary pages than a core holds translations of.
-    """
-    huge = sys.platform == "linux" and size >= HUGE_PAGE
-    area = mmap.mmap(-1, size + (HUGE_PAGE if huge else mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if huge:
-        with contextlib.suppress(OSError):  # a kernel without them
-            area.madvise(mmap.MADV_HUGEPAGE)
-    whole = np.frombuffer(area, np.uint8)
-    start = -whole.ctypes.data % (HUGE_PAGE if huge else mmap.PAGESIZE)
-    return whole[start : start + size]
 
 
 def _fill_frames(plan: Plan, arena: npt.NDArray[np.uint8]) -> None:

@@ -44,12 +44,13 @@ def pack_weights(matrix: npt.NDArray[np.int8], vectors: int, fast: bool) -> Byte
     """
     channels, length = matrix.shape
     panel = 16 * vectors
-    if fast:
-        panels = matrix.reshape(channels // panel, panel, length // 4, 4)
-        packed = panels[:, accumulator_order(vectors, fast)].transpose(0, 2, 1, 3)
-    else:
-        packed = matrix.reshape(channels // panel, panel, length).transpose(0, 2, 1)
-    return np.ascontiguousarray(packed).view(np.uint8).ravel()
+    if not fast:
+        taps = matrix.reshape(channels // panel, panel, length).transpose(0, 2, 1)
+        return np.ascontiguousarray(taps).view(np.uint8).ravel()
+    # four bytes at a time: numpy copies single ones slowly
+    fours = np.ascontiguousarray(matrix).reshape(channels // panel, panel, length).view(np.int32)
+    ordered = fours[:, accumulator_order(vectors, fast)].transpose(0, 2, 1)
+    return np.ascontiguousarray(ordered).view(np.uint8).ravel()
 
 
 def pack_parameters(rule: Requantise, channels: int, vectors: int, fast: bool) -> Bytes:

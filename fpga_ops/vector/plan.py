@@ -28,6 +28,7 @@ from fpga_ops.network import (
 from fpga_ops.requantise import input_multiplier
 from fpga_ops.vector import packing, winograd
 from fpga_ops.vector.layout import ALIGNMENT, VECTOR, Arena, Layout, round_up, stored_channels
+from fpga_ops.vector.memory import aligned
 from fpga_ops.vector.shapes import ConvShape, geometry, pool_constants
 from fpga_ops.vector.tiles import TileTable
 
@@ -93,7 +94,7 @@ class Plan:
         places: Layout of every stored tensor; of a direct output, within its argument.
         direct: Outputs written straight to their argument, with the argument's number.
         shapes: Distinct convolution shapes with the fused-pool flag, in order of their case.
-        constants: Packed weights and parameters.
+        constants: Packed weights and parameters, where a CPU may read them as they are.
         records: `int64[layers + 1, RECORD]`.
         arena_size: Bytes of activations for `max_batch` images.
     """
@@ -124,7 +125,7 @@ class _Constants:
         return offset
 
     def joined(self) -> npt.NDArray[np.uint8]:
-        result = np.zeros(self.size + 4096, np.uint8)  # what prefetching may touch
+        result = aligned(self.size + 4096)  # what prefetching may touch
         for offset, content in self.pieces:
             result[offset : offset + content.size] = content
         return result

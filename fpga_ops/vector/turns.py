@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from threading import Condition
+from threading import Condition, Lock
 from typing import Any
 
 import numpy.typing as npt
@@ -55,7 +55,9 @@ class Turns:
     def __init__(self, launch: Callable[[Work], None], lanes: int, most: int) -> None:
         self._launch, self._lanes, self._most = launch, lanes, most
         self._waiting: deque[Request] = deque()
-        self._changed = Condition()
+        self._lock = Lock()
+        self._changed = Condition(self._lock)
+        self._asleep = 0
         self._busy = self._closed = False
 
     @property
@@ -70,17 +72,17 @@ class Turns:
             DeviceError: The executable is closed, or the device failed.
             NotFiniteError: An input held NaN or an infinity.
         """
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise DeviceError("the executable is closed")
             self._waiting.append(request)
             while request.done < request.images:
                 if self._busy or not self._waiting:
-                    self._changed.wait()
+                    self._sleep()
                     continue
                 self._busy = True
                 work = self._choose()
-                self._changed.release()
+                self._lock.release()
                 try:
                     self._launch(work)
                 except BaseException as error:
@@ -89,21 +91,29 @@ class Turns:
                     if not isinstance(error, Exception):
                         raise
                 finally:
-                    self._changed.acquire()
+                    self._lock.acquire()
                     self._busy = False
                     for owner, _ in work:
                         owner.done += 1
-                    self._changed.notify_all()
+                    if self._asleep:
+                        self._changed.notify_all()
         if request.error is not None:
             raise request.error
 
     def close(self) -> bool:
         """Refuse new requests and finish those that wait. False if that had been done before."""
-        with self._changed:
+        with self._lock:
             first, self._closed = not self._closed, True
             while self._busy or self._waiting:
-                self._changed.wait()
+                self._sleep()
         return first
+
+    def _sleep(self) -> None:
+        self._asleep += 1
+        try:
+            self._changed.wait()
+        finally:
+            self._asleep -= 1
 
     def _choose(self) -> Work:
         """Images for one launch, first come, first served."""

@@ -49,10 +49,11 @@ def suits(step: Conv, in_channels: int, out_channels: int, height: int, width: i
 def pack(weights: npt.NDArray[np.int8]) -> Bytes:
     """`int8[OC, 3, 3, IC]` to `int16[OC / 64][36][IC / 2][4][16][2]`, transformed, as bytes."""
     count, _, _, channels = weights.shape
-    frequencies = np.einsum("ay,oyxc,bx->oabc", _G, weights.astype(np.int64), _G, optimize=True)
-    panels = frequencies.astype(np.int16).reshape(count // PANEL, PANEL, FREQUENCIES, channels // 2, 2)
-    ordered = panels[:, accumulator_order(4, True)]
-    return np.ascontiguousarray(ordered.transpose(0, 2, 3, 1, 4)).view(np.uint8).ravel()
+    taps = weights.transpose(1, 2, 0, 3).reshape(9, -1).astype(np.float32)  # whole numbers far below 2^24 all along
+    frequencies = (np.kron(_G, _G).astype(np.float32) @ taps).astype(np.int16)
+    pairs = frequencies.reshape(FREQUENCIES, count // PANEL, PANEL, channels).view(np.int32)
+    ordered = pairs[:, :, accumulator_order(4, True)]
+    return np.ascontiguousarray(ordered.transpose(1, 0, 3, 2)).view(np.uint8).ravel()
 
 
 def scratch_bytes(tiles: int, in_channels: int) -> int:
