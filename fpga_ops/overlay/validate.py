@@ -95,7 +95,21 @@ def _resnet50() -> Network:
     return Network("ResNet-50", tuple(layers), ((2048, 1000),))
 
 
-VGG16, ALEXNET, RESNET50 = _vgg16(), _alexnet(), _resnet50()
+def _resnet18() -> Network:
+    layers, inputs = [Layer(112, 112, 3, 64, 7, stride=2)], 64
+    for stage in range(4):
+        outputs, size = 64 << stage, 56 >> stage
+        for block in range(2):
+            stride = 2 if stage and block == 0 else 1
+            layers.append(Layer(size, size, inputs, outputs, 3, stride=stride))
+            layers.append(Layer(size, size, outputs, outputs, 3))
+            if stride == 2:
+                layers.append(Layer(size, size, inputs, outputs, 1, stride=2))
+            inputs = outputs
+    return Network("ResNet-18", tuple(layers), ((512, 15),))
+
+
+VGG16, ALEXNET, RESNET18, RESNET50 = _vgg16(), _alexnet(), _resnet18(), _resnet50()
 
 
 @dataclass(frozen=True)
@@ -174,6 +188,8 @@ DESIGNS = (
            given=False),
     Design("DPU B4096", "Zynq US+ (ZCU102), one core", RESNET50, 16, 16, 8, 281, 19.2, 11.7,
            "AMD PG338 (8 pixels x 16 x 16), UG1354 (281 MHz); one thread, with the host's part", "serial"),
+    Design("DPU B4096", "Zynq US+ (ZCU104), one core", RESNET18, 16, 16, 8, 300, 19.2, 1e3 / 217.7,
+           "AMD PG338, UG1354 2.5 (chen_color_resnet18, 217.7 images/s with one thread, 437.1 on two cores)", "serial"),
     Design("Brainwave", "Arria 10", RESNET50, 128, 128, 1, 300, 0.0, 1.79,
            "559 images/s, 44% of peak: 16384 products a cycle, native dimension 128; how they are split is inferred",
            "overlapped", given=False),
@@ -259,7 +275,7 @@ def markdown() -> str:
         d = c.design
         array = f"{d.vec}x{d.lane}x{d.pix}, {d.clock_mhz:g}{'' if d.given else ' *'}"
         lines.append(
-            f"| {d.name} | {d.device} | {d.network.name} | {array} | {d.published_ms:g} | {c.model_ms:.3g} | "
+            f"| {d.name} | {d.device} | {d.network.name} | {array} | {d.published_ms:.4g} | {c.model_ms:.3g} | "
             f"{c.deviation:+.0%} | {c.overlapped_ms:.3g} / {c.serial_ms:.3g} |"
         )
     return "\n".join(lines)

@@ -141,10 +141,12 @@ def test_published_layers_are_reproduced():
 
 
 def test_the_benchmark_networks_have_their_published_sizes():
-    for network, expected in ((validate.VGG16, 15.35e9), (validate.ALEXNET, 0.666e9), (validate.RESNET50, 4.087e9)):
+    for network, expected in ((validate.VGG16, 15.35e9), (validate.ALEXNET, 0.666e9), (validate.RESNET50, 4.087e9),
+                              (validate.RESNET18, 3.627e9 / 2)):  # fmt: skip
         macs = sum(x.rows * x.width * x.weights for x in network.layers)
         assert macs == pytest.approx(expected, rel=0.01)
     assert len(validate.RESNET50.layers) == 53
+    assert len(validate.RESNET18.layers) == 20
 
 
 @pytest.mark.parametrize("name", boards.names())

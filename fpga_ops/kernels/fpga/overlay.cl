@@ -15,9 +15,10 @@
 #include "overlay.h"
 #include "arithmetic.h"
 
-/* Depths. A descriptor waits at most one layer: 2. `weight` covers the latency of external memory. `act` and `acc`
- * cover the pipelines that they join. `result` must hold what is under way between `features`' last send and its
- * first receive: LAG iterations yield at most LAG + 2 LANE/CW words (geometry.py sets it so). */
+/* Depths. A descriptor waits at most one layer: 2. `weight` covers the latency of external memory and holds what is
+ * fetched ahead for layers that need more than it delivers. `act` and `acc` cover the pipelines that they join.
+ * `result` must hold what is under way between `features`' last send and its first receive: LAG iterations yield at
+ * most LAG + 2 LANE/CW words (geometry.py sets it so). */
 channel layer_t to_params   __attribute__((depth(DESCRIPTOR_DEPTH)));
 channel layer_t to_weights  __attribute__((depth(DESCRIPTOR_DEPTH)));
 channel layer_t to_features __attribute__((depth(DESCRIPTOR_DEPTH)));
