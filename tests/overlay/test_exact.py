@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fpga_ops import reference
+from fpga_ops.errors import DeviceError
 from fpga_ops.network import Add, AddRule, IntegerNetwork
 from fpga_ops.overlay import Geometry, OverlayExecutable, bfp
 from fpga_ops.overlay.cycles import trips
@@ -124,6 +127,19 @@ def test_with_the_boards_channel_depths(emulate: Emulate, layer: str) -> None:
     """Strict emulation and the board's lag: a depth too small would deadlock and time out."""
     network = LAYERS[layer]()
     check(emulate(network, SMALL, strict=True, counters=True, timeout=240.0), network)
+
+
+def test_strict_emulation_finds_a_channel_that_is_too_shallow(
+    emulate: Emulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: with a depth below what is under way, the same layer does hang."""
+    depths = Geometry.depths
+    monkeypatch.setattr(Geometry, "depths", lambda self: depths(self) | {"RESULT_DEPTH": 1})
+    network = LAYERS["3x3"]()
+    device = emulate(network, SMALL, strict=True, timeout=240.0)
+    device.settings = replace(device.settings, timeout=6.0)
+    with pytest.raises(DeviceError, match="hangs"):
+        device.run_integers(integer_images(network, 1))
 
 
 def test_strict_depths_carry_a_whole_small_network(emulate: Emulate) -> None:
