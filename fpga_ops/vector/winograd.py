@@ -20,8 +20,6 @@ CHANNELS = 32
 """Source channels come in vectors of this many."""
 PANEL = 64
 
-_G = np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [1, -2, 4], [0, 0, 1]], np.int64)
-
 
 def suits(step: Conv, in_channels: int, out_channels: int, height: int, width: int) -> bool:
     """Whether a convolution can be done this way, to the same bits.
@@ -49,11 +47,19 @@ def suits(step: Conv, in_channels: int, out_channels: int, height: int, width: i
 def pack(weights: npt.NDArray[np.int8]) -> Bytes:
     """`int8[OC, 3, 3, IC]` to `int16[OC / 64][36][IC / 2][4][16][2]`, transformed, as bytes."""
     count, _, _, channels = weights.shape
-    taps = weights.transpose(1, 2, 0, 3).reshape(9, -1).astype(np.float32)  # whole numbers far below 2^24 all along
-    frequencies = (np.kron(_G, _G).astype(np.float32) @ taps).astype(np.int16)
+    taps = weights.transpose(1, 2, 0, 3).astype(np.int16)
+    columns = _transformed(_transformed(taps).swapaxes(0, 1))
+    frequencies = np.ascontiguousarray(columns.swapaxes(0, 1))
     pairs = frequencies.reshape(FREQUENCIES, count // PANEL, PANEL, channels).view(np.int32)
     ordered = pairs[:, :, accumulator_order(4, True)]
     return np.ascontiguousarray(ordered.transpose(1, 0, 3, 2)).view(np.uint8).ravel()
+
+
+def _transformed(taps: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+    """G' (kernels/vector/winograd.cl) along the first axis, of 3, which becomes 6. No library's threads are woken."""
+    first, second, third = taps
+    even, odd = first + third, first + 4 * third
+    return np.stack([first, even + second, even - second, odd + 2 * second, odd - 2 * second, third])
 
 
 def scratch_bytes(tiles: int, in_channels: int) -> int:
