@@ -241,7 +241,8 @@ class Supervisor:
             log.error("model '%s' is not loaded: %s", model, reason)
         self.server.models = tuple(verdict.accepted) if verdict.refused else ("*",)
         # After a failure every second counts: Triton completes configurations only where one needs it.
-        self.server.auto_complete = not self.restarts or bool(verdict.incomplete)
+        if self.server.auto_complete is not None:
+            self.server.auto_complete = not self.restarts or bool(verdict.incomplete)
         self._fingerprints = fingerprints(self.server.model_repository)
         self.server.start()
         gate.close()

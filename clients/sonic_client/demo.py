@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,14 @@ def read_sample(path: Path, jets: int | None = None) -> Sample:
 
 def demonstrate(repository: Path, sample: Path, output: Path, *, jets: int | None, console: Console) -> Report:
     """Run the demonstration and write scores, plots and report into `output`."""
-    from triton_server import TritonServer
+    from triton_server.watched import watched
 
     data = read_sample(sample, jets)
     output.mkdir(parents=True, exist_ok=True)
-    with console.status("Starting the Triton server with the fpga backend ..."):
-        server = TritonServer(repository).start()
-    try:
+    with ExitStack() as stack:
+        with console.status("Starting the Triton server with the fpga backend ..."):
+            server = stack.enter_context(watched(repository)).server
+        stack.push(lambda *_: console.print("Stopping the server ..."))
         console.print(f"Triton is ready: grpc://{server.grpc_url}, http://{server.http_url}")
         with (
             Client(f"triton+grpc://{server.grpc_url}/{MODEL}", max_in_flight=8) as grpc,
@@ -95,9 +96,6 @@ def demonstrate(repository: Path, sample: Path, output: Path, *, jets: int | Non
             version = _version(grpc, data)
             sent = grpc.statistics()
         facts = read_provenance(server.metrics_url, MODEL)
-    finally:
-        with console.status("Stopping the server ..."):
-            server.stop()
     on_device, on_cpu = _placement(repository / MODEL / version / "model.onnx")
     report = Report(
         jets=len(scores),

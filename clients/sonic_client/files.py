@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,13 +43,23 @@ def open_source(path: Path, tree: str | None) -> Source:
     kind = kinds.get(path.suffix)
     if kind is None:
         raise FileError(f"{path}: expected a name ending in {', '.join(SUFFIXES)}")
-    try:
+    with readable(f"{path}: not a readable {path.suffix[1:]} file"):
         source: Source = kind(path, tree)
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, ClientError):
-            raise
-        raise FileError(f"{path}: not a readable {path.suffix[1:]} file ({error})") from error
-    return source
+        return source
+
+
+@contextmanager
+def readable(otherwise: str) -> Iterator[None]:
+    """Whatever a library raises over a damaged file becomes a FileError that begins with `otherwise`.
+
+    uproot has been seen to raise struct.error, IndexError, AssertionError, NotImplementedError and zlib.error.
+    """
+    try:
+        yield
+    except ClientError:
+        raise
+    except Exception as error:
+        raise FileError(f"{otherwise} ({type(error).__name__}: {error})") from error
 
 
 def select(columns: Sequence[str], patterns: Sequence[str]) -> list[str]:

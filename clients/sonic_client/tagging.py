@@ -22,7 +22,7 @@ import numpy as np
 from sonic_client.client import Client
 from sonic_client.columns import find_constituents
 from sonic_client.errors import ConfigurationError, JetError, RequestError
-from sonic_client.files import SUFFIXES, FileError, Source, open_source, select, write
+from sonic_client.files import SUFFIXES, FileError, Source, open_source, readable, select, write
 from sonic_client.jets import Bad
 from sonic_client.options import Options
 
@@ -103,7 +103,8 @@ def examine(job: Job) -> Layout:
     keep = tuple(select(source.columns, job.keep))
     if job.score in keep:
         raise ConfigurationError(f"the branch '{job.score}' is kept and written; choose another name with --score")
-    first = source.read(list(momenta.values()), 0, min(1, source.entries))
+    with readable(f"{job.source}: the first event cannot be read"):
+        first = source.read(list(momenta.values()), 0, min(1, source.entries))
     flat = [column for column in momenta.values() if first[column].ndim < 2]
     if flat:
         raise JetError(
@@ -191,10 +192,8 @@ def _tag_chunk(job: Job, layout: Layout, number: int, source: Source, client: Cl
     """Read, tag and store one chunk."""
     start = number * job.chunk
     stop = start + _size(job, layout, number)
-    try:
+    with readable(f"{job.source}: events {start} to {stop} cannot be read"):
         events = source.read([*layout.momenta.values(), *layout.keep], start, stop)
-    except (OSError, ValueError, KeyError) as error:
-        raise FileError(f"{job.source}: events {start} to {stop} cannot be read ({error})") from error
     _check_unchanged(job, layout)
     if len(events) != stop - start:
         raise FileError(

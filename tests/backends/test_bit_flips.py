@@ -1,7 +1,13 @@
-"""Flipped bits in the device's own memory: every flip that changes an answer on the golden set is caught."""
+"""Flipped bits in the device's own memory: every flip that changes an answer on the golden set is caught.
+
+`pytest -s tests/backends/test_bit_flips.py` prints the rates.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +58,7 @@ def test_flips_that_change_an_answer_are_caught(
 ) -> None:
     golden = known_answers(onnx_file)
     rng = np.random.default_rng(11)
-    changed = caught = 0
+    changed = caught = outputs_caught = 0
     with fpga_ops.load(onnx_file, "cpu") as network:
         memory = DeviceMemory(network)
         assert golden.difference(network.run(golden.inputs), features_of(network, golden)) is None
@@ -63,13 +69,39 @@ def test_flips_that_change_an_answer_are_caught(
             changed += wrong
             caught += wrong and golden.difference(outputs, features) is not None
             memory.flip(int(bit))
+            came = features_of(network, golden).copy()  # and one bit of what the device made
+            came.reshape(-1)[int(rng.integers(came.size))] ^= 1 << int(rng.integers(8))
+            outputs_caught += golden.difference(network.run(golden.inputs), came) is not None
         assert golden.difference(network.run(golden.inputs), features_of(network, golden)) is None, "all undone"
     assert changed > 0
     assert caught == changed
+    assert outputs_caught == FLIPS
     record_property("flips", FLIPS)  # type: ignore[operator]
     record_property("flips_that_change_an_answer", changed)  # type: ignore[operator]
     with capsys.disabled():
-        print(f"\n{FLIPS} flips, {changed} change an answer on the golden set, {caught} of these are caught")
+        print(
+            f"\ncpu: weights: {FLIPS} flips, {changed} change an answer on the golden set, {caught} of these are caught"
+        )
+        print(f"cpu: output: {FLIPS} flips, {outputs_caught} caught")
+
+
+@pytest.mark.emulator
+@pytest.mark.timeout(900)  # the emulator's threads spin, which a busy machine makes slow
+def test_flips_in_an_overlay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Descriptors have a checksum that no flip of one bit survives; the rest is for the known answers to find."""
+    command = [sys.executable, "-m", "tests.backends.overlay_flips", "40", str(tmp_path)]
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=800, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = json.loads(ended.stdout)
+    assert found["descriptors"]["refused"] == found["descriptors"]["flips"] == 40
+    for name in ("parameters", "weights", "output"):
+        assert found[name]["refused"] == 0
+        assert found[name]["caught"] == found[name]["changed"] > 0
+    assert found["output"]["caught"] == 40
+    with capsys.disabled():
+        for name, counts in found.items():
+            print(f"\noverlay: {name}: {', '.join(f'{count} {what}' for what, count in counts.items())}", end="")
 
 
 def features_of(network: Any, golden: Golden) -> np.ndarray:

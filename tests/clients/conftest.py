@@ -18,7 +18,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def triton(repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(repository) as server:
+    with TritonServer(repository, auto_complete=None) as server:
         yield server
 
 

@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 INPUTS = {"top_tagger": ("constituents", [200, 4]), "resnet50_top": ("images", [3, 224, 224])}
 CONFIG = """backend: "fpga"
 max_batch_size: {max_batch}
+input [ {{ name: "{contract}" data_type: TYPE_FP32 dims: {shape} }} ]
+output [ {{ name: "probabilities" data_type: TYPE_FP32 dims: [ 2 ] }} ]
 parameters {{ key: "device" value {{ string_value: "{device}" }} }}
 parameters {{ key: "contract" value {{ string_value: "{contract}" }} }}
 """
@@ -18,12 +20,12 @@ parameters {{ key: "contract" value {{ string_value: "{contract}" }} }}
 
 def write_repository(folder: Path, device: str = "reference", max_batch: int = 8) -> Path:
     """A model repository with `top_tagger` and `resnet50_top`."""
-    for name, (contract, _) in INPUTS.items():
+    for name, (contract, shape) in INPUTS.items():
         version = folder / name / "1"
         version.mkdir(parents=True)
         onnx.save(_model(name), version / "model.onnx")
         (folder / name / "config.pbtxt").write_text(
-            CONFIG.format(max_batch=max_batch, device=device, contract=contract)
+            CONFIG.format(max_batch=max_batch, device=device, contract=contract, shape=shape)
         )
         (folder / name / "labels.txt").write_text("qcd\ntop\n")
     return folder

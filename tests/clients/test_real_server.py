@@ -147,7 +147,7 @@ def test_in_worker_processes(grpc_url: str) -> None:
 
 def test_a_restarted_server_is_found_again(repository: Path) -> None:
     jets = random_jets(6)
-    with TritonServer(repository) as server:
+    with TritonServer(repository, auto_complete=None) as server:
         client = Client(f"grpc://{server.grpc_url}/top_tagger", shared_memory=True)
         expected = client.tag(jets)
         server.stop()

@@ -58,7 +58,7 @@ def guarded(repository: Path, certificates: Certificates) -> Iterator[TritonServ
         f"--grpc-root-cert={certificates.ca}",
         f"--http-restricted-api=inference,health,metadata:authorization=Bearer {TOKEN}",
     ]
-    with TritonServer(repository, extra=flags) as server:
+    with TritonServer(repository, extra=flags, auto_complete=None) as server:
         yield server
 
 

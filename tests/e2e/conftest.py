@@ -26,6 +26,7 @@ from tritonclient.utils import InferenceServerException
 
 import fpga_ops
 from tests.fpga_ops.onnx_models import quantise, resnet
+from triton_server.plugin.version import describe_onnx
 from triton_server.processes import descendants, find_stubs, state
 from triton_server.shm import SHM
 from triton_server.verify import sha256
@@ -48,6 +49,9 @@ if args.test_backend:
 sys.exit(serve.run(args))
 """
 """``triton-fpga serve``, with the plugin's folder replaceable by one that breaks devices on demand."""
+
+COMPLETE = "--triton-flag=--disable-auto-complete-config"
+"""For repositories whose configurations are complete: spares a process and a second for each model at the start."""
 
 CONFIG = 'backend: "fpga"\nparameters {{ key: "device" value {{ string_value: "{device}" }} }}\n{more}\n'
 
@@ -72,6 +76,16 @@ def write_model(
             (hidden / "model_card.json").write_text(json.dumps({"files": files}))
     hidden.rename(folder / str(version))
     return folder / str(version)
+
+
+def complete(onnx_file: Path, max_batch: int | None = 8) -> str:
+    """What the shipped configurations say and auto-completion would."""
+    lines = [] if max_batch is None else [f"max_batch_size: {max_batch}"]
+    for kind, tensors in zip(("input", "output"), describe_onnx(onnx_file), strict=True):
+        for tensor in tensors:
+            dims = ", ".join(map(str, tensor.dims))
+            lines.append(f'{kind} [ {{ name: "{tensor.name}" data_type: {tensor.data_type} dims: [ {dims} ] }} ]')
+    return "\n".join(lines) + "\n"
 
 
 def write_golden(version: Path, shape: Sequence[int] = (2, 3, 32, 32)) -> None:
@@ -233,6 +247,8 @@ class Traffic:
     model: str
     kinds: Sequence[str] = ("grpc", "http")
     pause_s: float = 0.01
+    values: np.ndarray = field(default_factory=lambda: images())
+    name: str = "images"
     answers: list[tuple[float, float, str, np.ndarray | None]] = field(default_factory=list)
     """Time of sending, duration (s), status ("ok" or the error), answer."""
 
@@ -249,13 +265,12 @@ class Traffic:
             thread.join(30)
 
     def _ask(self, kind: str) -> None:
-        values = images()
         client = self.service.client(kind)
         while not self._end.is_set():
             began = time.monotonic()
             answer = None
             try:
-                answer = self.service.infer(kind, self.model, values, client=client)
+                answer = self.service.infer(kind, self.model, self.values, self.name, client=client)
                 status = "ok"
             except InferenceServerException as error:
                 status = str(error.status())
@@ -292,7 +307,7 @@ def tiny_onnx_2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def repository(tmp_path: Path, tiny_onnx: Path) -> Path:
-    """A repository with one small model, ``tiny``."""
+    """A repository with one small model, ``tiny``, completely configured."""
     folder = tmp_path / "models"
-    write_model(folder, "tiny", tiny_onnx)
+    write_model(folder, "tiny", tiny_onnx, more=complete(tiny_onnx))
     return folder

@@ -3,6 +3,9 @@
 python -m tests.e2e.long fuzz --minutes 60
 python -m tests.e2e.long soak --minutes 240 --plot soak.png
 python -m tests.e2e.long models --onnx model.onnx --count 1000
+python -m tests.e2e.long root --count 2000        damaged ROOT files through `triton-fpga tag`
+python -m tests.e2e.long recover --count 6        a killed stub of the shipped models, until it answers again
+python -m tests.e2e.long goodput                  answers per second at 3 times what can be served
 """
 
 from __future__ import annotations
@@ -25,9 +28,13 @@ from rich.progress import Progress
 import fpga_ops
 from tests.e2e import fuzzing
 from tests.e2e.conftest import Service, images, serving, write_model
+from tests.e2e.figures import goodput, recovery
 from tests.e2e.soak import Sample, growth, plot, soak
 from tests.fpga_ops.onnx_models import quantise, resnet
 from triton_server.plugin.version import describe_onnx
+
+RECOVERY_S = 5.0
+GOODPUT = 0.9
 
 
 def fuzz(minutes: float, seed: int) -> int:
@@ -105,6 +112,14 @@ def _service() -> Iterator[Service]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
+    recover = commands.add_parser("recover")
+    recover.add_argument("--count", type=int, default=6)
+    root = commands.add_parser("root")
+    root.add_argument("--count", type=int, default=2000)
+    root.add_argument("--seed", type=int, default=0)
+    flood = commands.add_parser("goodput")
+    flood.add_argument("--seconds", type=float, default=15.0)
+    flood.add_argument("--device-ms", type=float, help="pretend a device that takes so long and no processor")
     for name in ("fuzz", "soak", "models"):
         command = commands.add_parser(name)
         command.add_argument("--seed", type=int, default=0)
@@ -117,6 +132,20 @@ def main() -> int:
             command.add_argument("--plot", type=Path)
             command.add_argument("--crash-every", type=float, default=60.0, metavar="S")
     args = parser.parse_args()
+    if args.command == "recover":
+        found = recovery(args.count)
+        print(json.dumps(found, indent=2))
+        return int(found["worst_s"] > RECOVERY_S)
+    if args.command == "root":
+        from tests.clients.damaged_files import tag_damaged
+
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(tag_damaged(Path(folder), args.count, args.seed)))
+        return 0
+    if args.command == "goodput":
+        figures = goodput(args.seconds, args.device_ms)
+        print(json.dumps(figures, indent=2))
+        return int(figures["goodput_over_most"] < GOODPUT)
     if args.command == "fuzz":
         return fuzz(args.minutes, args.seed)
     if args.command == "soak":

@@ -8,7 +8,7 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.conftest import images, serving
+from tests.e2e.conftest import COMPLETE, images, serving
 from triton_server.server import ADMIN_HEADER
 
 pytestmark = pytest.mark.server
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.server
 
 def test_strangers_may_ask_and_not_change(repository: Path, tmp_path: Path) -> None:
     key = tmp_path / "key"
-    with serving(repository, "--admin-key-file", str(key)) as service:
+    with serving(repository, COMPLETE, "--admin-key-file", str(key)) as service:
         for kind in ("grpc", "http"):
             client = service.client(kind)
             assert service.infer(kind, "tiny", images()).shape == (1, 2)
@@ -38,14 +38,14 @@ def test_strangers_may_ask_and_not_change(repository: Path, tmp_path: Path) -> N
 def test_what_a_request_holds_is_for_nobody_else(repository: Path) -> None:
     from tests.e2e.conftest import leftovers
 
-    with serving(repository) as service:
+    with serving(repository, COMPLETE) as service:
         regions = leftovers(service.process.pid)
         assert regions
         assert all(region.stat().st_mode & 0o077 == 0 for region in regions)
 
 
 def test_loopback_alone_listens(repository: Path) -> None:
-    with serving(repository) as service:
+    with serving(repository, COMPLETE) as service:
         ports = {int(service.urls[kind].rsplit(":", 1)[1]) for kind in ("grpc", "http")}
         ports |= {int(service.urls[kind].split(":")[2].split("/")[0]) for kind in ("metrics", "health")}
         listening: dict[int, set[str]] = {}
@@ -81,7 +81,10 @@ def test_a_wrong_key_is_no_key(repository: Path) -> None:
     """A client with a wrong key is refused like one without."""
     import tempfile
 
-    with tempfile.TemporaryDirectory() as folder, serving(repository, "--admin-key-file", f"{folder}/key") as service:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(repository, COMPLETE, "--admin-key-file", f"{folder}/key") as service,
+    ):
         client = tritonclient.grpc.InferenceServerClient(service.urls["grpc"])
         with pytest.raises(InferenceServerException, match="restricted"):
             client.unload_model("tiny", headers={ADMIN_HEADER: "guess"})

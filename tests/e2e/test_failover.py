@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.conftest import Service, images, serving, write_model
+from tests.e2e.conftest import COMPLETE, Service, complete, images, serving, write_model
 
 pytestmark = pytest.mark.server
 
@@ -33,8 +33,9 @@ def fault(tmp_path: Path) -> Path:
 @pytest.fixture
 def service(tmp_path: Path, tiny_onnx: Path, fault: Path) -> Iterator[Service]:
     repository = tmp_path / "models"
-    write_model(repository, "tiny", tiny_onnx, device=DEVICES, more=MORE)
-    with serving(repository, backend=BACKEND, environment={"TRITON_FPGA_TEST_FAULT": str(fault)}) as running:
+    write_model(repository, "tiny", tiny_onnx, device=DEVICES, more=MORE + complete(tiny_onnx, None))
+    environment = {"TRITON_FPGA_TEST_FAULT": str(fault)}
+    with serving(repository, COMPLETE, backend=BACKEND, environment=environment) as running:
         yield running
 
 
@@ -107,10 +108,10 @@ def test_a_driver_that_aborts_the_process_is_survived(service: Service, fault: P
 
 def test_a_stop_with_a_busy_device_is_bounded(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:
     repository = tmp_path / "busy"
-    more = MORE.replace('"1"', '"60"')
+    more = MORE.replace('"1"', '"60"') + complete(tiny_onnx, None)
     write_model(repository, "tiny", tiny_onnx, device="first", more=more)
     environment = {"TRITON_FPGA_TEST_FAULT": str(fault)}
-    with serving(repository, "--exit-timeout", "1", backend=BACKEND, environment=environment) as service:
+    with serving(repository, COMPLETE, "--exit-timeout", "1", backend=BACKEND, environment=environment) as service:
         fault.write_text("busy")
         client = service.client("grpc")
         thread = threading.Thread(target=_ask_quietly, args=(service, client))

@@ -12,7 +12,7 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.conftest import Service, images, serving, write_model
+from tests.e2e.conftest import COMPLETE, Service, complete, images, serving, write_model
 from triton_server.processes import find_stubs
 
 pytestmark = pytest.mark.server
@@ -35,9 +35,9 @@ dynamic_batching {
 def service(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path) -> Service:
     folder = tmp_path_factory.mktemp("overload")
     (folder / "fault").write_text("sleep")
-    write_model(folder / "models", "tiny", tiny_onnx, device="first", more=MORE)
+    write_model(folder / "models", "tiny", tiny_onnx, device="first", more=MORE + complete(tiny_onnx, None))
     environment = {"TRITON_FPGA_TEST_FAULT": str(folder / "fault")}
-    with serving(folder / "models", backend=BACKEND, environment=environment) as running:
+    with serving(folder / "models", COMPLETE, backend=BACKEND, environment=environment) as running:
         yield running
 
 

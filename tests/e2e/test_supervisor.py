@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.e2e.conftest import Service, Traffic, images, leftovers, serving, write_model
-from triton_server.plugin.version import describe_onnx
+from tests.e2e.conftest import COMPLETE, Service, Traffic, complete, images, leftovers, serving, write_model
 from triton_server.processes import descendants, find_stubs, state
 
 pytestmark = pytest.mark.server
@@ -23,16 +22,6 @@ QUICK_S = 0.9
 START_S = 3.0
 """What a start takes on a quiet machine; the limits above grow with it on a busy one."""
 RETRYABLE = {"ok", "StatusCode.UNAVAILABLE", "503"}
-
-
-def complete(onnx_file: Path) -> str:
-    """What the shipped configurations say and auto-completion would: a restart then need not wait for it."""
-    lines = ["max_batch_size: 8"]
-    for kind, tensors in zip(("input", "output"), describe_onnx(onnx_file), strict=True):
-        for tensor in tensors:
-            dims = ", ".join(map(str, tensor.dims))
-            lines.append(f'{kind} [ {{ name: "{tensor.name}" data_type: {tensor.data_type} dims: [ {dims} ] }} ]')
-    return "\n".join(lines)
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +112,14 @@ def command(pid: int) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_told_stop_is_clean(repository: Path, number: int) -> None:
-    with serving(repository) as service:
+    with serving(repository, COMPLETE) as service:
         service.infer("grpc", "tiny", images())
         assert service.stop(number) == 0  # what is left behind is checked by serving()
         assert "submit a bug report" not in service.log.read_text(), "a stub crashed while it ended"
 
 
 def test_a_stop_with_a_stopped_stub_is_bounded(repository: Path) -> None:
-    with serving(repository, "--exit-timeout", "1") as service:
+    with serving(repository, COMPLETE, "--exit-timeout", "1") as service:
         os.kill(service.stub("tiny"), signal.SIGSTOP)
         began = time.monotonic()
         assert service.stop() == 0
@@ -138,7 +127,7 @@ def test_a_stop_with_a_stopped_stub_is_bounded(repository: Path) -> None:
 
 
 def test_a_stop_with_live_connections_is_bounded(repository: Path) -> None:
-    with serving(repository, "--exit-timeout", "1") as service, Traffic(service, "tiny"):
+    with serving(repository, COMPLETE, "--exit-timeout", "1") as service, Traffic(service, "tiny"):
         time.sleep(0.5)
         began = time.monotonic()
         service.process.send_signal(signal.SIGTERM)
@@ -147,7 +136,7 @@ def test_a_stop_with_live_connections_is_bounded(repository: Path) -> None:
 
 
 def test_nothing_outlives_a_killed_supervisor(repository: Path) -> None:
-    with serving(repository) as service:
+    with serving(repository, COMPLETE) as service:
         below = descendants(service.process.pid)
         assert below
         service.process.kill()
@@ -157,17 +146,17 @@ def test_nothing_outlives_a_killed_supervisor(repository: Path) -> None:
             time.sleep(0.05)
         assert not [(pid, state(pid), command(pid)) for pid in below if state(pid) not in ("", "Z")]
         left = leftovers(service.process.pid)
-        with serving(repository):  # the next one clears what the killed one could not
+        with serving(repository, COMPLETE):  # the next one clears what the killed one could not
             assert not set(left) & set(leftovers(service.process.pid))
 
 
 def test_a_stub_killed_while_it_loads_does_not_stop_the_others(tmp_path: Path, tiny_onnx: Path) -> None:
     repository = tmp_path / "models"
-    write_model(repository, "tiny", tiny_onnx)
-    with serving(repository, "--probe-interval", "0.5") as service:
+    write_model(repository, "tiny", tiny_onnx, more=complete(tiny_onnx))
+    with serving(repository, COMPLETE, "--probe-interval", "0.5") as service:
         pid = service.server_pid
         known = {stub.pid for stub in find_stubs(pid)}
-        write_model(repository, "late", tiny_onnx)
+        write_model(repository, "late", tiny_onnx, more=complete(tiny_onnx))
         deadline = time.monotonic() + 15
         while time.monotonic() < deadline:
             fresh = [stub.pid for stub in find_stubs(pid) if stub.pid not in known]

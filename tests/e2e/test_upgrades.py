@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.e2e.conftest import CONFIG, Traffic, images, serving, write_model
+from tests.e2e.conftest import COMPLETE, CONFIG, Traffic, complete, images, serving, write_model
 
 pytestmark = pytest.mark.server
 
 
 def test_versions_come_and_go_under_traffic(tmp_path: Path, tiny_onnx: Path, tiny_onnx_2: Path) -> None:
     repository = tmp_path / "models"
-    write_model(repository, "tiny", tiny_onnx)
-    with serving(repository) as service:
+    write_model(repository, "tiny", tiny_onnx, more=complete(tiny_onnx))
+    with serving(repository, COMPLETE) as service:
         first = service.infer("grpc", "tiny", images())
 
         def answers(expected: np.ndarray) -> bool:
@@ -35,7 +35,7 @@ def test_versions_come_and_go_under_traffic(tmp_path: Path, tiny_onnx: Path, tin
             assert answers(second), "the old version serves on"
             shutil.rmtree(repository / "tiny" / "3")
 
-            config = CONFIG.format(device="reference", more="max_batch_size: 4")
+            config = CONFIG.format(device="reference", more=complete(tiny_onnx, 4))
             (repository / "tiny" / "config.pbtxt").write_text(config)
             service.wait_for(lambda: service.client("grpc").get_model_config("tiny").config.max_batch_size == 4)
 
@@ -51,10 +51,10 @@ def test_versions_come_and_go_under_traffic(tmp_path: Path, tiny_onnx: Path, tin
 
 def test_version_policy(tmp_path: Path, tiny_onnx: Path, tiny_onnx_2: Path) -> None:
     repository = tmp_path / "models"
-    policy = CONFIG.format(device="reference", more="version_policy { all {} }")
+    policy = CONFIG.format(device="reference", more="version_policy { all {} }\n" + complete(tiny_onnx))
     write_model(repository, "tiny", tiny_onnx, config=policy)
     write_model(repository, "tiny", tiny_onnx_2, version=2)
-    with serving(repository, "--no-watch") as service:
+    with serving(repository, COMPLETE, "--no-watch") as service:
         states = {entry["version"]: entry["state"] for entry in service.status()["models"]}
         assert states == {"1": "serving", "2": "serving"}, "each version is probed by itself"
         both = [service.infer("grpc", "tiny", images(), model_version=version) for version in ("1", "2")]
@@ -63,8 +63,8 @@ def test_version_policy(tmp_path: Path, tiny_onnx: Path, tiny_onnx_2: Path) -> N
 
 
 def test_what_a_user_unloads_stays_unloaded(repository: Path, tiny_onnx: Path) -> None:
-    write_model(repository, "other", tiny_onnx)
-    with serving(repository, "--probe-interval", "0.3") as service:
+    write_model(repository, "other", tiny_onnx, more=complete(tiny_onnx))
+    with serving(repository, COMPLETE, "--probe-interval", "0.3") as service:
         service.client("http").unload_model("other")
         service.wait_for(lambda: [entry["model"] for entry in service.status()["models"]] == ["tiny"])
         service.wait_ready()

@@ -73,7 +73,13 @@ def find_models(plan: Plan) -> dict[str, Model]:
 
 
 def added_latency(plan: Plan, grpc: str, http: str, model: Model, device: str) -> Numbers:
-    """Median ms at batch one of the bare `fpga_ops` call and of every way through Triton, interleaved by rounds."""
+    """Median ms at batch one of the bare `fpga_ops` call and of every way through Triton, interleaved by rounds.
+
+    `plain` is tritonclient's own blocking gRPC client: what of the added time is not this client's. Each round begins
+    with another way, so that none has always the same one before it.
+    """
+    import tritonclient.grpc
+
     import fpga_ops
 
     network = fpga_ops.load(model.path, device)
@@ -91,12 +97,24 @@ def added_latency(plan: Plan, grpc: str, http: str, model: Model, device: str) -
             "http": client(f"http://{http}", shared=False),
             "http_shared_memory": client(f"http://{http}", shared=True),
         }
+        bystander = stack.enter_context(tritonclient.grpc.InferenceServerClient(grpc))
+
+        def plain(inputs: dict[str, Any]) -> object:
+            given = [tritonclient.grpc.InferInput(key, list(value.shape), "FP32") for key, value in inputs.items()]
+            for one, value in zip(given, inputs.values(), strict=True):
+                one.set_data_from_numpy(value)
+            return bystander.infer(model.name, given).as_numpy("probabilities")
+
+        ways["plain"] = plain
         name = next(iter(network.describe()["inputs"]))
         times: dict[str, list[float]] = {way: [] for way in ways}
+        order = list(ways)
         for round_number in range(plan.rounds + 3):
             row = round_number % len(model.rows)
             tensor = {name: np.ascontiguousarray(model.rows[row : row + 1])}
-            for way, call in ways.items():
+            order.append(order.pop(0))
+            for way in order:
+                call = ways[way]
                 began = time.perf_counter()
                 call(tensor)
                 if round_number >= 3:

@@ -56,19 +56,30 @@ def markdown(numbers: Numbers) -> str:
             ratio = f"{row['speed_of_service_over_it']:.2f}" if "speed_of_service_over_it" in row else ""
             lines.append(f"| {row['what']} | {row['ms_per_image']:.2f} | {row['images_per_s']:.1f} | {ratio} |")
         lines.append("")
-    if "latency" in numbers:
+    if numbers.get("latency"):
         lines += ["## What the service adds to the bare call", ""]
         lines += [
-            "| model | bare | gRPC | gRPC, shared memory | HTTP | HTTP, shared memory |",
-            "|---|---|---|---|---|---|",
+            "| model | bare | gRPC | gRPC, shared memory | HTTP | HTTP, shared memory | plain tritonclient, gRPC |",
+            "|---|---|---|---|---|---|---|",
         ]
         for model, measured in numbers["latency"].items():
             median = measured["median_ms"]
             cells = [f"{median['bare']:.2f}"] + [
                 f"{median[way]:.2f} (+{median[way] - median['bare']:.2f})"
-                for way in ("grpc", "grpc_shared_memory", "http", "http_shared_memory")
+                for way in ("grpc", "grpc_shared_memory", "http", "http_shared_memory", "plain")
             ]
             lines.append(f"| {model} | {' | '.join(cells)} |")
+        lines += [
+            "",
+            "| model | bare call in a loop, calls/s | eight connections, requests/s | ratio | bytes a request |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {model} | {m['bare_per_s']:.1f} | {m['eight_connections_per_s']:.1f} "
+            f"| {m['throughput_ratio_8_clients']:.3f} | {m['bytes_per_inference']:.0f} |"
+            for model, m in numbers["latency"].items()
+            if "bare_per_s" in m
+        ]
         lines.append("")
     for model, measured in numbers.get("scaling", {}).items():
         lines += [f"## {model}: simultaneous clients", "", f"![latency and throughput](scaling_{model}.png)", ""]

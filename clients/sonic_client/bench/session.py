@@ -46,7 +46,7 @@ def run_all(args: argparse.Namespace, console: Console) -> Numbers:
             except (ClientError, FpgaOpsError) as error:
                 numbers["failed"][what] = str(error)
 
-        with TritonServer(plan.repository) as server:
+        with TritonServer(plan.repository, auto_complete=None) as server:
             provenance = read_provenance(server.metrics_url, next(iter(models)))
             numbers |= {"device": provenance.get("device", "unknown"), "precision": provenance.get("precision", "")}
             for name, model in models.items():
@@ -107,7 +107,7 @@ def _plan(args: argparse.Namespace, scratch: Path, say: Any) -> Plan:
 def _starter(plan: Plan) -> Callable[..., Any]:
     from triton_server import TritonServer
 
-    return lambda **where: TritonServer(plan.repository, **where).start()
+    return lambda **where: TritonServer(plan.repository, auto_complete=None, **where).start()
 
 
 def _eight(plan: Plan, grpc: str, model: Model, latency: Numbers, device: str) -> float:
@@ -154,7 +154,9 @@ def _summary(numbers: Numbers) -> Numbers:
         "added_ms_image": latency.get(IMAGES, {}).get("added_grpc"),
         "added_ms_image_shared_memory": latency.get(IMAGES, {}).get("added_grpc_shared_memory"),
         "added_ms_image_http_shared_memory": latency.get(IMAGES, {}).get("added_http_shared_memory"),
+        "added_ms_image_plain_tritonclient": latency.get(IMAGES, {}).get("added_plain"),
         "added_ms_constituents": latency.get(CONSTITUENTS, {}).get("added_grpc"),
+        "added_ms_constituents_plain_tritonclient": latency.get(CONSTITUENTS, {}).get("added_plain"),
         "throughput_ratio_8_clients": main.get("throughput_ratio_8_clients"),
         "throughput_ratio_8_clients_image": latency.get(IMAGES, {}).get("throughput_ratio_8_clients"),
         "bytes_per_inference": main.get("bytes_per_inference"),

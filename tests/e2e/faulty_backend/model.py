@@ -28,8 +28,8 @@ class FaultyNetwork:
             raise MemoryError("out of device memory")
         if fault == "hang":
             time.sleep(3600)
-        if fault == "sleep":
-            time.sleep(0.05)
+        if fault.startswith("sleep"):
+            time.sleep(float(fault.partition(" ")[2] or 0.05))
         if fault == "busy":
             end = time.monotonic() + 20
             while time.monotonic() < end:
