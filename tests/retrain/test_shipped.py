@@ -44,13 +44,26 @@ def test_version_is_sound_and_good_enough(model: str) -> None:
 
 
 def test_both_taggers_hold_the_same_network_and_known_jets() -> None:
+    """One integer network; `top_tagger` may have a head of its own behind it, which knows the jet's momenta."""
     answers = [np.load(newest(model).folder / GOLDEN_FILE, allow_pickle=False) for model in MODELS]
     np.testing.assert_array_equal(answers[0]["features"], answers[1]["features"])
-    np.testing.assert_array_equal(answers[0]["probabilities"], answers[1]["probabilities"])
+    if "head" not in newest("top_tagger").card:
+        np.testing.assert_array_equal(answers[0]["probabilities"], answers[1]["probabilities"])
     assert len(answers[0]["features"]) >= 8
     assert answers[0]["features"].dtype == np.uint8
     cards = [newest(model).card for model in MODELS]
     assert cards[0]["golden_jets"] == cards[1]["golden_jets"]
+
+
+def test_the_tagger_beats_the_baseline_on_the_same_jets() -> None:
+    metrics = newest("top_tagger").card["metrics"]
+    assert metrics["auc_minus_baseline"] > 5 * metrics["auc_minus_baseline_err"]
+    assert metrics["rejection_50_over_baseline"] - metrics["rejection_50_over_baseline_err"] > 1.0
+
+
+def test_quantisation_costs_what_is_allowed() -> None:
+    metrics = newest("top_tagger").card["metrics"]
+    assert metrics["auc_minus_float"] > -0.0005
 
 
 def test_shipped_tagger_tells_the_sample_s_jets_apart() -> None:
