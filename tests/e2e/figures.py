@@ -24,8 +24,8 @@ max_batch_size: 1
 dynamic_batching {
   priority_levels: 2
   default_priority_level: 2
-  default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 10000000 allow_timeout_override: true
-                         max_queue_size: 64 }
+  default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 1000000 allow_timeout_override: true
+                         max_queue_size: 2048 }
 }
 """
 
@@ -65,7 +65,7 @@ def recovery(count: int) -> dict[str, Any]:
 
 
 def goodput(seconds: float, service_ms: float | None) -> dict[str, float]:
-    """Answers per second with 16 requests in flight, at 3 times that rate in an open loop, and at half of it after.
+    """The most answers per second that were had, those at 3 times that rate in an open loop, and at half of it after.
 
     ``service_ms`` is the time of a pretended device that leaves the processor alone; None takes the shipped tagger.
     """
@@ -90,8 +90,14 @@ def _goodput(
 ) -> dict[str, float]:  # fmt: skip
     with serving(repository, COMPLETE, "--no-watch", backend=backend, environment=environment) as service:
         load = Load(service, model, values)
-        load.closed(16, 2.0)
-        most = load.closed(16, seconds)
+        load.closed(16, 1.0)
+        rate = most = load.closed(16, seconds)
+        for _ in range(5):  # clients that wait for their answers need not reach what can be served
+            rate *= 1.6
+            good = load.offer(rate, seconds)["ok"] / seconds
+            most = max(most, good)
+            if good < 0.9 * rate:
+                break
         flooded = load.offer(3 * most, seconds)
         after = load.offer(0.5 * most, seconds / 2)
         good = flooded["ok"] / seconds

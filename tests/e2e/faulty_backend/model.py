@@ -19,6 +19,7 @@ _load = fpga_ops.load
 class FaultyNetwork:
     def __init__(self, network: Any, name: str) -> None:
         self.network, self.name = network, name
+        self.answers: dict[int, Any] = {}
 
     def run_timed(self, inputs: Any) -> Any:
         fault = _fault()
@@ -29,7 +30,12 @@ class FaultyNetwork:
         if fault == "hang":
             time.sleep(3600)
         if fault.startswith("sleep"):
-            time.sleep(float(fault.partition(" ")[2] or 0.05))
+            seconds = float(fault.partition(" ")[2] or 0.05)
+            time.sleep(seconds)
+            if fault != "sleep":  # a device that leaves the processor alone: it answers what it answered first
+                if len(inputs["images"]) not in self.answers:
+                    self.answers[len(inputs["images"])] = self.network.run_timed(inputs)[0]
+                return self.answers[len(inputs["images"])], seconds
         if fault == "busy":
             end = time.monotonic() + 20
             while time.monotonic() < end:
