@@ -1,10 +1,12 @@
 import argparse
+import errno
 import fcntl
 import json
 import socket
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from retrain import publish as publishing
@@ -149,3 +151,33 @@ def test_a_card_that_is_missing(tmp_path: Path, network) -> None:
     (version.folder / "model_card.json").unlink()
     with pytest.raises(PublishError, match="not a readable model card"):
         _ = version.card
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "golden.npz", "model_card.json"])
+def test_a_full_disk_leaves_no_half_version(
+    tmp_path: Path, network, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    publish(tmp_path, MODEL, network, golden_jets(), card())
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if file == "model.onnx":
+        monkeypatch.setattr(onnx, "save", full)
+    elif file == "golden.npz":
+        monkeypatch.setattr(np, "savez_compressed", full)
+    else:
+        monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(PublishError, match="No space left"):
+        publish(tmp_path, MODEL, network, golden_jets(), card())
+    monkeypatch.undo()
+    assert [entry.name for entry in (tmp_path / MODEL).iterdir() if entry.is_dir()] == ["1"]
+    assert publish(tmp_path, MODEL, network, golden_jets(), card()).number == 2
+
+
+def test_a_card_that_lies_is_told(tmp_path: Path, network) -> None:
+    version = publish(tmp_path, MODEL, network, golden_jets(), card())
+    content = version.card
+    content["files"]["model.onnx"] = "0" * 64
+    (version.folder / "model_card.json").write_text(json.dumps(content))
+    assert damaged_files(version) == ["model.onnx"]

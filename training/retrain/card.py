@@ -76,7 +76,9 @@ def neutrino_metrics(
 ) -> dict[str, Any]:
     """`accuracy` and `recall` by class of the served network, and with `_float`."""
     metrics = classification(labels, served, CLASSES)
-    return metrics | {f"{name}_float": value for name, value in classification(labels, plain, CLASSES).items()}
+    for name, value in classification(labels, plain, CLASSES).items():
+        metrics[f"{name.removesuffix('_err')}_float" + ("_err" if name.endswith("_err") else "")] = value
+    return metrics
 
 
 def neutrino_card(
