@@ -8,6 +8,7 @@ import pytest
 
 from retrain.data.files import read_jets
 from retrain.metrics import area_under_curve
+from retrain.pixelmaps import CELLS, CLASSES, PLANES, VIEWS
 from retrain.scoring import onnx_scores
 from retrain.versions import GOLDEN_FILE, MODEL_FILE, damaged_files, versions
 
@@ -70,3 +71,18 @@ def test_shipped_tagger_tells_the_sample_s_jets_apart() -> None:
     pytest.importorskip("uproot")
     jets = read_jets(SAMPLE).take(slice(0, 300))
     assert area_under_curve(jets.is_top, onnx_scores(newest("top_tagger").folder / MODEL_FILE, jets)) > 0.96
+
+
+def test_shipped_neutrino_network_says_what_it_is() -> None:
+    version = newest("resnet50_neutrino")
+    assert damaged_files(version) == []
+    assert version.card["labels"] == list(CLASSES)
+    assert (version.folder.parent / "labels.txt").read_text().split() == list(CLASSES)
+    metrics = version.card["metrics"]
+    assert set(metrics["recall"]) == set(metrics["recall_err"]) == set(CLASSES)
+    assert metrics["accuracy"] > version.card["training"]["frozen_features"]["accuracy"]
+    assert abs(metrics["accuracy"] - metrics["accuracy_float"]) < metrics["accuracy_err"]
+    assert "no use to an experiment" in version.card["limits"]
+    with np.load(version.folder / GOLDEN_FILE, allow_pickle=False) as answers:
+        assert answers["input"].shape[1:] == (VIEWS, PLANES, CELLS)
+        assert answers["probabilities"].shape == (len(answers["input"]), len(CLASSES))
