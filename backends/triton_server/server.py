@@ -27,6 +27,8 @@ from triton_server.verify import verify_repository
 START_ATTEMPTS = 3
 STALL_S = 30.0
 """A start that uses no processor time for this long has stalled."""
+STUB_TIMEOUT_S = 120
+"""What a stub gets to load its model. Triton's 30 s are too few on a machine with many times more work than cores."""
 IDLE_SHARE = 0.01
 """What idle threads use of a processor."""
 
@@ -274,6 +276,7 @@ class TritonServer:
             *(f"--load-model={model}" for model in self.models),
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
             f"--backend-config=python,shm-default-byte-size={self._shm_default_bytes}",
+            f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT_S}",
         ]  # fmt: skip
         if self.admin_key:
             # Everyone may infer and ask for health and metadata; only the holder of the key may change what is served.

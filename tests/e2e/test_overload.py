@@ -29,19 +29,22 @@ dynamic_batching {
                          max_queue_size: 8 }
 }
 """
+PATIENT = MORE.replace("2000000", "1000000").replace("max_queue_size: 8", "max_queue_size: 2048")
+"""As the shipped models: bounded by time. A full queue keeps Triton's batcher asleep for half a second now and then."""
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path) -> Service:
     folder = tmp_path_factory.mktemp("overload")
     (folder / "fault").write_text("sleep")
-    write_model(folder / "models", "tiny", tiny_onnx, device="first", more=MORE + complete(tiny_onnx, None))
+    for name, more in (("tiny", MORE), ("patient", PATIENT)):
+        write_model(folder / "models", name, tiny_onnx, device="first", more=more + complete(tiny_onnx, None))
     environment = {"TRITON_FPGA_TEST_FAULT": str(folder / "fault")}
     with serving(folder / "models", COMPLETE, backend=BACKEND, environment=environment) as running:
         yield running
 
 
-def offer(service: Service, rate: float, seconds: float, **options: object) -> Counter[str]:
+def offer(service: Service, rate: float, seconds: float, model: str = "tiny", **options: object) -> Counter[str]:
     """Open loop: ``rate`` requests a second, whatever becomes of them. Returns how many ended how."""
     client = service.client("grpc")
     results: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -56,7 +59,7 @@ def offer(service: Service, rate: float, seconds: float, **options: object) -> C
     began = time.monotonic()
     while (now := time.monotonic() - began) < seconds:
         while sent < now * rate:
-            client.async_infer("tiny", [tensor], done, **options)
+            client.async_infer(model, [tensor], done, **options)
             sent += 1
         time.sleep(0.005)
     return Counter(results.get(timeout=30) for _ in range(sent))
@@ -64,13 +67,13 @@ def offer(service: Service, rate: float, seconds: float, **options: object) -> C
 
 def test_goodput_holds_at_three_times_the_saturation(service: Service) -> None:
     seconds = 4.0
-    maximum = offer(service, 1.2 / SERVICE_S, seconds)["ok"] / seconds
-    flooded = offer(service, 3.0 / SERVICE_S, seconds)
+    maximum = offer(service, 1.2 / SERVICE_S, seconds, "patient")["ok"] / seconds
+    flooded = offer(service, 3.0 / SERVICE_S, seconds, "patient")
     assert set(flooded) <= {"ok", "StatusCode.UNAVAILABLE"}
     assert flooded["StatusCode.UNAVAILABLE"] > flooded["ok"]
     # The goal of 0.9 is for a benchmark: 4 s hold two dozen requests, give or take two. Here a collapse is looked for.
     assert flooded["ok"] / seconds > 0.7 * maximum
-    assert set(offer(service, 0.5 * maximum, 2.0)) == {"ok"}, "it recovers within seconds"
+    assert set(offer(service, 0.5 * maximum, 2.0, "patient")) == {"ok"}, "it recovers within seconds"
 
 
 def test_refusals_come_at_once(service: Service) -> None:
@@ -78,15 +81,21 @@ def test_refusals_come_at_once(service: Service) -> None:
     pending = threading.Semaphore(0)
     tensor = tritonclient.grpc.InferInput("images", [1, 3, 32, 32], "FP32")
     tensor.set_data_from_numpy(images())
-    for _ in range(12):
-        client.async_infer("tiny", [tensor], lambda result, error: pending.release())
-    time.sleep(0.02)
+    refused: list[tuple[float, str]] = []
+
+    def done(result: object, error: InferenceServerException | None) -> None:
+        if error is not None:
+            refused.append((time.monotonic() - began, str(error)))
+        pending.release()
+
     began = time.monotonic()
-    with pytest.raises(InferenceServerException, match="maximum queue size"):
-        client.infer("tiny", [tensor])
-    assert time.monotonic() - began < 1.0
-    for _ in range(12):
+    for _ in range(30):
+        client.async_infer("tiny", [tensor], done)
+    for _ in range(30):
         assert pending.acquire(timeout=10)
+    assert len(refused) >= 10
+    assert all("maximum queue size" in why for _, why in refused)
+    assert min(after for after, _ in refused) < 1.0
 
 
 def test_small_requests_with_priority_overtake(service: Service) -> None:

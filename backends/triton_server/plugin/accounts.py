@@ -3,6 +3,7 @@
 Setting a Triton metric from Python is a message to the server's process, too slow for the path of a request.
 """
 
+import ctypes
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -70,6 +71,11 @@ class Metrics:
         return self._metrics[key]
 
     def close(self) -> None:
-        """Forget all. Triton's objects tell the server when they go, so they must go while the stub still can."""
-        self._metrics.clear()
-        self._families.clear()
+        """Let Triton's objects outlive this process: they must not be destroyed.
+
+        Destroyed when the interpreter ends, they end the stub with an abort. Destroyed before, they remove the counter
+        in the server that the next instance of the same version uses too (metric_family.cc of 2.51 counts references
+        for each object and not for each name), and the server dies of a segmentation fault.
+        """
+        for thing in (*self._metrics.values(), *self._families.values()):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
