@@ -7,11 +7,11 @@ from typing import Any
 
 from triton_server.plugin.accounts import Accounts, Metrics
 
+DESTROYED: list[str] = []
+
 
 class Utils:
     """Stands for triton_python_backend_utils; counts what is destroyed."""
-
-    destroyed: list[str] = []
 
     class MetricFamily:
         COUNTER, GAUGE = 1, 2
@@ -23,7 +23,7 @@ class Utils:
             return Utils.Metric()
 
         def __del__(self) -> None:
-            Utils.destroyed.append("family")
+            DESTROYED.append("family")
 
     class Metric:
         value = 0.0
@@ -32,7 +32,7 @@ class Utils:
             self.value += increase
 
         def __del__(self) -> None:
-            Utils.destroyed.append("metric")
+            DESTROYED.append("metric")
 
 
 def test_counts_are_handed_over_once() -> None:
@@ -47,10 +47,10 @@ def test_counts_are_handed_over_once() -> None:
 
 def test_a_closed_stub_destroys_none_of_tritons_metrics() -> None:
     """The next instance of the same version uses the same counters in the server."""
-    Utils.destroyed.clear()
+    DESTROYED.clear()
     metrics: Any = Metrics(Utils)
     metrics.increment("fpga_inferences_total", {"model": "m"}, 1.0)
     metrics.close()
     del metrics
     gc.collect()
-    assert not Utils.destroyed
+    assert not DESTROYED
