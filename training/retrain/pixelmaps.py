@@ -117,7 +117,7 @@ def pixel_map_graph(size: int) -> onnx.ModelProto:
     if reduce > 1:
         image = graph.add("AveragePool", image, kernel_shape=[reduce, reduce], strides=[reduce, reduce])
     graph.add("Sqrt", graph.add("Mul", image, graph.constant(1.0 / LARGEST_CHARGE)), output=NETWORK_INPUT)
-    shape = ["N", 1, PLANES // reduce, VIEWS * CELLS // reduce]
+    shape: list[str | int | None] = ["N", 1, PLANES // reduce, VIEWS * CELLS // reduce]
     return graph.model(
         "pixel_map",
         [helper.make_tensor_value_info(PIXEL_MAPS, TensorProto.FLOAT, ["N", VIEWS, PLANES, CELLS])],

@@ -136,7 +136,7 @@ def draw_kinematics(jets: Jets) -> Any:
     """Mass, number of constituents and pT of both classes, side by side."""
     import mplhep
 
-    shown = (
+    shown: tuple[tuple[str, NDArray[Any], NDArray[Any]], ...] = (
         ("jet mass [GeV]", jets.mass, np.linspace(0, 300, 41)),
         ("constituents", jets.multiplicity, np.linspace(0, 200, 41)),
         (r"jet $p_\mathrm{T}$ [GeV]", jets.pt, np.linspace(550, 650, 21)),

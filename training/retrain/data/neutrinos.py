@@ -71,7 +71,7 @@ class Interactions:
 
     def __init__(self, label: str, seed: int, rng: np.random.Generator, settings: NeutrinoSettings) -> None:
         self.label, self.rng, self.settings = label, rng, settings
-        self._pythia = None if label == "cosmic" else _hadroniser(seed)
+        self._pythia: Any = None if label == "cosmic" else _hadroniser(seed)
 
     def generate(self, events: int) -> PixelMaps:
         """A batch of maps."""
@@ -204,11 +204,11 @@ class Interactions:
 
     def _run_pythia(self, lines: list[tuple[Any, ...]]) -> list[tuple[int, Floats]]:
         """Hadronise and decay what is given; empty when Pythia cannot."""
-        record = self._pythia.event  # type: ignore[attr-defined]
+        record = self._pythia.event
         record.reset()
         for line in lines:
             record.append(*line)
-        if not self._pythia.next():  # type: ignore[attr-defined]
+        if not self._pythia.next():
             return []
         return [
             (particle.id(), np.array([particle.px(), particle.py(), particle.pz()]))
