@@ -35,6 +35,13 @@ def _pyplot() -> Any:
     return plt
 
 
+def colour(number: int) -> Any:
+    """One of ten colours: the field's style repeats itself after six."""
+    import matplotlib as mpl
+
+    return mpl.colormaps["tab10"](number % 10)
+
+
 def save(fig: Any, path: Path) -> None:
     """Write the figure and free it."""
     import matplotlib.pyplot as plt

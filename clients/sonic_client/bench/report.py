@@ -157,9 +157,9 @@ def _plot_breakdown(measured: Numbers, path: Path) -> None:
     fig, axes = plots.figure(8.0, 5.0)
     models = list(measured)
     base = [0.0] * len(models)
-    for key, label in _PARTS:
+    for number, (key, label) in enumerate(_PARTS):
         values = [max(0.0, measured[model][key]) for model in models]
-        axes.barh(models, values, left=base, label=label)
+        axes.barh(models, values, left=base, label=label, color=plots.colour(number))
         base = [a + b for a, b in zip(base, values, strict=True)]
     axes.set(xlabel="time of a request at batch one [ms]")
     axes.legend(fontsize=10, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
