@@ -216,7 +216,7 @@ class Supervisor:
     def stop(self) -> None:
         """End ``run``, not ready at once and without the server after ``drain_s``, or at once when called again.
 
-        May be called from a signal handler.
+        From any thread, but not from a signal handler: it takes locks that the interrupted code may hold.
         """
         if self._stop.is_set():
             self._at_once.set()

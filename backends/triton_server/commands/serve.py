@@ -5,12 +5,13 @@ import ipaddress
 import json
 import logging
 import os
+import queue
 import secrets
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -112,12 +113,19 @@ def run(args: argparse.Namespace) -> int:
     )
     health = HealthServer(supervisor, args.address, args.health_port)
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        _notify("STOPPING=1")
-        supervisor.stop()
+    # The handler runs in the main thread, between any two steps of it, also where it holds a lock that `stop` takes:
+    # so it only leaves a note (a SimpleQueue may be put to from a handler), and a thread of its own acts on it.
+    told: queue.SimpleQueue[int] = queue.SimpleQueue()
 
+    def stop() -> None:
+        while True:
+            told.get()
+            _notify("STOPPING=1")
+            supervisor.stop()
+
+    threading.Thread(target=stop, name="signals", daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, lambda received, _frame: told.put(received))
     try:
         supervisor.run()
     finally:
