@@ -5,7 +5,6 @@ import ipaddress
 import json
 import logging
 import os
-import queue
 import secrets
 import signal
 import socket
@@ -113,23 +112,28 @@ def run(args: argparse.Namespace) -> int:
     )
     health = HealthServer(supervisor, args.address, args.health_port)
 
-    # The handler runs in the main thread, between any two steps of it, also where it holds a lock that `stop` takes:
-    # so it only leaves a note (a SimpleQueue may be put to from a handler), and a thread of its own acts on it.
-    told: queue.SimpleQueue[int] = queue.SimpleQueue()
+    # Python runs a handler in the main thread between two of its steps. That may be never, if the signal comes just
+    # before the thread sleeps, and it may be where the thread holds a lock that `stop` takes. So the byte that the
+    # interpreter's own C handler writes is what counts, and a thread of its own acts on it.
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
 
     def stop() -> None:
-        while True:
-            told.get()
-            _notify("STOPPING=1")
-            supervisor.stop()
+        while received := told.recv(1):
+            if received[0] in (signal.SIGTERM, signal.SIGINT):
+                _notify("STOPPING=1")
+                supervisor.stop()
 
     threading.Thread(target=stop, name="signals", daemon=True).start()
+    signal.set_wakeup_fd(tell.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _frame: told.put(received))
+        signal.signal(number, lambda *_: None)
     try:
         supervisor.run()
     finally:
         health.close()
+        signal.set_wakeup_fd(-1)
+        tell.close()
     return 0
 
 
