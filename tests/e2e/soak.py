@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Sample:
     """What the supervisor, the server and its stubs hold together."""
 
     seconds: float
+    processes: int
     memory: int
     """Resident bytes."""
     descriptors: int
@@ -41,14 +43,15 @@ class Sample:
 
 def sample(service: Service, began: float) -> Sample:
     memory = descriptors = threads = 0
-    for pid in (service.process.pid, *descendants(service.process.pid)):
+    processes = (service.process.pid, *descendants(service.process.pid))
+    for pid in processes:
         with contextlib.suppress(OSError):
             memory += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
             descriptors += len(list(Path(f"/proc/{pid}/fd").iterdir()))
             threads += len(list(Path(f"/proc/{pid}/task").iterdir()))
     regions = SHM.glob(f"tfpga-{service.process.pid}-*")
     shared = sum(region.stat().st_blocks * 512 for region in regions)
-    return Sample(time.monotonic() - began, memory, descriptors, threads, shared)
+    return Sample(time.monotonic() - began, len(processes), memory, descriptors, threads, shared)
 
 
 def soak(
@@ -83,14 +86,20 @@ def soak(
 
 
 def growth(samples: list[Sample]) -> dict[str, float]:
-    """How much each quantity rose from the first third of the run to the last, by the medians of the thirds."""
-    third = max(1, len(samples) // 3)
+    """How much each quantity rose from the first third of the run to the last, by the medians of the thirds.
 
-    def median(name: str, part: list[Sample]) -> float:
-        return float(np.median([getattr(entry, name) for entry in part]))
+    Of the samples with the usual number of processes, except for that number: it varies while a server restarts.
+    """
+    usual = statistics.mode(entry.processes for entry in samples)
 
-    names = ("memory", "descriptors", "threads", "shared")
-    return {name: median(name, samples[-third:]) - median(name, samples[:third]) for name in names}
+    def rise(name: str, of: list[Sample]) -> float:
+        third = max(1, len(of) // 3)
+        first, last = ([getattr(entry, name) for entry in part] for part in (of[:third], of[-third:]))
+        return float(np.median(last) - np.median(first))
+
+    alike = [entry for entry in samples if entry.processes == usual]
+    rises = {name: rise(name, alike) for name in ("memory", "descriptors", "threads", "shared")}
+    return {"processes": rise("processes", samples), **rises}
 
 
 def plot(samples: list[Sample], path: Path) -> None:

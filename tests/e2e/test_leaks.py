@@ -22,6 +22,7 @@ def test_nothing_grows(tmp_path: Path, tiny_onnx: Path) -> None:
     assert len(samples) >= 5
     grown = growth(samples)
     assert grown["memory"] < 24 << 20
+    assert grown["processes"] <= 1
     assert grown["descriptors"] <= 4
     assert grown["threads"] <= 4
     assert grown["shared"] <= 2 << 20
@@ -35,6 +36,7 @@ def test_crashes_leave_nothing(tmp_path: Path, tiny_onnx: Path) -> None:
         samples = soak(service, 16.0, crash_every_s=4.0)
         assert service.restarts() >= 2
     grown = growth(samples)
+    assert grown["processes"] <= 1
     assert grown["descriptors"] <= 4
     assert grown["threads"] <= 4
     assert grown["shared"] <= 2 << 20
