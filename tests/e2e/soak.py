@@ -37,6 +37,9 @@ class Sample:
     """Resident bytes."""
     descriptors: int
     threads: int
+    own_descriptors: int
+    """The supervisor's alone: it lives through every crash, what it holds after one it holds for ever."""
+    own_threads: int
     shared: int
     """Bytes of this service's regions in /dev/shm."""
 
@@ -47,11 +50,16 @@ def sample(service: Service, began: float) -> Sample:
     for pid in processes:
         with contextlib.suppress(OSError):
             memory += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
-            descriptors += len(list(Path(f"/proc/{pid}/fd").iterdir()))
-            threads += len(list(Path(f"/proc/{pid}/task").iterdir()))
+            descriptors += _entries(pid, "fd")
+            threads += _entries(pid, "task")
+    own = _entries(service.process.pid, "fd"), _entries(service.process.pid, "task")
     regions = SHM.glob(f"tfpga-{service.process.pid}-*")
     shared = sum(region.stat().st_blocks * 512 for region in regions)
-    return Sample(time.monotonic() - began, len(processes), memory, descriptors, threads, shared)
+    return Sample(time.monotonic() - began, len(processes), memory, descriptors, threads, *own, shared)
+
+
+def _entries(pid: int, what: str) -> int:
+    return len(list(Path(f"/proc/{pid}/{what}").iterdir()))
 
 
 def soak(
@@ -99,6 +107,7 @@ def growth(samples: list[Sample]) -> dict[str, float]:
 
     alike = [entry for entry in samples if entry.processes == usual]
     rises = {name: rise(name, alike) for name in ("memory", "descriptors", "threads", "shared")}
+    rises |= {name: rise(name, samples) for name in ("own_descriptors", "own_threads")}
     return {"processes": rise("processes", samples), **rises}
 
 
