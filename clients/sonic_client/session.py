@@ -31,8 +31,9 @@ from sonic_client.transports.base import Call, ModelInfo, RawReply, Tensor, Tran
 from sonic_client.url import ServerUrl
 
 _CONTROL_TIMEOUT = 10.0
-_BOOKS_TIMEOUT = 1.0
 """Seconds for one control call (ready, metadata, statistics, registration)."""
+_BOOKS_TIMEOUT = 1.0
+"""Seconds that a server gets to count a request which it has answered."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.conftest import Service, images
-from triton_server.processes import descendants
+from triton_server.processes import descendants, find_stubs
 from triton_server.shm import SHM
 
 LOST = (InferenceServerException, OSError, HTTPConnectionClosed)
@@ -32,34 +31,50 @@ class Sample:
     """What the supervisor, the server and its stubs hold together."""
 
     seconds: float
-    processes: int
     memory: int
     """Resident bytes."""
     descriptors: int
     threads: int
-    own_descriptors: int
-    """The supervisor's alone: it lives through every crash, what it holds after one it holds for ever."""
-    own_threads: int
     shared: int
     """Bytes of this service's regions in /dev/shm."""
 
 
 def sample(service: Service, began: float) -> Sample:
     memory = descriptors = threads = 0
-    processes = (service.process.pid, *descendants(service.process.pid))
-    for pid in processes:
+    for pid in (service.process.pid, *descendants(service.process.pid)):
         with contextlib.suppress(OSError):
             memory += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
-            descriptors += _entries(pid, "fd")
-            threads += _entries(pid, "task")
-    own = _entries(service.process.pid, "fd"), _entries(service.process.pid, "task")
+            descriptors += len(list(Path(f"/proc/{pid}/fd").iterdir()))
+            threads += len(list(Path(f"/proc/{pid}/task").iterdir()))
     regions = SHM.glob(f"tfpga-{service.process.pid}-*")
     shared = sum(region.stat().st_blocks * 512 for region in regions)
-    return Sample(time.monotonic() - began, len(processes), memory, descriptors, threads, *own, shared)
+    return Sample(time.monotonic() - began, memory, descriptors, threads, shared)
 
 
-def _entries(pid: int, what: str) -> int:
-    return len(list(Path(f"/proc/{pid}/{what}").iterdir()))
+def _load_anew(service: Service, model: str) -> None:
+    """Unload and load a model, again if the server was restarted meanwhile, until its old stub is gone.
+
+    So every sample sees the same: a stub that the running server started for one model, its first one for the other.
+    """
+
+    def loaded() -> bool:
+        control = service.client("http")
+        control.unload_model(model)
+        control.load_model(model)
+        return True
+
+    def settled() -> bool:
+        return bool(service.get("/ready")[0] == 200) and len(find_stubs(service.server_pid)) == 2
+
+    service.wait_for(lambda: _kept(loaded), what="a new load")
+    service.wait_for(lambda: _kept(settled), what="one stub a model")
+
+
+def _kept(condition: Callable[[], bool]) -> bool:
+    try:
+        return condition()
+    except (*LOST, TypeError):  # no server, no pid
+        return False
 
 
 def soak(
@@ -81,34 +96,24 @@ def soak(
         for client in service.clients:
             client.close()
         service.clients.clear()
-        with contextlib.suppress(*LOST):
-            service.client("http").unload_model("other")
-            service.client("http").load_model("other")
         if crash_every_s and time.monotonic() - last_crash > crash_every_s:
             os.kill(service.stub("tiny"), signal.SIGKILL)
             last_crash = time.monotonic()
-        service.wait_ready()
+        _load_anew(service, "other")
         samples.append(sample(service, began))
         progress(samples[-1])
     return samples
 
 
 def growth(samples: list[Sample]) -> dict[str, float]:
-    """How much each quantity rose from the first third of the run to the last, by the medians of the thirds.
+    """How much each quantity rose from the first third of the run to the last, by the medians of the thirds."""
+    third = max(1, len(samples) // 3)
 
-    Of the samples with the usual number of processes, except for that number: it varies while a server restarts.
-    """
-    usual = statistics.mode(entry.processes for entry in samples)
+    def median(name: str, part: list[Sample]) -> float:
+        return float(np.median([getattr(entry, name) for entry in part]))
 
-    def rise(name: str, of: list[Sample]) -> float:
-        third = max(1, len(of) // 3)
-        first, last = ([getattr(entry, name) for entry in part] for part in (of[:third], of[-third:]))
-        return float(np.median(last) - np.median(first))
-
-    alike = [entry for entry in samples if entry.processes == usual]
-    rises = {name: rise(name, alike) for name in ("memory", "descriptors", "threads", "shared")}
-    rises |= {name: rise(name, samples) for name in ("own_descriptors", "own_threads")}
-    return {"processes": rise("processes", samples), **rises}
+    names = ("memory", "descriptors", "threads", "shared")
+    return {name: median(name, samples[-third:]) - median(name, samples[:third]) for name in names}
 
 
 def plot(samples: list[Sample], path: Path) -> None:

@@ -22,11 +22,8 @@ def test_nothing_grows(tmp_path: Path, tiny_onnx: Path) -> None:
     assert len(samples) >= 5
     grown = growth(samples)
     assert grown["memory"] < 24 << 20
-    assert grown["processes"] <= 1
-    # pools of Triton and of a new stub fill late on a busy machine; one lost per request would be some hundred,
-    # one lost per load is for the long run
-    assert grown["descriptors"] <= 32
-    assert grown["threads"] <= 32
+    assert grown["descriptors"] <= 4
+    assert grown["threads"] <= 4
     assert grown["shared"] <= 2 << 20
 
 
@@ -38,7 +35,6 @@ def test_crashes_leave_nothing(tmp_path: Path, tiny_onnx: Path) -> None:
         samples = soak(service, 16.0, crash_every_s=4.0)
         assert service.restarts() >= 2
     grown = growth(samples)
-    assert grown["processes"] <= 1
-    assert grown["own_descriptors"] <= 4
-    assert grown["own_threads"] <= 4
+    assert grown["descriptors"] <= 4
+    assert grown["threads"] <= 4
     assert grown["shared"] <= 2 << 20
