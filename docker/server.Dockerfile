@@ -9,12 +9,12 @@ ARG BASE_IMAGE=python:3.11-slim
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE} AS build
 ARG LOCK=server-py311
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_CACHE_DIR=/var/cache/pip
 # Environments without pip: the base image's own pip fills them, so that none is left in the result.
 RUN python3 -m venv --without-pip /opt/build && python3 -m venv --without-pip /opt/triton-fpga
 COPY docker/build.lock docker/${LOCK}.lock /locks/
 # The secret `ca` is for networks that inspect TLS; without it the mounts are empty.
-RUN --mount=type=secret,id=ca,target=/run/ca.pem --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=secret,id=ca,target=/run/ca.pem --mount=type=cache,target=/var/cache/pip \
     if [ -s /run/ca.pem ]; then export PIP_CERT=/run/ca.pem; fi \
  && python3 -m pip --python /opt/build/bin/python install --quiet --no-deps --require-hashes -r /locks/build.lock \
  && python3 -m pip --python /opt/triton-fpga/bin/python install --quiet --no-deps --require-hashes -r "/locks/${LOCK}.lock"

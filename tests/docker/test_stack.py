@@ -293,10 +293,10 @@ def run_notebook(docker: Docker, container: str, code: str) -> str:
     """Execute a cell by Jupyter in the container; what it printed."""
     cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": code}
     book = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
-    save = "import pathlib, sys; pathlib.Path('/work/trial.ipynb').write_text(sys.argv[1])"
+    save = "import pathlib, sys; pathlib.Path('/notebooks/trial.ipynb').write_text(sys.argv[1])"
     docker("exec", container, "python3", "-c", save, json.dumps(book))
-    docker("exec", container, "jupyter", "execute", "--inplace", "/work/trial.ipynb")
-    done = json.loads(docker("exec", container, "cat", "/work/trial.ipynb").stdout)
+    docker("exec", container, "jupyter", "execute", "--inplace", "/notebooks/trial.ipynb")
+    done = json.loads(docker("exec", container, "cat", "/notebooks/trial.ipynb").stdout)
     return "".join(text for output in done["cells"][0]["outputs"] for text in output.get("text", ()))
 
 
