@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,18 @@ def concatenate(parts: Sequence[Jets]) -> Jets:
     return Jets(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Jets)))
 
 
-def shuffled(jets: Jets, seed: int) -> Jets:
-    """The jets in a seeded random order."""
-    return jets.take(np.random.default_rng(seed).permutation(len(jets)))
+class Rows(Protocol):
+    """Jets, or anything else of which some can be taken."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: NDArray[np.int64] | slice) -> Self:
+        """Some of the rows, in the order of `index`."""
+
+
+R = TypeVar("R", bound=Rows)
+
+
+def shuffled(rows: R, seed: int) -> R:
+    """The rows in a seeded random order."""
+    return rows.take(np.random.default_rng(seed).permutation(len(rows)))

@@ -89,11 +89,6 @@ def concatenate_maps(parts: Sequence[PixelMaps]) -> PixelMaps:
     return PixelMaps(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(PixelMaps)))
 
 
-def shuffled_maps(maps: PixelMaps, seed: int) -> PixelMaps:
-    """The maps in a seeded random order."""
-    return maps.take(np.random.default_rng(seed).permutation(len(maps)))
-
-
 def reduction(size: int) -> int:
     """By how many cells squared a map is summed to have `size` rows."""
     if size < 1 or PLANES % size or CELLS % (PLANES // size):

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from retrain.errors import DataError
 from retrain.examples import as_examples
-from retrain.export import export_network, with_constituents
+from retrain.export import with_constituents
 from retrain.images import ImageSettings
 from retrain.jets import Jets
 from retrain.metrics import Scores, auc_difference, rejection_ratio, summary
-from retrain.quantise import BIAS_EXAMPLES, CALIBRATION_BATCH, Calibration, quantise, save_onnx
+from retrain.quantise import Calibration, quantised_network, save_onnx
 from retrain.scoring import engine_features, engine_probabilities, onnx_scores
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def five_rows(
     """Top scores of the test jets by row."""
     import numpy as np
 
-    from retrain.bias_correction import correct_biases
     from retrain.head import HeadSettings, fit_head, head_probabilities
 
     amounts = amounts or Amounts()
@@ -63,20 +62,15 @@ def five_rows(
         raise DataError(
             f"{len(training)} training jets: more than the {amounts.calibration} for calibration are needed"
         )
-    size = image.size // image.reduce
     few = as_examples(training.take(slice(0, amounts.calibration)).require_both_classes(), image)
-    inputs = few.inputs(size)
-    plain = export_network(network, 1, size)
-    batches = [inputs[first : first + CALIBRATION_BATCH] for first in range(0, len(inputs), CALIBRATION_BATCH)]
-    rounded = quantise(plain, batches, calibration, input_range=(0.0, 1.0))
-    corrected = correct_biases(rounded, plain, inputs[:BIAS_EXAMPLES])
+    made = quantised_network(network, few, image.size // image.reduce, calibration)
     scores = {}
-    for row, model in zip(ROWS, (plain, rounded, corrected), strict=False):
+    for row, model in zip(ROWS, made, strict=False):
         with bar(row, len(test)) as advance:
             scores[row] = onnx_scores(with_constituents(model, image), test, progress=advance)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        save_onnx(with_constituents(corrected, image), file)
+        save_onnx(with_constituents(made.corrected, image), file)
         with bar(ROWS[3], len(test)) as advance:
             scores[ROWS[3]] = engine_probabilities(file, test.constituents, progress=advance)[:, 1]
         known = training.take(slice(amounts.calibration, amounts.calibration + amounts.head)).require_both_classes()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -127,10 +127,18 @@ def _head(model: onnx.ModelProto) -> list[str]:
     return names
 
 
+class QuantisedNetwork(NamedTuple):
+    """A trained network, all from `network_input` to `probabilities`: as it was, in QDQ form, and biases corrected."""
+
+    plain: onnx.ModelProto
+    rounded: onnx.ModelProto
+    corrected: onnx.ModelProto
+
+
 def quantised_network(
     network: torch.nn.Module, examples: Examples, size: int, calibration: Calibration = "percentile"
-) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """A trained network in QDQ form, biases corrected, and as it was: both from `network_input` to `probabilities`."""
+) -> QuantisedNetwork:
+    """Quantise a trained network, with ranges from the examples and biases corrected on the first of them."""
     if len(examples) == 0:
         raise DataError("calibration: expected at least one event")
     batches = [
@@ -138,10 +146,10 @@ def quantised_network(
         for first in range(0, len(examples), CALIBRATION_BATCH)
     ]
     _, planes, height, width = batches[0].shape
-    exported = export_network(network, planes, height, width)
+    plain = export_network(network, planes, height, width)
     # The square root of a fraction fills [0, 1] exactly: the input needs no calibration.
-    quantised = quantise(exported, batches, calibration, input_range=(0.0, 1.0))
-    return correct_biases(quantised, exported, np.concatenate(batches)[:BIAS_EXAMPLES]), exported
+    rounded = quantise(plain, batches, calibration, input_range=(0.0, 1.0))
+    return QuantisedNetwork(plain, rounded, correct_biases(rounded, plain, np.concatenate(batches)[:BIAS_EXAMPLES]))
 
 
 def quantised_taggers(
@@ -149,9 +157,9 @@ def quantised_taggers(
 ) -> dict[str, onnx.ModelProto]:
     """The served files of a trained network by model name, and `float`, the unquantised one with constituents in."""
     size = image.size // image.reduce
-    quantised, exported = quantised_network(network, as_examples(jets, image), size, calibration)
-    files = {name: attach(quantised, image) for name, attach in CONTRACTS.items()}
-    files["float"] = with_constituents(exported, image)
+    made = quantised_network(network, as_examples(jets, image), size, calibration)
+    files = {name: attach(made.corrected, image) for name, attach in CONTRACTS.items()}
+    files["float"] = with_constituents(made.plain, image)
     return files
 
 
@@ -159,8 +167,8 @@ def quantised_neutrino(
     network: torch.nn.Module, maps: PixelMaps, size: int, calibration: Calibration = "percentile"
 ) -> dict[str, onnx.ModelProto]:
     """The served file of a network for pixel maps, and `float`, the unquantised one."""
-    quantised, exported = quantised_network(network, maps, size, calibration)
-    return {NEUTRINO_MODEL: with_pixel_maps(quantised, size), "float": with_pixel_maps(exported, size)}
+    made = quantised_network(network, maps, size, calibration)
+    return {NEUTRINO_MODEL: with_pixel_maps(made.corrected, size), "float": with_pixel_maps(made.plain, size)}
 
 
 def write_quantised(

@@ -30,7 +30,6 @@ from retrain.export import CONTRACTS
 from retrain.features import high_level_features
 from retrain.images import CONSTITUENTS, JetImager, image_settings
 from retrain.jets import shuffled
-from retrain.pixelmaps import shuffled_maps
 from retrain.publish import publish
 from retrain.quantise import NEUTRINO_MODEL
 from retrain.refit import TAGGER
@@ -113,7 +112,7 @@ def publish_neutrino(
 ) -> Version:
     """Judge `resnet50_neutrino` and add it to a repository as its next version; see `retrain.publish.publish`."""
     training, quantisation = candidate.records()
-    maps = shuffled_maps(read_all_maps([candidate.test_data]), 0).take(slice(0, candidate.events))
+    maps = shuffled(read_all_maps([candidate.test_data]), 0).take(slice(0, candidate.events))
     maps.require_all_classes()
     scores = {}
     for file in (NEUTRINO_MODEL, FLOAT):

@@ -10,7 +10,6 @@ from retrain.data.files import read_all, read_all_maps
 from retrain.examples import Examples, as_examples
 from retrain.images import ImageSettings
 from retrain.jets import shuffled
-from retrain.pixelmaps import shuffled_maps
 from retrain.training import DEFAULT_STAGES, Stage
 
 
@@ -27,7 +26,7 @@ def _jets(paths: Sequence[Path], seed: int) -> Examples:
 
 
 def _maps(paths: Sequence[Path], seed: int) -> Examples:
-    return shuffled_maps(read_all_maps(paths), seed).require_all_classes()
+    return shuffled(read_all_maps(paths), seed).require_all_classes()
 
 
 TASKS = {
