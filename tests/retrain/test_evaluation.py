@@ -21,6 +21,10 @@ def test_figures_are_json_and_ordered() -> None:
     assert numbers["jets"] == {"top": 200, "qcd": 200}
     assert numbers["taggers"]["good"]["auc"] > numbers["taggers"]["bad"]["auc"]
     assert np.sum(numbers["taggers"]["good"]["confusion"]) == 400
+    difference = numbers["taggers"]["good"]["auc"] - numbers["taggers"]["bad"]["auc"]
+    assert numbers["comparisons"]["auc_minus_bad"] == pytest.approx(difference)
+    assert 0 < numbers["comparisons"]["auc_minus_bad_err"] < difference
+    assert numbers["comparisons"]["rejection_50_over_bad"] > 1
 
 
 def test_confusion_has_the_true_class_in_rows() -> None:

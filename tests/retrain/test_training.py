@@ -142,6 +142,7 @@ def test_commands_train_quantise_and_publish(tmp_path: Path, capsys: pytest.Capt
     from retrain.commands import evaluate as evaluate_command
     from retrain.commands import publish as publish_command
     from retrain.commands import quantise as quantise_command
+    from retrain.commands import refit as refit_command
     from retrain.commands import train as train_command
     from retrain.data.files import write_jets
 
@@ -165,6 +166,23 @@ def test_commands_train_quantise_and_publish(tmp_path: Path, capsys: pytest.Capt
     assert [(row["model"], row["version"]) for row in published] == [("top_tagger", 1), ("resnet50_top", 1)]
     assert {"auc", "auc_float", "auc_baseline", "rejection_30_err"} <= set(published[0]["metrics"])
     assert "backend" in (tmp_path / "models" / "top_tagger" / "config.pbtxt").read_text()
+
+    (record,) = run(capsys, refit_command, output, data, "--epochs", 2)
+    assert record["head"]["globals"] == ["mass", "pt", "multiplicity"]
+    judged = {}
+    for device in ((), ("--device", "cpu")):
+        folder = tmp_path / f"judged{len(device)}"
+        (numbers,) = run(
+            capsys, evaluate_command, output / "top_tagger.onnx", *device, "--data", test, "--output", folder
+        )
+        assert json.loads((folder / "evaluation.json").read_text()) == numbers
+        with np.load(folder / "scores.npz") as scores:
+            judged[device] = scores["top_tagger"]
+            assert scores["is_top"].sum() == numbers["jets"]["top"] == HELD_OUT.is_top.sum()
+    np.testing.assert_allclose(*judged.values(), atol=0.01)  # onnxruntime rounds differently
+    (published,) = run(capsys, publish_command, output, "--repository", tmp_path / "models", *told, "--force")
+    assert [(row["model"], row["version"]) for row in published] == [("top_tagger", 2)]
+    assert {"auc_minus_baseline", "rejection_30_over_float_err"} <= set(published[0]["metrics"])
 
 
 def test_a_teacher_softens_the_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

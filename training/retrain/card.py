@@ -18,7 +18,7 @@ from retrain.errors import PublishError
 from retrain.evaluation import Judged
 from retrain.images import ImageSettings
 from retrain.jets import LABELS
-from retrain.metrics import classification, summary
+from retrain.metrics import classification, comparison, summary
 from retrain.pixelmaps import CELLS, CLASSES, PLANES, VIEWS
 from retrain.versions import git_revision
 
@@ -28,11 +28,15 @@ GOLDEN_JETS = 8
 
 
 def tagger_metrics(judged: Judged) -> dict[str, float]:
-    """`auc`, `accuracy`, `rejection_30`, `rejection_50` of the served tagger, and with `_float` and `_baseline`."""
-    suffixes = {SERVED: "", FLOAT: "_float", BASELINE: "_baseline"}
-    metrics: dict[str, float] = {}
+    """`auc`, `accuracy`, `rejection_30`, `rejection_50` of the served tagger, and with `_float` and `_baseline`.
+
+    The served one is also compared with the others on the same jets (`retrain.metrics.comparison`).
+    """
+    is_top, served = judged.jets.is_top, judged.scores[SERVED]
+    metrics = summary(is_top, served)
     for name, scores in judged.scores.items():
-        metrics |= summary(judged.jets.is_top, scores, suffixes[name])
+        if name != SERVED:
+            metrics |= summary(is_top, scores, f"_{name}") | comparison(is_top, served, scores, name)
     return {name: round(value, 6) for name, value in metrics.items()}
 
 

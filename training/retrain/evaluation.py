@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from retrain.errors import DataError
 from retrain.jets import Jets
-from retrain.metrics import Scores, background_rejection, summary
+from retrain.metrics import Scores, background_rejection, comparison, summary
 
 CALIBRATION_BINS = 20
 WORKING_POINT = 0.5  # signal efficiency of the cut whose efficiencies are shown against pT and mass
@@ -68,7 +68,10 @@ def working_cut(jets: Jets, scores: Scores, signal_efficiency: float = WORKING_P
 
 
 def figures(judged: Judged) -> dict[str, Any]:
-    """All numbers, ready for JSON: per tagger its summary, confusion matrix and calibration."""
+    """All numbers, ready for JSON: per tagger its summary, confusion matrix and calibration.
+
+    `comparisons` holds the first tagger against each other one, on the same jets (`retrain.metrics.comparison`).
+    """
     tops = int(judged.jets.is_top.sum())
     result: dict[str, Any] = {"jets": {"top": tops, "qcd": len(judged.jets) - tops}, "taggers": {}}
     for name, scores in judged.scores.items():
@@ -81,6 +84,10 @@ def figures(judged: Judged) -> dict[str, Any]:
                 "top_fraction": [None if np.isnan(value) else value for value in bins.fraction.tolist()],
             },
         }
+    first, *others = judged.scores
+    result["comparisons"] = {}
+    for name in others:
+        result["comparisons"] |= comparison(judged.jets.is_top, judged.scores[first], judged.scores[name], name)
     return result
 
 
@@ -93,3 +100,8 @@ def beats(judged: Judged, challenger: str, champion: str) -> bool:
 def write_figures(path: Path, judged: Judged) -> None:
     """The numbers as a JSON file."""
     path.write_text(json.dumps(figures(judged), indent=2) + "\n", encoding="utf-8")
+
+
+def write_scores(path: Path, judged: Judged) -> None:
+    """`is_top` bool[N] and the scores float64[N] of each tagger, in the order of the jets, as one .npz file."""
+    np.savez_compressed(path, is_top=judged.jets.is_top, **judged.scores)

@@ -161,6 +161,23 @@ def summary(is_signal: Labels, scores: Scores, suffix: str = "") -> dict[str, fl
     return flat
 
 
+def comparison(is_signal: Labels, scores: Scores, others: Scores, name: str) -> dict[str, float]:
+    """One tagger against another, `name`, on the same jets.
+
+    `auc_minus_<name>`, `rejection_30_over_<name>` and `rejection_50_over_<name>`, each with `_err`, the error of the
+    difference or ratio.
+    """
+    values = {
+        f"auc_minus_{name}": auc_difference(is_signal, scores, others),
+        f"rejection_30_over_{name}": rejection_ratio(is_signal, scores, others, 0.3),
+        f"rejection_50_over_{name}": rejection_ratio(is_signal, scores, others, 0.5),
+    }
+    flat: dict[str, float] = {}
+    for key, measured in values.items():
+        flat |= {key: measured.value, f"{key}_err": measured.error}
+    return flat
+
+
 def classification(labels: NDArray[np.int64], probabilities: Scores, classes: tuple[str, ...]) -> dict[str, Any]:
     """`accuracy`, `recall` by class, each with `_err` (binomial), and the `confusion` counts [true, predicted]."""
     if probabilities.shape != (len(labels), len(classes)):

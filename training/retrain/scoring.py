@@ -43,6 +43,13 @@ def onnx_scores(
     return _probabilities(session, name, len(jets), feed, progress)[:, 1]
 
 
+def engine_scores(
+    model: Path, jets: Jets, device: str | None = None, progress: Callable[[int], None] = lambda _: None
+) -> NDArray[np.float64]:
+    """Top scores float64[N] of a file that takes `constituents`, from a device, exactly as the service answers."""
+    return engine_probabilities(model, jets.constituents, device, progress)[:, 1]
+
+
 def map_probabilities(
     model: Path | onnx.ModelProto, maps: PixelMaps, progress: Callable[[int], None] = lambda _: None
 ) -> NDArray[np.float64]:

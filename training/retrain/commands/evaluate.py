@@ -22,9 +22,12 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", type=Path, nargs="+", help="ONNX taggers, the one of interest first")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="test jets: files or folders")
     parser.add_argument("--baseline-data", type=Path, nargs="+", default=None, help="jets to train the baseline on")
+    parser.add_argument(
+        "--device", default=None, help="score on this device, as the service does (default: onnxruntime)"
+    )
     parser.add_argument("--jets", type=int, default=None, help="use only so many test jets, shuffled")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle and the baseline (default %(default)s)")
-    parser.add_argument("--output", type=Path, default=None, help="folder for evaluation.json and plots")
+    parser.add_argument("--output", type=Path, default=None, help="folder for evaluation.json, scores.npz and plots")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
@@ -32,15 +35,18 @@ def run(args: argparse.Namespace) -> int:
     """Score, judge, plot."""
     from retrain.commands.progress import progress_bar
     from retrain.data.files import read_all
-    from retrain.evaluation import Judged, figures, write_figures
+    from retrain.evaluation import Judged, figures, write_figures, write_scores
     from retrain.jets import shuffled
-    from retrain.scoring import onnx_scores
+    from retrain.scoring import engine_scores, onnx_scores
 
     jets = shuffled(read_all(args.data), args.seed).take(slice(0, args.jets)).require_both_classes()
     scores = {}
     for path in args.models:
         with progress_bar(path.stem, len(jets), args.json) as advance:
-            scores[path.stem] = onnx_scores(path, jets, progress=advance)
+            if args.device is None:
+                scores[path.stem] = onnx_scores(path, jets, progress=advance)
+            else:
+                scores[path.stem] = engine_scores(path, jets, args.device, progress=advance)
     if args.baseline_data:
         from retrain.baseline import baseline_scores, train_baseline
         from retrain.features import high_level_features
@@ -55,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
         save_plots(judged, args.output)
         write_figures(args.output / "evaluation.json", judged)
+        write_scores(args.output / "scores.npz", judged)
     if args.json:
         print(json.dumps(figures(judged)))
     else:
@@ -81,3 +88,11 @@ def _print_table(judged: Judged) -> None:
             ),
         )
     Console().print(table)
+    first, *others = judged.scores
+    compared = numbers["comparisons"]
+    for name in others:
+        gain, ratio = f"auc_minus_{name}", f"rejection_30_over_{name}"
+        print(
+            f"{first} against {name}, on the same jets: AUC {compared[gain]:+.5f} ± {compared[gain + '_err']:.5f}, "
+            f"rejection at 30% x {compared[ratio]:.2f} ± {compared[ratio + '_err']:.2f}"
+        )
