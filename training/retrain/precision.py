@@ -1,7 +1,7 @@
 """What each step from floating point to the device costs: the five rows of J. Duarte et al., arXiv:1904.08986, table 1.
 
-There, fine-tuning means training on after quantisation. Here the third row is bias correction, which moves integers
-without training; where it loses nothing that can be measured, training with emulated rounding has nothing to win.
+There, fine-tuning means training on after quantisation; `triton-fpga train --rounding` does that, and its weights are a
+row of their own. The service needs neither: bias correction moves integers without training.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ ROWS = (
     "on the device",
     "on the device, head refitted",
 )
+TUNED = "quantised, fine-tuned"
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -51,8 +52,9 @@ def five_rows(
     bar: Bar,
     calibration: Calibration = "percentile",
     amounts: Amounts | None = None,
+    tuned: torch.nn.Module | None = None,
 ) -> dict[str, Scores]:
-    """Top scores of the test jets by row."""
+    """Top scores of the test jets by row; the row `TUNED` is that of a network trained on with rounding, if given."""
     import numpy as np
 
     from retrain.head import HeadSettings, fit_head, head_probabilities
@@ -68,6 +70,10 @@ def five_rows(
     for row, model in zip(ROWS, made, strict=False):
         with bar(row, len(test)) as advance:
             scores[row] = onnx_scores(with_constituents(model, image), test, progress=advance)
+    if tuned is not None:
+        model = quantised_network(tuned, few, image.size // image.reduce, calibration).corrected
+        with bar(TUNED, len(test)) as advance:
+            scores[TUNED] = onnx_scores(with_constituents(model, image), test, progress=advance)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         save_onnx(with_constituents(made.corrected, image), file)

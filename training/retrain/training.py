@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 LOSS_SMOOTHING = 0.98
+RANGE_EXAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class TrainSettings:
     validation_jets: int = 2000
     validations_per_stage: int = 4
     patience: int | None = None  # validations without a better loss before a stage stops early
+    rounding: bool = False  # emulate the served network's integers (retrain.rounding); wants a trained `initial`
 
 
 @dataclass(frozen=True)
@@ -139,10 +142,19 @@ def train(
         stage = settings.stages[index]
         order = batch_order(len(examples), stage, settings.seed)[state.step :, fabric.global_rank :: fabric.world_size]
         source = BatchSource(examples, stage.size, order, teacher)
-        _run_stage(fabric, network, source, held_out, settings, stage, state, saved, last, report)
+        with _rounding(network, examples, stage) if settings.rounding else nullcontext():
+            _run_stage(fabric, network, source, held_out, settings, stage, state, saved, last, report)
         saved = {}
         fabric.save(folder / f"stage-{stage.size}.pt", network.state_dict())
     return network
+
+
+def _rounding(network: torch.nn.Module, examples: Examples, stage: Stage) -> AbstractContextManager[None]:
+    import torch
+
+    from retrain.rounding import emulated_rounding
+
+    return emulated_rounding(network, torch.from_numpy(examples.take(slice(0, RANGE_EXAMPLES)).inputs(stage.size)))
 
 
 def _run_stage(

@@ -9,6 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +20,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", type=Path, help="a checkpoint, for example stage-112.pt")
     parser.add_argument("--training-data", type=Path, nargs="+", required=True, help="jets to calibrate and refit on")
     parser.add_argument("--test-data", type=Path, nargs="+", required=True, help="held-out jets")
+    parser.add_argument("--tuned", type=Path, default=None, help="a checkpoint of `train --rounding`: a row of its own")
     parser.add_argument("--architecture", default="resnet50", help="that was trained (default %(default)s)")
     parser.add_argument("--size", type=int, default=224, help="pixels along an edge (default %(default)s)")
     parser.add_argument(
@@ -39,14 +44,19 @@ def run(args: argparse.Namespace) -> int:
     from retrain.network import build_network, load_checkpoint
     from retrain.precision import Amounts, five_rows, precision_table
 
-    network = build_network(args.architecture)
-    load_checkpoint(network, args.weights)
+    def network(checkpoint: Path) -> torch.nn.Module:
+        built = build_network(args.architecture)
+        load_checkpoint(built, checkpoint)
+        return built
+
     training = shuffled(read_all(args.training_data), args.seed).require_both_classes()
     test = shuffled(read_all(args.test_data), args.seed).take(slice(0, args.jets)).require_both_classes()
     amounts = Amounts(head=args.head_jets)
     image = ImageSettings(args.size, reduce=args.reduce)
     bar = partial(progress_bar, quiet=args.json)
-    rows = precision_table(test, five_rows(network, training, test, image, bar, args.calibration, amounts))
+    tuned = network(args.tuned) if args.tuned else None
+    scores = five_rows(network(args.weights), training, test, image, bar, args.calibration, amounts, tuned)
+    rows = precision_table(test, scores)
     if args.json:
         print(json.dumps(rows))
         return 0

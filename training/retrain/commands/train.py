@@ -36,6 +36,11 @@ def register(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT:SIZE",
         help="a network trained on images of that size, whose scores make half of each label",
     )
+    parser.add_argument(
+        "--rounding",
+        action="store_true",
+        help="fine-tune --initial with the rounding of its 8-bit form emulated (use --precision 32-true)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="weights, order and split (default %(default)s)")
     parser.add_argument("--validation", type=int, default=2000, help="examples held out (default %(default)s)")
     parser.add_argument("--patience", type=int, default=None, help="validations without progress that end a stage")
@@ -88,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         accelerator=args.accelerator,
         validation_jets=args.validation,
         patience=args.patience,
+        rounding=args.rounding,
     )
     examples = task.read(args.data, args.seed)
     done = {stage.size: 0 for stage in settings.stages}
