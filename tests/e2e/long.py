@@ -29,7 +29,7 @@ import fpga_ops
 from tests.e2e import fuzzing
 from tests.e2e.conftest import Service, images, serving, write_model
 from tests.e2e.figures import goodput, recovery
-from tests.e2e.soak import Sample, growth, plot, soak
+from tests.e2e.soak import Record, Sample, growth, plot, server_growth, soak
 from tests.fpga_ops.onnx_models import quantise, resnet
 from triton_server.plugin.version import describe_onnx
 
@@ -59,18 +59,27 @@ def fuzz(minutes: float, seed: int) -> int:
     return int(restarts > 0)
 
 
-def run_soak(minutes: float, path: Path | None, crash_every_s: float) -> int:
-    """Mixed load with crashes; prints the growth and draws it."""
-    with _service() as service, Progress() as progress:
-        bar = progress.add_task("soaking", total=minutes * 60)
+def run_soak(minutes: float, path: Path | None, crash_every_s: float, pause_s: float) -> int:
+    """Mixed load with crashes; prints the growth and draws it, with the samples in a .csv beside the plot."""
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(_service())
+        bar = stack.enter_context(Progress())
+        task = bar.add_task("soaking", total=minutes * 60)
+        record = None if path is None else stack.enter_context(contextlib.closing(Record(path.with_suffix(".csv"))))
 
         def show(entry: Sample) -> None:
-            progress.update(bar, completed=entry.seconds)
+            bar.update(task, completed=entry.seconds)
+            if record is not None:
+                record.add(entry)
 
-        samples = soak(service, minutes * 60, crash_every_s=crash_every_s, progress=show)
+        samples = soak(service, minutes * 60, crash_every_s=crash_every_s, pause_s=pause_s, progress=show)
+        restarts = service.status()["restarts"]
     if path is not None:
         plot(samples, path)
-    print(json.dumps({"rounds": len(samples), "restarts": "see the log", **growth(samples)}, indent=2))
+    figures = {
+        "rounds": len(samples), "restarts": restarts, **growth(samples), "server_bytes_a_round": server_growth(samples)
+    }  # fmt: skip
+    print(json.dumps(figures, indent=2))
     return 0
 
 
@@ -118,7 +127,7 @@ def main() -> int:
     root.add_argument("--count", type=int, default=2000)
     root.add_argument("--seed", type=int, default=0)
     flood = commands.add_parser("goodput")
-    flood.add_argument("--seconds", type=float, default=15.0)
+    flood.add_argument("--rounds", type=int, default=6)
     flood.add_argument("--device-ms", type=float, help="pretend a device that takes so long and no processor")
     for name in ("fuzz", "soak", "models"):
         command = commands.add_parser(name)
@@ -131,6 +140,7 @@ def main() -> int:
         if name == "soak":
             command.add_argument("--plot", type=Path)
             command.add_argument("--crash-every", type=float, default=60.0, metavar="S")
+            command.add_argument("--pause", type=float, default=0.0, metavar="S", help="between two rounds")
     args = parser.parse_args()
     if args.command == "recover":
         found = recovery(args.count)
@@ -143,13 +153,13 @@ def main() -> int:
             print(json.dumps(tag_damaged(Path(folder), args.count, args.seed)))
         return 0
     if args.command == "goodput":
-        figures = goodput(args.seconds, args.device_ms)
+        figures = goodput(args.rounds, args.device_ms)
         print(json.dumps(figures, indent=2))
         return int(figures["goodput_over_most"] < GOODPUT)
     if args.command == "fuzz":
         return fuzz(args.minutes, args.seed)
     if args.command == "soak":
-        return run_soak(args.minutes, args.plot, args.crash_every)
+        return run_soak(args.minutes, args.plot, args.crash_every, args.pause)
     return mutated_models(args.onnx, args.count, args.seed)
 
 
