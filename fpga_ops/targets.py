@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fpga_ops.errors import DeviceError
+from fpga_ops.head import Head
 from fpga_ops.network import Float32Array, IntegerNetwork, UInt8Array
 from fpga_ops.reference import ReferenceExecutable
 
@@ -18,7 +19,7 @@ TARGETS: dict[str, str] = {
     "fpga": "fpga_ops.overlay",
     "fpga-emulator": "fpga_ops.overlay",
 }
-"""Kind (what is before ':' in a device's name) to a module with `compile(network, *, max_batch, device, cache_dir)`."""
+"""Kind (what is before ':' in a device's name) to a module with `compile`, which `compile_network` calls."""
 
 
 class Executable(Protocol):
@@ -26,7 +27,8 @@ class Executable(Protocol):
 
     An executable may have `concurrent = True` if several threads may call `run` at once; else calls are taken in turn.
     It may have `at_once`, how many of them it has under way together; `kernel_hash`, which names the compiled kernels
-    in `describe()`; and `checks_values = True` if `run` itself raises `NotFiniteError` for NaN and infinities.
+    in `describe()`; `checks_values = True` if `run` itself raises `NotFiniteError` for NaN and infinities; and
+    `makes_scores = True` with a method `scores`, which is `run` and the head in one.
     """
 
     def run(self, inputs: Mapping[str, Float32Array]) -> dict[str, UInt8Array]:
@@ -38,7 +40,9 @@ class Executable(Protocol):
         ...
 
 
-def compile_network(network: IntegerNetwork, max_batch: int, device: str, cache_dir: Path | None) -> Executable:
+def compile_network(
+    network: IntegerNetwork, max_batch: int, device: str, cache_dir: Path | None, head: Head | None = None
+) -> Executable:
     """Compile a network for a device.
 
     Args:
@@ -46,6 +50,7 @@ def compile_network(network: IntegerNetwork, max_batch: int, device: str, cache_
         max_batch: Most images in one run.
         device: `"reference"`, `"cpu"`, `"cpu:1"`, `"fpga-emulator"`, `"fpga"`, ...
         cache_dir: Where compiled plans are kept; None means the target's default.
+        head: What follows the network, for a target that can do it as well.
 
     Raises:
         DeviceError: No such device, or it cannot run the network.
@@ -60,7 +65,7 @@ def compile_network(network: IntegerNetwork, max_batch: int, device: str, cache_
         module = importlib.import_module(TARGETS[kind])
     except ImportError as error:
         raise DeviceError(f"device '{device}' needs a package that is missing: {error}") from error
-    executable: Executable = module.compile(network, max_batch=max_batch, device=device, cache_dir=cache_dir)
+    executable: Executable = module.compile(network, max_batch=max_batch, device=device, cache_dir=cache_dir, head=head)
     return executable
 
 

@@ -69,38 +69,33 @@ def _python_time(network: Any, inputs: dict[str, Array], count: int = 30) -> flo
     from fpga_ops import sessions as typed
 
     sessions: Any = typed
-    waited = [0.0]
-    executable = network._executable
-    start_device, run_session = executable._start, sessions.run_session
+    stamps: list[float] = []
+    launch, now = network._executable._direct, time.perf_counter
+    finish, run_session = launch._finish, sessions.run_session
 
-    class Timed:
-        def __init__(self, event: Any) -> None:
-            self.event = event
-
-        def wait(self) -> None:
-            begin = time.perf_counter()
-            self.event.wait()
-            waited[0] += time.perf_counter() - begin
-
-    def start_timed(*args: Any) -> Any:
-        return Timed(start_device(*args))
+    def finish_timed(queue: Any) -> Any:
+        stamps.append(now())
+        status = finish(queue)
+        stamps.append(now())
+        return status
 
     def session_timed(*args: Any) -> Any:
-        begin = time.perf_counter()
+        stamps.append(now())
         result = run_session(*args)
-        waited[0] += time.perf_counter() - begin
+        stamps.append(now())
         return result
 
-    executable._start, sessions.run_session = start_timed, session_timed
+    launch._finish, sessions.run_session = finish_timed, session_timed
     times = []
     try:
         for _ in range(count):
-            waited[0] = 0.0
-            begin = time.perf_counter()
+            stamps.clear()
+            begin = now()
             network.run(inputs)
-            times.append(time.perf_counter() - begin - waited[0])
+            whole = now() - begin
+            times.append(whole - sum(stamps[1::2]) + sum(stamps[::2]))
     finally:
-        executable._start, sessions.run_session = start_device, run_session
+        launch._finish, sessions.run_session = finish, run_session
     return float(np.median(times)) * 1e3
 
 

@@ -337,7 +337,12 @@ class OverlayExecutable:
 
 
 def compile(  # noqa: A001
-    network: IntegerNetwork, max_batch: int, *, device: str = "fpga-emulator", cache_dir: Path | None = None
+    network: IntegerNetwork,
+    max_batch: int,
+    *,
+    device: str = "fpga-emulator",
+    cache_dir: Path | None = None,
+    head: object = None,
 ) -> OverlayExecutable:
     """Make a network ready on an overlay device.
 
@@ -346,6 +351,7 @@ def compile(  # noqa: A001
         max_batch: Most images in one run.
         device: "fpga-emulator", or "fpga" for a board whose bitstream `triton-fpga build` has made.
         cache_dir: Where the emulator's programs are kept; None means the user's cache. Bitstreams have their own.
+        head: What follows the network; it stays on the host.
 
     Raises:
         ModelError: A step that the pipeline cannot do.

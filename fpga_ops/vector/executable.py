@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -14,6 +17,7 @@ import numpy.typing as npt
 
 from fpga_ops import opencl
 from fpga_ops.errors import DeviceError, InputError, NotFiniteError
+from fpga_ops.head import Head
 from fpga_ops.network import Float32Array, IntegerNetwork, UInt8Array
 from fpga_ops.vector import instruction, tiles
 from fpga_ops.vector.memory import aligned
@@ -35,6 +39,12 @@ MOST_ROWS = 64
 MOST_RESULTS = 1 << 25
 """Bytes of outputs kept for one launch; fewer images are launched at once where outputs are large."""
 
+SPARE = 16
+"""Answers made ahead, at most; whoever keeps one of them keeps the memory of all."""
+SPARE_BYTES = 1 << 16
+
+NOT_FINITE = "an input holds a value that is not finite"
+
 _ONE = (1,)
 _FLOAT32 = np.dtype(np.float32)
 
@@ -49,6 +59,7 @@ class VectorExecutable:
         persistent: True if the network is one launch, False if each layer is one.
         checks_values: `run` refuses NaN and infinities.
         at_once: Images that can be under way together.
+        makes_scores: The kernel does the head too: `scores` may be called.
     """
 
     concurrent = True
@@ -64,6 +75,7 @@ class VectorExecutable:
         persistent: bool,
         gives_way: bool = False,
         profile: bool = False,
+        head: Head | None = None,
     ) -> None:
         cl = opencl.module()
         self.plan, self.device, self.persistent, self.fast = plan, device, persistent, plan.fast
@@ -77,9 +89,11 @@ class VectorExecutable:
             self._queue = cl.CommandQueue(self._context)
         # a device that reads and writes the caller's memory in place needs no staging
         self._in_place = self.checks_values = works_in_place(device)
+        self._head = head if self._in_place and persistent else None
+        self.makes_scores = self._head is not None
         source = generate(
             plan, persistent=persistent, intel=device.is_intel_cpu or device.is_emulator, in_place=self._in_place,
-            gives_way=gives_way, profile=profile,
+            gives_way=gives_way, profile=profile, head=self._head,
         )  # fmt: skip
         options = ["-cl-std=CL3.0"] if device.language >= (3, 0) else ["-cl-std=CL1.2"]
         self._program, self.kernel_hash = opencl.build(self._context, device, source, options, cache_dir)
@@ -120,14 +134,22 @@ class VectorExecutable:
         self._results = [np.zeros((rows, *shape), np.uint8) for shape in self._output_shapes]
         call = np.zeros(CALL_HEADER + rows * call_row(plan), np.int64)
         call[3] = plan.arena_size
+        if self._head is not None:
+            self._head_table = self._head.table()
+            call[4] = _address(self._head_table)
+        self._spare: list[tuple[dict[str, Float32Array], int]] = []
         table = call[CALL_HEADER:].reshape(rows, -1)
         for number, result in enumerate(self._results, len(network.inputs)):
             table[:, number] = _address(result) + np.arange(rows) * result[0].nbytes
         self._call, self._calls = call, call.data  # numpy's own access to single numbers is slower
+        self._scores_at = len(network.inputs) + len(network.outputs)  # in a row, and then the remark
+        self._score_place = CALL_HEADER + self._scores_at
+        self._remark_place = self._score_place + 1
         self._turns = Turns(self._launch, lanes, rows)
         with opencl.checked("setting the kernel's arguments"):
             self._kernel = self._make_kernel()
         self._size = (plan.workers,)
+        self._direct = opencl.Launch(self._queue, self._kernel, plan.workers) if persistent and self._in_place else None
         # for persistent kernels `images` follows the fixed arguments, for others (index, images)
         self._images_at = 4
         self._images = -1
@@ -165,6 +187,60 @@ class VectorExecutable:
         except self._cl.Error as error:
             raise opencl.device_error("running the network", error) from error
         return {name: outputs[number] for number, name in enumerate(self._output_names)}
+
+    def scores(self, inputs: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
+        """As `run`, to the output of the head, for an executable that `makes_scores`.
+
+        Raises: as `run`.
+        """
+        if self._head is None:
+            raise DeviceError("this executable was compiled without a head")
+        arrays, images = self._check(inputs)
+        scores = np.empty((images, *self._head.shape), np.float32)
+        request = Request(arrays, images, scores)
+        try:
+            self._turns.run(request)
+        except self._cl.Error as error:
+            raise opencl.device_error("running the network", error) from error
+        return {self._head.output: scores}
+
+    def scores_of_one(self, image: Float32Array) -> dict[str, Float32Array] | None:
+        """`scores` for a network with one input, of one image whose dtype and shape are known to be right.
+
+        None if other requests are under way, or the image is not contiguous: then `scores` is to be called. After an
+        inference nothing of the interpreter is left in the caches, so this does no more than it must, and almost all of
+        it before the launch.
+        """
+        turns = self._turns
+        if self._direct is None or turns.waiting or not image.flags.c_contiguous or not turns.turn.acquire(False):
+            return None
+        try:
+            calls = self._calls
+            if not self._spare:
+                self._spare = self._make_spare()
+            made, calls[self._score_place] = self._spare.pop()
+            calls[0] = calls[1] = 1
+            calls[2] = 0
+            calls[CALL_HEADER] = _address(image)
+            self._direct.run()
+            if not calls[self._remark_place]:
+                return made
+            calls[self._remark_place] = 0
+            raise NotFiniteError(NOT_FINITE)
+        except self._cl.Error as error:
+            raise opencl.device_error("running the network", error) from error
+        finally:
+            turns.turn.release()
+            if turns.asleep:
+                turns.wake()
+
+    def _make_spare(self) -> list[tuple[dict[str, Float32Array], int]]:
+        """Answers of one image yet to be filled, with the addresses of their scores: many at once are cheaper."""
+        if self._head is None:
+            raise DeviceError("this executable was compiled without a head")
+        size = 4 * math.prod(self._head.shape)
+        block = np.empty((max(1, min(SPARE, SPARE_BYTES // size)), 1, *self._head.shape), np.float32)
+        return [({self._head.output: block[n]}, _address(block) + n * size) for n in range(len(block))]
 
     def submit(self, inputs: Mapping[str, Float32Array]) -> Future[dict[str, UInt8Array]]:
         """As `run`, in the background. The arrays must not be changed before the future is done."""
@@ -263,27 +339,30 @@ class VectorExecutable:
         The kernel finds the addresses in `_call`: setting arguments through pyopencl takes longer than the rest of this
         (its code has left the cache while the last inference ran).
         """
-        calls, step = self._calls, len(self._in_sizes) + len(self._out_sizes) + 1
+        calls, step = self._calls, self._scores_at + 2
         calls[0], calls[1], calls[2] = len(work), min(len(work), self.at_once), 0
         place = CALL_HEADER
         for request, image in work:
             for number, array in enumerate(request.arrays):
                 calls[place + number] = _address(array) + image * (array.nbytes // request.images)
+            wanted = request.scores
+            calls[place + self._scores_at] = 0 if wanted is None else _address(wanted) + image * wanted[0].nbytes
             place += step
-        self._start().wait()
+        self._execute()
         for row, (request, image) in enumerate(work):
             remark = CALL_HEADER + row * step + step - 1
             if calls[remark]:
                 calls[remark] = 0
-                request.error = NotFiniteError("an input holds a value that is not finite")
-            else:
+                request.error = NotFiniteError(NOT_FINITE)
+            elif request.scores is None:
                 request.outputs[image] = [result[row : row + 1].copy() for result in self._results]
 
-    def _start(self) -> Any:
-        """Enqueue what `_call` says. Returns its event; the thread that waits for it is one of the workers."""
-        if self.persistent:
-            return self._cl.enqueue_nd_range_kernel(self._queue, self._kernel, self._size, _ONE)
-        return self._launch_layers(self._kernel, 1)
+    def _execute(self) -> None:
+        """Run what `_call` says, to its end."""
+        if self._direct is not None:
+            self._direct.run()
+        else:
+            self._launch_layers(self._kernel, 1).wait()
 
     def _launch_layers(self, kernel: Any, images: int) -> Any:
         event = None
@@ -310,9 +389,29 @@ class VectorExecutable:
         return outputs
 
 
-def _address(array: npt.NDArray[Any]) -> int:
-    address: int = array.__array_interface__["data"][0]
+_DATA = 2
+"""Where numpy's C interface has an array's address: behind the two words that every object of CPython begins with."""
+_WORDS = (ctypes.c_int64 * (1 << 44)).from_address(0)
+"""The memory of the process."""
+
+
+def _slow_address(array: npt.NDArray[Any]) -> int:
+    address: int = array.__array_interface__["data"][0]  # numpy describes the whole dtype for it, in Python
     return address
+
+
+def _fast_address(array: npt.NDArray[Any]) -> int:
+    return _WORDS[(id(array) >> 3) + _DATA]
+
+
+def _address_function() -> Callable[[npt.NDArray[Any]], int]:
+    """How to get an array's address: from the object itself if it is there."""
+    probe = np.zeros(3)
+    fast = sys.implementation.name == "cpython" and _fast_address(probe) == _slow_address(probe)
+    return _fast_address if fast else _slow_address
+
+
+_address = _address_function()
 
 
 def _fill_frames(plan: Plan, arena: npt.NDArray[np.uint8]) -> None:
@@ -351,6 +450,7 @@ def compile(  # noqa: A001 (the name that every target has)
     profile: bool = False,
     serial: bool = False,
     table: tiles.TileTable | None = None,
+    head: Head | None = None,
 ) -> VectorExecutable:
     """Compile a network for an OpenCL device.
 
@@ -366,6 +466,7 @@ def compile(  # noqa: A001 (the name that every target has)
         profile: Record the time of each task (`task_times`, `layer_times`); needs the one-launch kernel.
         serial: Layers do not overlap, so that `layer_times` are theirs.
         table: Tiles to use instead of the device's.
+        head: What follows the network, for `scores`.
 
     Raises:
         DeviceError: No device, or it cannot build or hold the network.
@@ -391,5 +492,5 @@ def compile(  # noqa: A001 (the name that every target has)
     plan = make_plan(network, 1 if works_in_place(device) else max_batch, table, fast, serial=serial)
     gives_way = persistent and instruction.can_yield(device, folder)
     return VectorExecutable(
-        plan, device, folder, max_batch, persistent=persistent, gives_way=gives_way, profile=profile
+        plan, device, folder, max_batch, persistent=persistent, gives_way=gives_way, profile=profile, head=head
     )

@@ -5,20 +5,21 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from fpga_ops.head import LEAST, LN2_HIGH, LN2_LOW, LOG2_E, TAYLOR, Head
 from fpga_ops.vector.plan import FIELDS, RECORD, Layer, Plan
 
 KERNELS = Path(__file__).parents[1] / "kernels" / "vector"
 
 
-CALL_HEADER = 4
+CALL_HEADER = 5
 """Longs in front of the rows of a call's array (kernels/vector/net.cl)."""
 SYNC_STEP = 16
 """Ints between two counters: a cache line."""
 
 
 def call_row(plan: Plan) -> int:
-    """Longs per image in a call's array: the addresses of inputs and outputs, and a place for a remark."""
-    return len(plan.network.inputs) + len(plan.network.outputs) + 1
+    """Longs per image in a call's array: the addresses of inputs, outputs and scores, and a place for a remark."""
+    return len(plan.network.inputs) + len(plan.network.outputs) + 2
 
 
 def sync_ints(plan: Plan) -> int:
@@ -41,8 +42,9 @@ def _undefine(macros: dict[str, int]) -> str:
 
 
 def generate(
-    plan: Plan, *, persistent: bool, intel: bool, in_place: bool, gives_way: bool = False, profile: bool = False
-) -> str:
+    plan: Plan, *, persistent: bool, intel: bool, in_place: bool, gives_way: bool = False, profile: bool = False,
+    head: Head | None = None,
+) -> str:  # fmt: skip
     """Source of the plan's program.
 
     Args:
@@ -52,12 +54,13 @@ def generate(
         in_place: Inputs and outputs come as addresses in one array, not as arguments.
         gives_way: A worker that waits long yields its core.
         profile: Record when each task begins and ends.
+        head: What the one-launch kernel does with an output in place, where scores are asked for.
     """
-    head = {
+    macros = {
         "FAST": int(plan.fast), "PERSISTENT": int(persistent), "INTEL": int(intel), "YIELD": int(gives_way),
         "PROFILE": int(profile),
     }  # fmt: skip
-    text = _define(head) + kernel_file("types.cl") + kernel_file("steps.cl")
+    text = _define(macros) + kernel_file("types.cl") + kernel_file("steps.cl")
     for identity, shape in enumerate(plan.shapes):
         macros = shape.defines(identity)
         files = kernel_file("winograd.cl" if shape.tile.winograd else "conv.cl")
@@ -73,12 +76,13 @@ def generate(
     given, passed = ", ".join(arguments), ", ".join(values)
     text += f"#define PLACES , {given}\n"
     text += f"#define ARGUMENTS , {given}, G int* not_finite\n#define VALUES , {passed}, not_finite\n"
+    text += _head(plan, head)
     text += f"#define TRACE {', G ulong* trace' * profile}\n#define TRACED {', trace' * profile}\n"
     unpack = "".join(
         f"{argument} = ({argument.rsplit(' ', 1)[0].removesuffix(' restrict')})(row)[{number}]; "
         for number, argument in enumerate(arguments)
     )
-    text += f"#define UNPACK(row) {unpack} G int* not_finite = (G int*)((row) + {len(arguments)});\n"
+    text += f"#define UNPACK(row) {unpack} G int* not_finite = (G int*)((row) + {len(arguments) + 1});\n"
     direct = "".join(
         f"if (layer[L_DIRECT] == {number + 1}) output = out{number} + image * layer[L_OUTPUT_STEP]; "
         for number in plan.direct.values()
@@ -90,6 +94,28 @@ def generate(
             seen.add(layer.case)
             cases += f" \\\n  case {layer.case}: {_case(plan, layer)} break;"
     return text + f"#define REDIRECT {direct}\n#define CASES {cases}\n\n" + kernel_file("net.cl")
+
+
+def _head(plan: Plan, head: Head | None) -> str:
+    """The code of a head and `FINISH(call, row)`, which runs it if the row asks for scores."""
+    if head is None:
+        return "#define FINISH(call, row)\n"
+    source = plan.network.outputs.index(head.source)
+    place = len(plan.network.inputs) + len(plan.network.outputs)
+    inputs = plan.network.tensors[head.source].size
+    macros = {
+        "HEAD_INPUTS": inputs, "HEAD_OUTPUTS": inputs if head.weights is None else len(head.weights),
+        "HEAD_GEMM": int(head.weights is not None), "HEAD_SOFTMAX": int(head.softmax),
+        "HEAD_POWERS": int(head.powers is not None),
+    }  # fmt: skip
+    text = _define(macros)
+    text += f"#define EXPONENTIAL_TAYLOR {', '.join(map(repr, TAYLOR))}\n"
+    text += f"#define EXPONENTIAL_LOG2_E {LOG2_E!r}\n#define EXPONENTIAL_LN2_HIGH {LN2_HIGH!r}\n"
+    text += f"#define EXPONENTIAL_LN2_LOW {LN2_LOW!r}\n#define EXPONENTIAL_LEAST {LEAST!r}\n"
+    scores = f"(row)[{place}]"
+    text += f"#define FINISH(call, row) if ({scores}) head((G const uchar*)(row)[{len(plan.network.inputs) + source}], "
+    text += f"(G const double*)(call)[4], (G float*){scores});\n"
+    return text + kernel_file("head.cl")
 
 
 def _case(plan: Plan, layer: Layer) -> str:

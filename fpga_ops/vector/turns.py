@@ -25,15 +25,16 @@ class Request:
     Attributes:
         arrays: The inputs, each of all images.
         images: How many.
-        outputs: Of each image that is done: its outputs, with a batch axis of 1.
+        scores: Where the head's output goes; None if the network's outputs are wanted.
+        outputs: Of each image that is done: the network's outputs, with a batch axis of 1.
         launched, done: Of the images.
         error: What went wrong.
     """
 
-    __slots__ = ("arrays", "done", "error", "images", "launched", "outputs")
+    __slots__ = ("arrays", "done", "error", "images", "launched", "outputs", "scores")
 
-    def __init__(self, arrays: Sequence[Array], images: int) -> None:
-        self.arrays, self.images = arrays, images
+    def __init__(self, arrays: Sequence[Array], images: int, scores: Array | None = None) -> None:
+        self.arrays, self.images, self.scores = arrays, images, scores
         self.outputs: list[list[Array]] = [[]] * images
         self.launched = self.done = 0
         self.error: Exception | None = None
@@ -50,20 +51,23 @@ class Turns:
         launch: Runs so many images and returns when they are done; sets the `outputs` or the `error` of a request.
         lanes: Images that can be under way together.
         most: Images of one launch: more than `lanes` if each lane is one core and goes on by itself.
+
+    Attributes:
+        turn: Held by the thread that launches, and for ever after `close`. Who finds nobody in `waiting` may take it,
+            launch, and give it back: release it, and call `wake` if some are `asleep`.
+        waiting: Requests of which not all images are launched.
+        asleep: Threads inside `run`.
+        closed: True after `close`.
     """
 
     def __init__(self, launch: Callable[[Work], None], lanes: int, most: int) -> None:
         self._launch, self._lanes, self._most = launch, lanes, most
-        self._waiting: deque[Request] = deque()
+        self.turn = Lock()
+        self.waiting: deque[Request] = deque()
+        self.asleep = 0
+        self.closed = False
         self._lock = Lock()
         self._changed = Condition(self._lock)
-        self._asleep = 0
-        self._busy = self._closed = False
-
-    @property
-    def closed(self) -> bool:
-        """True after `close`."""
-        return self._closed
 
     def run(self, request: Request) -> None:
         """Wait until a request is done.
@@ -73,60 +77,69 @@ class Turns:
             NotFiniteError: An input held NaN or an infinity.
         """
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise DeviceError("the executable is closed")
-            self._waiting.append(request)
-            while request.done < request.images:
-                if self._busy or not self._waiting:
-                    self._sleep()
-                    continue
-                self._busy = True
-                work = self._choose()
-                self._lock.release()
-                try:
-                    self._launch(work)
-                except BaseException as error:
-                    for owner, _ in work:  # each raises it for itself
-                        owner.error = error if isinstance(error, Exception) else DeviceError("interrupted")
-                    if not isinstance(error, Exception):
-                        raise
-                finally:
-                    self._lock.acquire()
-                    self._busy = False
-                    for owner, _ in work:
-                        owner.done += 1
-                    if self._asleep:
-                        self._changed.notify_all()
+            self.waiting.append(request)
+            self.asleep += 1  # before the turn is tried: who holds it will see that somebody must be woken
+            try:
+                while request.done < request.images:
+                    if self.waiting and self.turn.acquire(blocking=False):
+                        self._serve()
+                    else:
+                        self._changed.wait()
+            finally:
+                self.asleep -= 1
         if request.error is not None:
             raise request.error
+
+    def wake(self) -> None:
+        """Tell those asleep that the turn is free."""
+        with self._lock:
+            self._changed.notify_all()
 
     def close(self) -> bool:
         """Refuse new requests and finish those that wait. False if that had been done before."""
         with self._lock:
-            first, self._closed = not self._closed, True
-            while self._busy or self._waiting:
-                self._sleep()
-        return first
+            if self.closed:
+                return False
+            self.closed = True
+            self.asleep += 1
+            while self.waiting or not self.turn.acquire(blocking=False):
+                self._changed.wait()
+            self.asleep -= 1
+        return True
 
-    def _sleep(self) -> None:
-        self._asleep += 1
+    def _serve(self) -> None:
+        """Make one launch; the lock and the turn are held, and the lock is let go meanwhile."""
+        work = self._choose()
+        self._lock.release()
         try:
-            self._changed.wait()
+            self._launch(work)
+        except BaseException as error:
+            for owner, _ in work:  # each raises it for itself
+                owner.error = error if isinstance(error, Exception) else DeviceError("interrupted")
+            if not isinstance(error, Exception):
+                raise
         finally:
-            self._asleep -= 1
+            self._lock.acquire()
+            for owner, _ in work:
+                owner.done += 1
+            self.turn.release()
+            if self.asleep > 1:
+                self._changed.notify_all()
 
     def _choose(self) -> Work:
         """Images for one launch, first come, first served."""
-        head = self._waiting[0].images - self._waiting[0].launched
+        head = self.waiting[0].images - self.waiting[0].launched
         count = self._lanes
         if self._most > self._lanes:
             # a batch stays together as far as it fills all lanes evenly: no lane is idle at the end
             count = min(max(count, head // self._lanes * self._lanes), self._most)
         work: Work = []
-        while self._waiting and len(work) < count:
-            request = self._waiting[0]
+        while self.waiting and len(work) < count:
+            request = self.waiting[0]
             work.append((request, request.launched))
             request.launched += 1
             if request.launched == request.images:
-                self._waiting.popleft()
+                self.waiting.popleft()
         return work

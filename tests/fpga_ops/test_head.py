@@ -90,6 +90,22 @@ def test_dequantised_values_are_the_very_same(flat: bool, signed: bool) -> None:
     np.testing.assert_array_equal(ours, theirs)
 
 
+def test_the_rules_of_sums_and_exponentials() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 7, 8, 9, 1000):
+        values = rng.normal(0, 1, (2, 3, count))
+        lanes = [np.zeros((2, 3)) for _ in range(8)]
+        for n in range(count):
+            lanes[n % 8] = lanes[n % 8] + values[..., n]
+        halves = [lanes[n] + lanes[n + 4] for n in range(4)]
+        expected = (halves[0] + halves[2]) + (halves[1] + halves[3])
+        np.testing.assert_array_equal(head.ordered_sum(values), expected)
+    x = np.concatenate([-rng.exponential(50, 1000), [0.0, -1e-300, -699.9, -1e9]])
+    x = x[(x > -700) | (x < -800)]
+    np.testing.assert_allclose(head.exponential(x), np.exp(np.maximum(x, -700)), rtol=4e-16)
+    assert head.exponential(np.zeros(1))[0] == 1
+
+
 def test_an_answer_does_not_depend_on_its_batch() -> None:
     found = head.recognise(*part(CLASSIFIER))
     assert found is not None

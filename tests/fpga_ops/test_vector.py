@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fpga_ops import opencl, vector
+from fpga_ops import head, opencl, vector
 from fpga_ops.devices import find
 from fpga_ops.errors import DeviceError, InputError, ModelError, NotFiniteError
 from fpga_ops.network import Conv, IntegerNetwork
@@ -243,6 +244,61 @@ def test_any_number_of_cores(workers: int, cache: Path) -> None:
         results = list(pool.map(lambda n: executable.run(images[n % 7])[name], range(140)))
     assert all(np.array_equal(result, expected[n % 7]) for n, result in enumerate(results))
     executable.close()
+
+
+VALUES = (np.arange(256) * np.float32(0.07)).astype(np.float32)
+HEADS = {
+    "softmax": {"powers": head.exponential((VALUES - VALUES[-1]).astype(np.float64)), "softmax": True},
+    "softmax-of-large-values": {"values": VALUES * np.float32(40), "softmax": True},
+    "values": {},
+    "gemm": {"weights": np.random.default_rng(0).normal(0, 0.1, (5, 10)).astype(np.float32).astype(np.float64)},
+    "classifier": {
+        "weights": np.random.default_rng(0).normal(0, 0.1, (3, 10)).astype(np.float32).astype(np.float64),
+        "bias": np.arange(3.0), "softmax": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_head_in_the_kernel(kind: str, workers: int, cache: Path) -> None:
+    """Scores have the bits of the numpy head, for one image, batches and many threads, with refusals in between."""
+    network = small_resnet()
+    options: dict[str, Any] = {"values": VALUES, "flat": True, **HEADS[kind]}
+    outputs = len(options["weights"]) if "weights" in options else 10
+    end = head.Head(source=network.outputs[0], output="y", shape=(outputs,), **options)
+    executable = vector.compile(network, 5, cache_dir=cache, workers=workers, head=end)
+    if not executable.makes_scores:
+        pytest.skip("this device does not work in the caller's memory")
+    rng = np.random.default_rng(0)
+    images = [networks.random_images(network, 1 + n % 5, rng) for n in range(10)]
+    reference = ReferenceExecutable(network)
+    integers = [reference.run(image) for image in images]
+    expected = [end.run(value)["y"] for value in integers]
+
+    def work(number: int) -> bool:
+        image = images[number % 10]["image"]
+        if number % 7 == 0:
+            with pytest.raises(NotFiniteError):
+                executable.scores({"image": np.full_like(image, np.nan)})
+        if number % 3 == 0:
+            assert np.array_equal(executable.run(images[number % 10])[end.source], integers[number % 10][end.source])
+        came = executable.scores_of_one(image) if len(image) == 1 else None
+        came = executable.scores({"image": image}) if came is None else came
+        return came["y"].dtype == np.float32 and np.array_equal(came["y"], expected[number % 10])
+
+    assert all(map(work, range(20)))
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(work, range(200)))
+    kept = [executable.scores_of_one(images[0]["image"]) for _ in range(40)]
+    assert all(one is not None and np.array_equal(one["y"], expected[0]) for one in kept)
+    assert len({id(one) for one in kept}) == 40
+    with pytest.raises(NotFiniteError):
+        executable.scores_of_one(np.full_like(images[0]["image"], np.inf))
+    executable.close()
+    assert executable.scores_of_one(images[0]["image"]) is None
+    with pytest.raises(DeviceError, match="closed"):
+        executable.scores(images[0])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.float32(np.frombuffer(b"\1\0\x80\xff", np.float32)[0])])

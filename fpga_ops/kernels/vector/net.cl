@@ -3,7 +3,8 @@
 // uchar out0...), ARGUMENTS and VALUES (these and `not_finite`, where to say that an input holds NaN or an infinity),
 // CASES (one call per kind of layer and shape of convolution), REDIRECT (sends outputs to their argument), PROFILE with
 // TRACE and TRACED (a parameter more), and IN_PLACE: the device works in the caller's memory, and inputs and outputs come
-// as addresses in an array, a row of ROW longs per image after HEADER, which UNPACK(row) makes VALUES of.
+// as addresses in an array, a row of ROW longs per image after HEADER, which UNPACK(row) makes VALUES of; FINISH(call, row)
+// makes the scores of an image that is done (head.cl).
 //
 // A layer is cut into tasks, and workers (one work-group each) take them, layer after layer. Before its first task of a
 // layer a worker waits until all tasks of the layers it depends on are done. It waits only for tasks that a running
@@ -71,10 +72,10 @@ INLINE int take_task(G const long* layers, G int* sync, const int images, const 
   return -1;
 }
 
-// One worker's part of one inference. `sync` (one cache line each): [0] workers that have left, then of each layer tasks
+// One worker's part of one inference; true for the last to leave, when all is done. `sync` (one cache line each): [0] workers that have left, then of each layer tasks
 // taken and tasks done. With PROFILE, `trace` gets four numbers per task: when its worker was free, began and ended it
 // (cycles), and the worker.
-SEPARATE void all_layers(G uchar* arena, G const char* constants, G const long* layers, G int* sync, const int worker,
+SEPARATE bool all_layers(G uchar* arena, G const char* constants, G const long* layers, G int* sync, const int worker,
                          const int workers, const int images TRACE ARGUMENTS)
 {
   int layer = 0, ready = 0;
@@ -107,15 +108,15 @@ SEPARATE void all_layers(G uchar* arena, G const char* constants, G const long* 
     layer = after;
   }
   // the last to leave clears the counters for the next launch
-  if (ADD(sync, 1, memory_order_acq_rel) == workers - 1) {
-    for (int l = 0; l < LAYERS; ++l) sync[16 + 32 * l] = sync[32 + 32 * l] = 0;
-    sync[0] = 0;
-  }
+  if (ADD(sync, 1, memory_order_acq_rel) != workers - 1) return false;
+  for (int l = 0; l < LAYERS; ++l) sync[16 + 32 * l] = sync[32 + 32 * l] = 0;
+  sync[0] = 0;
+  return true;
 }
 
 #if IN_PLACE
-// `call`: images of this launch, lanes, images taken besides the first of each lane, bytes of a lane's arena; then a row
-// per image. A lane works on one image at a time in memory of its own; the workers are dealt out to the lanes.
+// `call`: images of this launch, lanes, images taken besides the first of each lane, bytes of a lane's arena, address of
+// the head's table; then a row per image. A lane works on one image at a time in memory of its own; the workers are dealt out to the lanes.
 SINGLE __kernel void network(G uchar* arena, G const char* constants, G const long* layers, G int* sync,
                              G long* call TRACE)
 {
@@ -123,7 +124,9 @@ SINGLE __kernel void network(G uchar* arena, G const char* constants, G const lo
   const int workers = ((int)get_num_groups(0) - lane + lanes - 1) / lanes;
   for (int row = lane; row < (int)call[0];) {
     UNPACK(call + HEADER + row * ROW)
-    all_layers(arena + lane * call[3], constants, layers, sync + lane * SYNC, group / lanes, workers, 1 TRACED VALUES);
+    if (all_layers(arena + lane * call[3], constants, layers, sync + lane * SYNC, group / lanes, workers, 1 TRACED VALUES)) {
+      FINISH(call, call + HEADER + row * ROW)
+    }
     row = workers > 1 ? (int)call[0] : lanes + ADD(call + 2, 1, memory_order_relaxed);
   }
 }
