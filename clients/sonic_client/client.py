@@ -226,7 +226,7 @@ class Client:
     scores = client.tag(jets)
 
     Thread-safe and picklable: a copy in another process connects anew. All clients of a process share one background
-    thread, in which everything is asynchronous.
+    thread, in which everything is asynchronous; only `infer` sends from the caller's own thread while all goes well.
     """
 
     def __init__(
@@ -254,6 +254,13 @@ class Client:
 
     def infer(self, inputs: Mapping[str, Tensor], **request: Any) -> Reply:
         """Send one request and wait for the answer."""
+        session = self._client._session
+        if session is not None and not _background().is_here():
+            begun = session.infer_here(inputs, **request)
+            if isinstance(begun, Reply):
+                return begun
+            if begun is not None:
+                return self._run(session.resume(begun))
         return _wait(self.submit(inputs, **request))
 
     def submit(
@@ -382,8 +389,11 @@ class _Background:
         self._thread = threading.Thread(target=self._loop.run_forever, name="sonic-client", daemon=True)
         self._thread.start()
 
+    def is_here(self) -> bool:
+        return threading.current_thread() is self._thread
+
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        if threading.current_thread() is self._thread:
+        if self.is_here():
             work.close()
             raise ConfigurationError("a callback must not wait for the client in the client's own thread; use a future")
         return asyncio.run_coroutine_threadsafe(work, self._loop)

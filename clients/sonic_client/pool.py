@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import enum
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from sonic_client.faults import AGAINST_SERVER, Fault, Kind
 from sonic_client.shared_memory import Arena
-from sonic_client.transports.base import Transport
+from sonic_client.transports.base import Blocking, Transport
 
 _LONGEST_EJECTION = 60.0
 _PROBE_EVERY = 0.25
@@ -44,6 +45,7 @@ class Server:
 
     def __init__(self, transport: Transport, arena: Arena | None = None) -> None:
         self.transport = transport
+        self.blocking = transport if isinstance(transport, Blocking) else None
         self.arena = arena
         self.state = State.UNKNOWN
         self.reason = "not asked yet"
@@ -66,7 +68,7 @@ Probe = Callable[[Server], Awaitable[State]]
 
 
 class Pool:
-    """The servers of one client. Lives in one event loop."""
+    """The servers of one client. Lives in one event loop; `pick`, `started` and `answered` suit any thread."""
 
     def __init__(self, servers: Sequence[Server], probe: Probe, *, eject_after: int, eject_for: float) -> None:
         self.servers = list(servers)
@@ -74,6 +76,7 @@ class Pool:
         self._eject_after = eject_after
         self._eject_for = eject_for
         self._changed = asyncio.Event()
+        self._counting = threading.Lock()
         self._watchers: dict[int, asyncio.Task[None]] = {}
         self.unavailable_since: float | None = time.monotonic()
 
@@ -116,25 +119,33 @@ class Pool:
 
     def started(self, server: Server) -> None:
         """A request is being sent to the server."""
-        server.outstanding += 1
+        with self._counting:
+            server.outstanding += 1
+
+    def answered(self, server: Server) -> None:
+        """A request was answered, by a server that is still ready: nobody can be waiting for one."""
+        with self._counting:
+            server.outstanding -= 1
+            server.answered += 1
+            server.failures = server.ejections = 0
 
     def finished(self, server: Server, fault: Fault | None) -> None:
         """A request ended. `fault` is None after an answer; a refusal of the caller's content is an answer too."""
-        server.outstanding -= 1
         if fault is None or fault.kind not in AGAINST_SERVER:
-            server.answered += 1
-            server.failures = 0
-            server.ejections = 0
+            self.answered(server)
             if server.state is State.PROBATION:
                 self._set(server, State.READY, "")
         else:
-            server.failures += 1
+            with self._counting:
+                server.outstanding -= 1
+                server.failures += 1
             self._count_against(server, fault)
         self._notify()
 
     def abandoned(self, server: Server) -> None:
         """A request was cancelled by the caller; it says nothing about the server."""
-        server.outstanding -= 1
+        with self._counting:
+            server.outstanding -= 1
         self._notify()
 
     def reasons(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sonic_client.errors import (
@@ -23,6 +24,7 @@ from sonic_client.errors import (
 from sonic_client.fallback import LocalTransport, OwnServer
 from sonic_client.faults import RETRIED, Fault, Kind
 from sonic_client.options import LocalModel, Options, read_token
+from sonic_client.places import Places
 from sonic_client.pool import HOPELESS, Pool, Server, State
 from sonic_client.shared_memory import Arena, Lease
 from sonic_client.statistics import Breakdown, CallTiming, ServerTimes, Totals
@@ -59,6 +61,34 @@ class Reply:
     parameters: dict[str, Any]
 
 
+@dataclass
+class Progress:
+    """One request, and how far it has come."""
+
+    call: Call
+    info: ModelInfo
+    limit: float
+    began: float = field(default_factory=time.monotonic)
+    attempts: int = 0
+    failed: list[Server] = field(default_factory=list)
+    last: Fault | None = None
+    inline: bool = False
+
+    @property
+    def end(self) -> float:
+        """When its deadline is up."""
+        return self.began + self.limit
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """What is left of a request that its caller's thread could not get answered at once."""
+
+    progress: Progress
+    server: Server
+    fault: Fault
+
+
 def make_transport(url: ServerUrl, options: Options) -> Transport:
     """Open a connection (lazily) to a server."""
     if url.protocol == "http":
@@ -71,7 +101,10 @@ def make_transport(url: ServerUrl, options: Options) -> Transport:
 
 
 class Session:
-    """One model on several servers. Lives in one event loop; `AsyncClient` and `Client` wrap it."""
+    """One model on several servers. Lives in one event loop; `AsyncClient` and `Client` wrap it.
+
+    `infer_here` may be called from any other thread.
+    """
 
     def __init__(self, servers: tuple[ServerUrl, ...], model: str, version: str, options: Options) -> None:
         self.model = model
@@ -86,7 +119,9 @@ class Session:
             eject_after=options.eject_after,
             eject_for=options.eject_for,
         )
-        self._places = asyncio.Semaphore(options.max_in_flight)
+        self._loop = asyncio.get_running_loop()
+        self._places = Places(options.max_in_flight)
+        self._counting = threading.Lock()
         self._starting: asyncio.Task[None] | None = None
         self._info: ModelInfo | None = None
         self._before: dict[str, ServerTimes] = {}
@@ -114,21 +149,50 @@ class Session:
             RequestError: A subclass says why; it names the request. Nothing is ever answered by an empty result.
             JetError: The inputs are not what the model's metadata say.
         """
-        limit = self.options.deadline if deadline is None else deadline
         info = await self.info()
-        arrays = self._checked(inputs, info)
-        call = Call(
-            self.model,
-            self.version,
-            arrays,
-            request_id or self._identity.next_request(),
-            self._headers(child_span(traceparent)),
-            parameters or {},
-            self.options.compression,
-            self.options.priority,
-        )
+        call = self._call(inputs, info, request_id, traceparent, parameters)
         async with self._places:
-            return await self._persist(call, info, limit)
+            return await self._persist(Progress(call, info, self._limit(deadline)))
+
+    def infer_here(
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+        deadline: float | None = None,
+        parameters: Mapping[str, str | int | bool | float] | None = None,
+    ) -> Reply | Unanswered | None:
+        """The usual case of `infer`, in the caller's thread: the server is known to be ready, and answers.
+
+        An event loop between the caller and the connection costs more than sending. Returns None, with nothing done,
+        when there is something to wait for (a server, a place, shared memory) or to watch (hedging): that takes
+        `infer`. Returns `Unanswered` when the server failed: `resume` goes on with that, under the same deadline.
+        """
+        info = self._info
+        if info is None or self.options.hedge_after is not None:
+            return None
+        server = self._pool.pick()
+        if server is None or server.state is not State.READY or server.blocking is None:
+            return None
+        progress = Progress(self._call(inputs, info, request_id, traceparent, parameters), info, self._limit(deadline))
+        if not self._places.take_now():
+            return None
+        keep_place = False
+        try:
+            result = self._once_here(server, progress)
+            keep_place = isinstance(result, Unanswered)
+            return result
+        finally:
+            if not keep_place:
+                self._places.give()
+
+    async def resume(self, unanswered: Unanswered) -> Reply:
+        """Go on with what `infer_here` began; its place among those in flight is still taken."""
+        try:
+            return await self._persist(unanswered.progress, unanswered)
+        finally:
+            self._places.give()
 
     async def explain(self, inputs: Mapping[str, Tensor]) -> tuple[Reply, Breakdown]:
         """Send one request between two looks at the server's statistics, to see where its time goes."""
@@ -289,64 +353,73 @@ class Session:
 
     # ---- one request, persistently
 
-    async def _persist(self, call: Call, info: ModelInfo, limit: float) -> Reply:
+    async def _persist(self, progress: Progress, begun: Unanswered | None = None) -> Reply:
         """Send until answered, refused for good, or out of time."""
-        began = time.monotonic()
-        end = began + limit
-        failed: list[Server] = []
-        attempts = 0
-        last: Fault | None = None
-        inline = False
         try:
+            if begun is not None:
+                self._note(begun.server, begun.fault)
+                await self._pause(progress, begun.fault, begun.server)
             while True:
-                server = await self._server_for(end, failed)
+                server = await self._server_for(progress.end, progress.failed)
                 if server is None:
-                    raise self._out_of_time(call, last, attempts, limit)
-                attempts += 1
-                self.totals.attempts += 1
-                sent = time.monotonic()
+                    raise self._out_of_time(progress)
+                sent = self._sending(progress)
                 try:
-                    raw, server = await self._send(server, call, info, end, inline)
+                    raw, server = await self._send(server, progress)
                 except Fault as fault:
-                    last = fault
-                    inline = inline or fault.kind is Kind.SHARED_MEMORY
-                    failed.append(server)
-                    self._give_up_or_not(call, fault, server, failed, attempts, end)
-                    if not self._elsewhere(failed):
-                        pause = random.uniform(0.0, self.options.retry.ceiling(attempts))  # noqa: S311 - jitter
-                        await asyncio.sleep(min(pause, max(0.0, end - time.monotonic())))
+                    await self._pause(progress, fault, server)
                     continue
-                now = time.monotonic()
-                timing = CallTiming((sent - began) * 1e3, (now - sent) * 1e3, (now - began) * 1e3)
-                self.totals.add(timing, _batch(call.inputs))
-                return Reply(
-                    raw.outputs, call.request_id, server.name, raw.model_version, attempts, timing, raw.parameters
-                )
+                return self._answered(progress, raw, server, sent)
         except RequestError:
             self.totals.failures += 1
             raise
 
-    def _give_up_or_not(
-        self, call: Call, fault: Fault, server: Server, failed: list[Server], attempts: int, end: float
-    ) -> None:
+    def _sending(self, progress: Progress) -> float:
+        """Count an attempt; returns the time."""
+        progress.attempts += 1
+        with self._counting:
+            self.totals.attempts += 1
+        return time.monotonic()
+
+    def _answered(self, progress: Progress, raw: RawReply, server: Server, sent: float) -> Reply:
+        now = time.monotonic()
+        timing = CallTiming((sent - progress.began) * 1e3, (now - sent) * 1e3, (now - progress.began) * 1e3)
+        with self._counting:
+            self.totals.add(timing, _batch(progress.call.inputs))
+        request_id, attempts = progress.call.request_id, progress.attempts
+        return Reply(raw.outputs, request_id, server.name, raw.model_version, attempts, timing, raw.parameters)
+
+    async def _pause(self, progress: Progress, fault: Fault, server: Server) -> None:
+        """After a failed attempt: raise when another cannot help, else wait as long as is due."""
+        progress.last = fault
+        progress.inline = progress.inline or fault.kind is Kind.SHARED_MEMORY
+        progress.failed.append(server)
+        self._give_up_or_not(progress, fault, server)
+        if not self._elsewhere(progress.failed):
+            pause = random.uniform(0.0, self.options.retry.ceiling(progress.attempts))  # noqa: S311 - jitter
+            await asyncio.sleep(min(pause, max(0.0, progress.end - time.monotonic())))
+
+    def _give_up_or_not(self, progress: Progress, fault: Fault, server: Server) -> None:
         """Raise when another attempt cannot help."""
-        hopeless = fault.kind not in RETRIED or attempts >= self.options.retry.attempts
+        hopeless = fault.kind not in RETRIED or progress.attempts >= self.options.retry.attempts
         if fault.kind is Kind.NOT_FOUND:
             # Another server may have it.
             hopeless = all(one.state is State.ABSENT for one in self._pool.servers)
         if fault.kind is Kind.REPLY:
-            hopeless = failed.count(server) > 1
-        if hopeless or time.monotonic() >= end:
+            hopeless = progress.failed.count(server) > 1
+        if hopeless or time.monotonic() >= progress.end:
+            call = progress.call
             raise fault.error(
-                request_id=call.request_id, model=call.model, server=server.name, attempts=attempts
+                request_id=call.request_id, model=call.model, server=server.name, attempts=progress.attempts
             ) from fault
 
     def _elsewhere(self, failed: list[Server]) -> bool:
         """Whether a server is free that has not failed this request: then there is nothing to wait for."""
         return any(server.usable() and server not in failed for server in self._pool.servers)
 
-    def _out_of_time(self, call: Call, last: Fault | None, attempts: int, limit: float) -> RequestError:
-        reason = f"no answer within the deadline of {limit:g} s"
+    def _out_of_time(self, progress: Progress) -> RequestError:
+        call, last, attempts = progress.call, progress.last, progress.attempts
+        reason = f"no answer within the deadline of {progress.limit:g} s"
         if last is None:
             return ServerUnavailableError(
                 f"{reason}: {self._pool.reasons()}", request_id=call.request_id, model=call.model, attempts=attempts
@@ -367,57 +440,100 @@ class Session:
         server = await self._pool.choose(min(max(0.0, remaining), patience), failed)
         return server if server is not None else await self._fallback()
 
-    async def _send(
-        self, server: Server, call: Call, info: ModelInfo, end: float, inline: bool
-    ) -> tuple[RawReply, Server]:
+    async def _send(self, server: Server, progress: Progress) -> tuple[RawReply, Server]:
         """One attempt, hedged if so wished."""
         after = self.options.hedge_after
         if after is None:
-            return await self._once(server, call, info, end, inline), server
-        first = asyncio.create_task(self._once(server, call, info, end, inline))
+            return await self._once(server, progress, progress.inline), server
+        first = asyncio.create_task(self._once(server, progress, progress.inline))
         try:
             done, _ = await asyncio.wait({first}, timeout=after)
             other = None if done else self._pool.pick(avoid=[server])
             if other is None:
                 return await _owned(first), server
             self.totals.hedges += 1
-            second = asyncio.create_task(self._once(other, call, info, end, inline=True))
+            second = asyncio.create_task(self._once(other, progress, inline=True))
             return await _first_answer({first: server, second: other})
         finally:
             first.cancel()
 
-    async def _once(self, server: Server, call: Call, info: ModelInfo, end: float, inline: bool) -> RawReply:
+    async def _once(self, server: Server, progress: Progress, inline: bool) -> RawReply:
         """Send once to one server and tell the pool how it went."""
-        timeout = max(0.001, end - time.monotonic())
-        if self.options.attempt_timeout is not None:
-            timeout = min(timeout, self.options.attempt_timeout)
+        call = progress.call
         self._pool.started(server)
         lease: Lease | None = None
         arena = None if inline else server.arena
-        size = call.byte_size
+        began = time.monotonic()
         try:
-            if arena is not None and arena.next_is_shared(size):
+            if arena is not None and arena.next_is_shared(call.byte_size):
                 lease = await arena.lease(server.transport, call.inputs, call.headers, _CONTROL_TIMEOUT)
             sending = call if lease is None else _with_regions(call, lease)
-            sent = time.monotonic()
-            raw = await server.transport.infer(sending, timeout)
-            _check_reply(raw, info, _batch(call.inputs))
+            raw = await server.transport.infer(sending, self._timeout(progress))
+            _check_reply(raw, progress.info, _batch(call.inputs))
         except Fault as fault:
             self._settle(lease, answered=fault.kind is Kind.CALLER)
-            if fault.kind is Kind.SHARED_MEMORY and arena is not None:
-                arena.reset()
-            self._pool.finished(server, fault)
+            self._note(server, fault)
             raise
         except BaseException:  # cancelled
             self._settle(lease, answered=False)
             self._pool.abandoned(server)
             raise
-        self._settle(lease, answered=True)
-        if arena is not None:
-            arena.timed(lease is not None, time.monotonic() - sent, size)
-        self.totals.bytes_sent += sending.byte_size
+        self._delivered(arena, call, sending, lease, time.monotonic() - began)
         self._pool.finished(server, None)
         return raw
+
+    def _once_here(self, server: Server, progress: Progress) -> Reply | Unanswered | None:
+        """As `_once`, in the caller's thread; None if the server must first be told of more shared memory.
+
+        What a failure means for the pool is judged in the loop, by `resume`.
+        """
+        call, transport, arena = progress.call, server.blocking, server.arena
+        lease: Lease | None = None
+        if transport is None:
+            return None
+        began = time.monotonic()
+        if arena is not None and arena.next_is_shared(call.byte_size):
+            lease = arena.lease_known(call.inputs)
+            if lease is None:
+                return None
+        sending = call if lease is None else _with_regions(call, lease)
+        self._pool.started(server)
+        sent = self._sending(progress)
+        try:
+            raw = transport.infer_here(sending, self._timeout(progress))
+            _check_reply(raw, progress.info, _batch(call.inputs))
+        except Fault as fault:
+            self._settle(lease, answered=fault.kind is Kind.CALLER)
+            return Unanswered(progress, server, fault)
+        except BaseException:  # interrupted
+            self._settle(lease, answered=False)
+            self._loop.call_soon_threadsafe(self._pool.abandoned, server)
+            raise
+        self._delivered(arena, call, sending, lease, time.monotonic() - began)
+        if server.state is State.READY:
+            self._pool.answered(server)
+        else:  # somebody may be waiting for it
+            self._loop.call_soon_threadsafe(self._pool.finished, server, None)
+        return self._answered(progress, raw, server, sent)
+
+    def _timeout(self, progress: Progress) -> float:
+        """Seconds for one sending."""
+        left = max(0.001, progress.end - time.monotonic())
+        return left if self.options.attempt_timeout is None else min(left, self.options.attempt_timeout)
+
+    def _note(self, server: Server, fault: Fault) -> None:
+        """Tell the pool of a failure; forget shared memory that the server has forgotten."""
+        if fault.kind is Kind.SHARED_MEMORY and server.arena is not None:
+            server.arena.reset()
+        self._pool.finished(server, fault)
+
+    def _delivered(self, arena: Arena | None, call: Call, sending: Call, lease: Lease | None, seconds: float) -> None:
+        """Count what was answered, and learn from it which way is faster."""
+        self._settle(lease, answered=True)
+        if arena is not None:
+            arena.timed(lease is not None, seconds, call.byte_size)
+        with self._counting:
+            self.totals.bytes_sent += sending.byte_size
 
     @staticmethod
     def _settle(lease: Lease | None, *, answered: bool) -> None:
@@ -452,6 +568,29 @@ class Session:
             return await self._pool.choose(self.options.warm_up)
 
     # ---- helpers
+
+    def _limit(self, deadline: float | None) -> float:
+        return self.options.deadline if deadline is None else deadline
+
+    def _call(
+        self,
+        inputs: Mapping[str, Tensor],
+        info: ModelInfo,
+        request_id: str | None,
+        traceparent: str | None,
+        parameters: Mapping[str, str | int | bool | float] | None,
+    ) -> Call:
+        """The request, checked against the model's metadata."""
+        return Call(
+            self.model,
+            self.version,
+            self._checked(inputs, info),
+            request_id or self._identity.next_request(),
+            self._headers(child_span(traceparent)),
+            parameters or {},
+            self.options.compression,
+            self.options.priority,
+        )
 
     def _checked(self, inputs: Mapping[str, Tensor], info: ModelInfo) -> dict[str, Tensor]:
         expected = {tensor.name: tensor for tensor in info.inputs}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+import threading
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -50,6 +51,8 @@ class _Block:
         self.used = 0
 
     def write(self, array: Tensor) -> None:
+        if self.memory.buf is None:  # numpy would take memory of its own, and the server find the last request's
+            raise OSError("the region was given up")
         target: Tensor = np.ndarray(array.shape, array.dtype, buffer=self.memory.buf)
         np.copyto(target, array)
         self.used = array.nbytes
@@ -62,7 +65,7 @@ class _Block:
 
 
 class Arena:
-    """The shared memory of one client with one local server.
+    """The shared memory of one client with one local server. `lease_known`, `timed` and leases suit any thread.
 
     Args:
         wanted: True always uses it, None measures first (False is for the caller not to make an Arena).
@@ -70,6 +73,7 @@ class Arena:
 
     def __init__(self, wanted: bool | None) -> None:
         self._wanted = wanted
+        self._lock = threading.Lock()
         self._free: list[_Block] = []
         self._known: list[_Block] = []
         self._usable = sys.platform.startswith("linux")
@@ -99,11 +103,12 @@ class Arena:
         """Learn how long a request took."""
         if self._wanted or self._settled is not None or byte_size < SMALLEST:
             return
-        self._times[shared].append(seconds)
-        if all(len(times) >= _SAMPLES for times in self._times.values()):
-            # The first of each kind pay for connection and registration.
-            shared_time, inline_time = (statistics.median(self._times[kind][2:]) for kind in (True, False))
-            self._settled = shared_time < inline_time
+        with self._lock:
+            self._times[shared].append(seconds)
+            if all(len(times) >= _SAMPLES for times in self._times.values()):
+                # The first of each kind pay for connection and registration.
+                shared_time, inline_time = (statistics.median(self._times[kind][2:]) for kind in (True, False))
+                self._settled = shared_time < inline_time
 
     async def lease(
         self, transport: Transport, inputs: Mapping[str, Tensor], headers: Mapping[str, str], timeout: float
@@ -120,33 +125,54 @@ class Arena:
             return None
         return Lease(self, blocks)
 
+    def lease_known(self, inputs: Mapping[str, Tensor]) -> Lease | None:
+        """Put the inputs into memory that the server knows already; None if too little of it is free."""
+        blocks: dict[str, _Block] = {}
+        with self._lock:  # until all is written: `reset` must not come between
+            for name, array in inputs.items():
+                block = self._take(array.nbytes)
+                if block is None:
+                    self._free.extend(blocks.values())
+                    return None
+                blocks[name] = block
+                block.write(array)
+        return Lease(self, blocks)
+
     def give_back(self, blocks: Mapping[str, _Block]) -> None:
-        """Blocks that may be used again."""
-        self._free.extend(blocks.values())
+        """Blocks that may be used again, unless the server forgot them meanwhile."""
+        with self._lock:
+            self._free.extend(block for block in blocks.values() if block in self._known)
 
     def reset(self) -> None:
         """The server forgot the regions (it was restarted): later requests register new ones."""
-        for block in self._known:
-            block.unlink()
-        self._known.clear()
-        self._free.clear()
+        with self._lock:
+            for block in self._known:
+                block.unlink()
+            self._known.clear()
+            self._free.clear()
 
     async def close(self, transport: Transport, headers: Mapping[str, str]) -> None:
         """Forget all regions here and at the server."""
         for block in self._known:
             with suppress(Fault):
                 await transport.unregister(block.name, headers, 1.0)
-            block.unlink()
-        self._known.clear()
-        self._free.clear()
+        self.reset()
 
     async def _block(self, transport: Transport, size: int, headers: Mapping[str, str], timeout: float) -> _Block:
-        fitting = [block for block in self._free if block.size >= size]
-        if fitting:
-            block = min(fitting, key=lambda one: one.size)
-            self._free.remove(block)
-            return block
-        block = _Block(size)
-        self._known.append(block)
+        with self._lock:
+            free = self._take(size)
+            if free is not None:
+                return free
+            block = _Block(size)
+            self._known.append(block)
         await transport.register(block.name, f"/{block.name}", size, headers, timeout)
+        return block
+
+    def _take(self, size: int) -> _Block | None:
+        """The smallest free block of at least `size` bytes; the lock is held."""
+        fitting = [block for block in self._free if block.size >= size]
+        if not fitting:
+            return None
+        block = min(fitting, key=lambda one: one.size)
+        self._free.remove(block)
         return block

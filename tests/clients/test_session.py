@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
+import signal
+import threading
 import time
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -27,6 +30,7 @@ from sonic_client import (
     ServerFaultError,
     ServerUnavailableError,
 )
+from sonic_client.places import Places
 from tests.clients.fake_server import Behaviour, FakeTriton, answer_to, score, serving
 from tests.clients.jets import random_jets
 
@@ -458,3 +462,101 @@ def wait_for(condition: Any, seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
+
+
+# ---- waiting threads: after the first answer, `infer` sends from the thread that calls it
+
+
+def test_a_thread_that_waits_is_retried_for_as_well() -> None:
+    fake = FakeTriton()
+    with serving(fake) as (_, address), Client(address, "top_tagger", retry=FAST, eject_for=0.01) as client:
+        client.info()
+        fake.behaviour = failing(2, grpc.StatusCode.UNAVAILABLE)
+        reply = client.infer(INPUT, request_id="mine")
+        assert (reply.attempts, reply.request_id) == (3, "mine")
+        assert np.array_equal(reply.outputs["probabilities"], score(INPUT["constituents"]))
+        fake.behaviour = lambda number, request, context: context.abort(grpc.StatusCode.INVALID_ARGUMENT, "NaN")
+        with pytest.raises(InvalidRequestError, match="NaN"):
+            client.infer(INPUT)
+        fake.behaviour, fake.delay = None, 5.0
+        began = time.monotonic()
+        with pytest.raises(DeadlineError):
+            client.infer(INPUT, deadline=0.2)
+        assert time.monotonic() - began < 2.0
+        wait_for(lambda: fake.cancelled == 1)
+        totals = client.statistics()
+        assert (totals.requests, totals.failures, totals.attempts) == (1, 2, 5)
+        assert next(iter(client.servers().values()))["outstanding"] == 0
+
+
+def test_many_threads_keep_to_the_places() -> None:
+    fake = FakeTriton(delay=0.002)
+    with serving(fake) as (_, address), Client(address, "top_tagger", max_in_flight=4) as client:
+        client.info()
+        rows = np.random.default_rng(1).normal(size=(160, 1, 200, 4)).astype(np.float32)
+        with ThreadPoolExecutor(16) as pool:
+            replies = list(pool.map(lambda row: client.infer({"constituents": row}), rows))
+        for row, reply in zip(rows, replies, strict=True):
+            assert np.array_equal(reply.outputs["probabilities"], score(row))
+        assert fake.most_under_way <= 4
+        totals = client.statistics()
+        assert (totals.requests, totals.attempts, len(totals.latencies_ms)) == (160, 160, 160)
+        assert totals.bytes_sent == rows.nbytes
+        assert next(iter(client.servers().values()))["outstanding"] == 0
+
+
+def test_ctrl_c_reaches_the_server() -> None:
+    fake = FakeTriton()
+    with serving(fake) as (_, address), Client(address, "top_tagger") as client:
+        client.infer(INPUT)
+        fake.delay = 10.0
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            client.infer(INPUT)
+        wait_for(lambda: fake.cancelled == 1)
+        fake.delay = 0.0
+        assert client.infer(INPUT).attempts == 1
+        wait_for(lambda: next(iter(client.servers().values()))["outstanding"] == 0)
+
+
+def test_a_server_that_was_away_is_used_again_at_once() -> None:
+    fake = FakeTriton()
+    with serving(fake) as (_, address):
+        client = Client(address, "top_tagger", retry=FAST, eject_for=0.05, deadline=20)
+        client.infer(INPUT)
+        client.infer(INPUT)
+    with pytest.raises(ServerUnavailableError):
+        client.infer(INPUT, deadline=0.3)
+    again = FakeTriton()
+    with serving(again, int(address.rpartition(":")[2])):
+        for _ in range(20):
+            client.infer(INPUT)
+        wait_for(lambda: next(iter(client.servers().values()))["state"] == "ready")
+        before = client.statistics().attempts
+        for _ in range(20):
+            client.infer(INPUT)
+        assert client.statistics().attempts - before == 20
+    client.close()
+
+
+def test_places_go_to_who_waits_longest() -> None:
+    async def body() -> list[str]:
+        places, order = Places(1), list[str]()
+
+        async def work(name: str) -> None:
+            async with places:
+                order.append(name)
+
+        assert places.take_now()
+        tasks = [asyncio.create_task(work(name)) for name in "abc"]
+        await asyncio.sleep(0)
+        assert not places.take_now()
+        places.give()
+        tasks[0].cancel()  # it has just been given the place, or waits for it: either way the next one gets it
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert places.take_now()
+        assert not places.take_now()
+        return order
+
+    assert asyncio.run(body()) == ["b", "c"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,3 +155,11 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Close the connection."""
+
+
+@runtime_checkable
+class Blocking(Protocol):
+    """What a transport has besides, if it can send without an event loop, in the thread that waits for the answer."""
+
+    def infer_here(self, call: Call, timeout: float) -> RawReply:
+        """Send one request once, and wait."""
