@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -15,6 +16,8 @@ import tritonclient.grpc
 
 from tests.e2e.conftest import COMPLETE, MODEL_REPOSITORY, Traffic, complete, images, serving, write_model
 from tests.e2e.flood import Generator, Job, Result
+from tests.e2e.soak import PAGE
+from triton_server.processes import find_stubs
 
 BACKEND = Path(__file__).parent / "faulty_backend"
 INPUTS = {"top_tagger": "constituents", "resnet50_top": "images"}
@@ -63,16 +66,21 @@ def recovery(count: int) -> dict[str, Any]:
     return {"worst_s": max(entry["killed_to_right_answer_s"] for entry in rounds), "rounds": rounds}
 
 
-def goodput(rounds: int, service_ms: float | None) -> dict[str, Any]:
+def goodput(rounds: int, service_ms: float | None, instances: int) -> dict[str, Any]:
     """Answers per second at 3 times the most that can be had, against that most.
 
     A round measures one after the other, since a machine's speed changes over minutes: clients that wait for their
-    answers; an open loop a little above what they got; an open loop at 3 times the best of both. Medians are compared.
-    ``service_ms`` is the time of a pretended device that leaves the processor alone; None takes the shipped tagger.
+    answers; an open loop a little above what can be had, which a climb finds; an open loop at 3 times the best of both.
+    Medians are compared.
+    ``service_ms`` is the time of a pretended device that leaves the processor alone; None takes the shipped tagger,
+    with so many ``instances``.
     """
     with tempfile.TemporaryDirectory() as folder:
         if service_ms is None:
-            return _goodput(MODEL_REPOSITORY, "top_tagger", golden("top_tagger"), rounds)
+            shutil.copytree(MODEL_REPOSITORY / "top_tagger", Path(folder) / "models" / "top_tagger")
+            config = Path(folder) / "models" / "top_tagger" / "config.pbtxt"
+            config.write_text(config.read_text().replace("count: 1", f"count: {instances}"))
+            return _goodput(Path(folder) / "models", "top_tagger", golden("top_tagger"), rounds)
         from tests.fpga_ops.onnx_models import quantise, resnet
 
         source = quantise(resnet((1,), 16, (3, 32, 32), classes=2, softmax=True), Path(folder) / "tiny.onnx")
@@ -93,31 +101,41 @@ def _goodput(
         serving(repository, COMPLETE, "--no-watch", backend=backend, environment=environment) as service,
         Generator(service.urls["grpc"], request_bytes(model, values)) as load,
     ):
-        closed = [load.run(WAITING)]
+        stubs = [stub for stub in find_stubs(service.server_pid) if stub.instance.startswith(f"{model}_")]
+        rate = load.run(WAITING).answers_per_s
+        while (reached := load.run(Job(2.0, 1.0, rate=rate)).answers_per_s) > 0.9 * rate:
+            rate *= 1.4
+        pairs: list[Result] = []
+        closed: list[Result] = []
         above: list[Result] = []
         flooded: list[Result] = []
         for _ in range(rounds):
+            pairs.append(load.run(Job(2.0, 0.5, in_flight=2)))
             closed.append(load.run(WAITING))
-            above.append(load.run(Job(3.0, 1.5, rate=1.2 * _most(closed[1:]))))
-            flooded.append(load.run(Job(4.0, 1.5, rate=3.0 * max(_most(closed[1:]), _most(above)))))
-        most = max(_most(closed[1:]), _most(above))
+            above.append(load.run(Job(3.0, 1.5, rate=1.3 * max(reached, _median(closed), _median(above)))))
+            flooded.append(load.run(Job(4.0, 1.5, rate=3.0 * max(_median(closed), _median(above)))))
+        most = max(_median(closed), _median(above))
+        resident = sum(int(Path(f"/proc/{stub.pid}/statm").read_text().split()[1]) for stub in stubs) * PAGE
         after = load.run(Job(4.0, 0.5, rate=0.5 * most))
         ended: Counter[str] = Counter()
         for result in flooded:
             ended.update(result.ended)
         return {
-            "most_per_s": most, "goodput_per_s": _most(flooded), "goodput_over_most": _most(flooded) / most,
+            "most_per_s": most, "goodput_per_s": _median(flooded), "goodput_over_most": _median(flooded) / most,
             "offered_over_most": float(np.median([result.sent_per_s for result in flooded])) / most,
             "rounds": {
-                "closed": [result.answers_per_s for result in closed[1:]],
-                "open, 1.2 times": [result.answers_per_s for result in above],
+                "2 under way": [result.answers_per_s for result in pairs],
+                "16 under way": [result.answers_per_s for result in closed],
+                "open, 1.3 times": [result.answers_per_s for result in above],
                 "open, 3 times": [result.answers_per_s for result in flooded],
             },
             "at_3_times": dict(ended),
             "sent_late_by_s": max(result.latest_s for result in flooded),
             "generator_cores": max(result.cpu_share for result in flooded),
+            "stubs_mb": resident / 1e6,
             "longest_without_an_answer_s": {
-                "closed": max(result.longest_gap_s for result in closed[1:]),
+                "2 under way": max(result.longest_gap_s for result in pairs),
+                "16 under way": max(result.longest_gap_s for result in closed),
                 "at 3 times": max(result.longest_gap_s for result in flooded),
             },
             "answered_at_half_the_load_after": after.ended.get("ok", 0) / after.sent, "restarts": service.restarts(),
@@ -127,8 +145,8 @@ def _goodput(
 WAITING = Job(3.0, 0.5, in_flight=16)
 
 
-def _most(results: list[Result]) -> float:
-    return float(np.median([result.answers_per_s for result in results]))
+def _median(results: list[Result]) -> float:
+    return float(np.median([result.answers_per_s for result in results] or [0.0]))
 
 
 def request_bytes(model: str, values: np.ndarray) -> bytes:

@@ -128,6 +128,7 @@ def main() -> int:
     root.add_argument("--seed", type=int, default=0)
     flood = commands.add_parser("goodput")
     flood.add_argument("--rounds", type=int, default=6)
+    flood.add_argument("--instances", type=int, default=1, help="of the shipped tagger")
     flood.add_argument("--device-ms", type=float, help="pretend a device that takes so long and no processor")
     for name in ("fuzz", "soak", "models"):
         command = commands.add_parser(name)
@@ -153,7 +154,7 @@ def main() -> int:
             print(json.dumps(tag_damaged(Path(folder), args.count, args.seed)))
         return 0
     if args.command == "goodput":
-        figures = goodput(args.rounds, args.device_ms)
+        figures = goodput(args.rounds, args.device_ms, args.instances)
         print(json.dumps(figures, indent=2))
         return int(figures["goodput_over_most"] < GOODPUT)
     if args.command == "fuzz":
