@@ -17,7 +17,8 @@ from fpga_ops.devices import DeviceInfo, devices
 from fpga_ops.errors import DeviceError, FpgaOpsError, InputError, ModelError
 
 if TYPE_CHECKING:
-    from fpga_ops.model import Network, load
+    from fpga_ops.loading import load
+    from fpga_ops.model import Network
 
 __all__ = [
     "DeviceError",
@@ -33,8 +34,12 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """`load` and `Network`, imported when they are asked for, because onnx takes a while."""
-    if name in ("Network", "load"):
+    if name == "load":
+        from fpga_ops import loading
+
+        return loading.load
+    if name == "Network":
         from fpga_ops import model
 
-        return getattr(model, name)
+        return model.Network
     raise AttributeError(f"module 'fpga_ops' has no attribute '{name}'")

@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops import head, sessions, targets
-from fpga_ops.errors import DeviceError, InputError, NotFiniteError
+from fpga_ops.errors import DeviceError, NotFiniteError
 from fpga_ops.fingerprint import fingerprint
-from fpga_ops.importer import import_model
 from fpga_ops.importer.partition import Part, Partition
 from fpga_ops.interface import check_inputs, interface
 from fpga_ops.network import Float32Array, UInt8Array
@@ -25,31 +24,6 @@ from fpga_ops.network import Float32Array, UInt8Array
 Array = npt.NDArray[Any]
 
 _FLOAT32 = np.dtype(np.float32)
-
-
-def load(
-    path: str | Path, device: str | None = None, *, max_batch: int = 8, cache_dir: str | Path | None = None
-) -> Network:
-    """Import a QDQ ONNX file and make it ready on a device.
-
-    Args:
-        path: The `.onnx` file.
-        device: A name that `fpga_ops.devices()` gives, or `"reference"`; None takes the best usable one.
-        max_batch: Most images in one call of `run`.
-        cache_dir: Where compiled plans are kept; None means the target's default.
-
-    Raises:
-        ModelError: The file cannot be served.
-        DeviceError: The device is missing or cannot run it.
-    """
-    if max_batch < 1:
-        raise InputError(f"max_batch is {max_batch}; at least 1 is needed")
-    return Network(
-        import_model(path),
-        device if device is not None else targets.best_device(),
-        max_batch,
-        None if cache_dir is None else Path(cache_dir),
-    )
 
 
 class Network:
@@ -67,6 +41,9 @@ class Network:
         self.device = device
         self.max_batch = max_batch
         self._interface = interface(partition.graph)
+        hashing = ThreadPoolExecutor(1)  # beside the compilation
+        name_of_content = hashing.submit(fingerprint, partition.network)
+        hashing.shutdown(wait=False)
         self._before = _session(partition.before, "the part before the integer network")
         self._head = head.recognise(partition.after, partition.network)
         self._after = None if self._head else _session(partition.after, "the part after the integer network")
@@ -87,7 +64,7 @@ class Network:
         self._pool_lock = threading.Lock()
         self._closing = False  # nothing more is accepted by `submit`
         self._closed = False  # the device is gone
-        self._fingerprint = fingerprint(partition.network)
+        self._fingerprint = name_of_content.result()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs of the file for a batch.

@@ -149,6 +149,22 @@ def module() -> Any:
     return pyopencl
 
 
+def load_drivers() -> None:
+    """Load the drivers' libraries, which takes a while, without holding up other threads of Python (pyopencl would).
+
+    Raises:
+        DeviceError: pyopencl is not installed.
+    """
+    library = _library()
+    with _LOCK:
+        library.clGetPlatformIDs(ctypes.c_uint(0), None, ctypes.byref(ctypes.c_uint()))
+
+
+def _library() -> ctypes.CDLL:
+    """OpenCL itself: what pyopencl is linked with is found through it."""
+    return ctypes.CDLL(module()._cl.__file__)
+
+
 @contextmanager
 def checked(doing: str) -> Iterator[None]:
     """Turn OpenCL's statuses into `DeviceError`: 'doing: what failed (STATUS)'."""
@@ -219,6 +235,7 @@ def list_devices() -> list[OpenCLDevice]:
         DeviceError: pyopencl is missing or a driver fails.
     """
     cl = module()
+    load_drivers()
     try:
         platforms = cl.get_platforms()
     except cl.Error as error:
@@ -295,7 +312,7 @@ class Launch:
     """
 
     def __init__(self, queue: Any, kernel: Any, groups: int) -> None:
-        library = ctypes.CDLL(module()._cl.__file__)  # what it is linked with is found through it
+        library = _library()
         one = ctypes.c_size_t(1)
         self._keep = (queue, kernel)
         self._enqueue, self._finish = library.clEnqueueNDRangeKernel, library.clFinish

@@ -111,7 +111,7 @@ def _scores(model: str, inputs: Inputs, device: str, geometry: Geometry | None, 
     """Scores on a device; with a geometry, on the block-floating-point reference instead."""
     from rich.progress import track
 
-    from fpga_ops.model import load
+    from fpga_ops.loading import load
 
     count, found = len(next(iter(inputs.values()))), []
     with load(model, device, max_batch=_BATCH) as network:

@@ -9,6 +9,9 @@ from fpga_ops.network import Requantise
 
 Bytes = npt.NDArray[np.uint8]
 
+PARAMETER_BYTES = 10
+"""Per channel: bias, shift and multiplier."""
+
 
 def accumulator_order(vectors: int, fast: bool) -> npt.NDArray[np.intp]:
     """Channel of (vector, lane) in a panel of 16*vectors channels.

@@ -6,8 +6,10 @@ Passes, in this order: fuse each stem with its max-pool, decide channels and fra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +44,8 @@ FIELDS = (
 RECORD = len(FIELDS) + 7
 NO_ADD = AddRule(0, 0, 0, 1)
 MAX_ARENA = 1 << 34
+PACKERS = 4
+"""Threads that pack weights."""
 FUSED_WEIGHTS = 1 << 16
 """A convolution is fused with its max-pool if its weights, read once per row, are at most this many bytes."""
 
@@ -114,20 +118,25 @@ class Plan:
 
 @dataclass
 class _Constants:
-    """Collects packed bytes, each piece aligned."""
+    """Collects bytes to be packed, each piece aligned."""
 
     size: int = 0
-    pieces: list[tuple[int, npt.NDArray[np.uint8]]] = field(default_factory=list)
+    pieces: list[tuple[int, Callable[[], npt.NDArray[np.uint8]]]] = field(default_factory=list)
 
-    def put(self, content: npt.NDArray[np.uint8]) -> int:
-        offset, self.size = self.size, self.size + round_up(content.size, ALIGNMENT)
-        self.pieces.append((offset, content))
+    def put(self, size: int, make: Callable[[], npt.NDArray[np.uint8]]) -> int:
+        offset, self.size = self.size, self.size + round_up(size, ALIGNMENT)
+        self.pieces.append((offset, make))
         return offset
 
     def joined(self) -> npt.NDArray[np.uint8]:
         result = aligned(self.size + 4096)  # what prefetching may touch
-        for offset, content in self.pieces:
-            result[offset : offset + content.size] = content
+
+        def fill(piece: tuple[int, Callable[[], npt.NDArray[np.uint8]]]) -> None:
+            content = piece[1]()
+            result[piece[0] : piece[0] + content.size] = content
+
+        with ThreadPoolExecutor(PACKERS) as pool:  # numpy copies without holding up other threads
+            list(pool.map(fill, self.pieces))
         return result
 
 
@@ -312,7 +321,10 @@ def _detail(context: _Context, layer: Layer) -> None:
         _split(layer, places[layer.writes].height, many)
     elif isinstance(step, GlobalAveragePool):
         stored = places[step.source].channels
-        layer.parameters = constants.put(packing.pack_parameters(step.requantise, stored, stored // VECTOR, False))
+        layer.parameters = constants.put(
+            packing.PARAMETER_BYTES * stored,
+            partial(packing.pack_parameters, step.requantise, stored, stored // VECTOR, False),
+        )
         _split(layer, stored // VECTOR, few)
         layer.rule = _rule(NO_ADD, step.requantise)
     elif isinstance(step, Add):
@@ -351,10 +363,14 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
     layer.case = context.cases.setdefault(conv_shape, len(context.cases))
     if tile.winograd:
         full = matrix.reshape(shape.out_channels, 3, 3, shape.in_channels)
-        layer.weights = constants.put(winograd.pack(full))
+        size = 2 * winograd.FREQUENCIES * shape.in_channels * shape.out_channels
+        layer.weights = constants.put(size, partial(winograd.pack, full))
     else:
-        layer.weights = constants.put(packing.pack_weights(matrix, tile.vectors, fast))
-    layer.parameters = constants.put(packing.pack_parameters(rule, written.channels, vectors, fast))
+        layer.weights = constants.put(matrix.size, partial(packing.pack_weights, matrix, tile.vectors, fast))
+    layer.parameters = constants.put(
+        packing.PARAMETER_BYTES * written.channels,
+        partial(packing.pack_parameters, rule, written.channels, vectors, fast),
+    )
     layer.rule = _rule(add, rule)
     panels = written.channels // (16 * vectors)
     layer.panels, layer.groups = tile.panels, panels // tile.panels

@@ -16,7 +16,8 @@ from fpga_ops.importer import import_model, import_proto
 from fpga_ops.importer.reading import read_model
 from fpga_ops.importer.steps import is_rescale
 from fpga_ops.interface import interface
-from fpga_ops.model import Network, load
+from fpga_ops.loading import load
+from fpga_ops.model import Network
 from fpga_ops.network import Add, Conv, GlobalAveragePool, MaxPool
 from tests.fpga_ops import onnx_models
 from tests.fpga_ops.onnx_models import FloatGraph, quantise, resnet, vgg
