@@ -187,7 +187,8 @@ def race(
             c.name: statistics.median(c.minima) / statistics.median(ours.minima) for c in field_ if c is not ours
         },
         "compared": ours.inferences if expected is not None and not throughput else 0, "wrong": ours.wrong,
-        "load_s": ours.info.get("load_s"), "python_ms": ours.info.get("python_ms"), "rss_mb": ours.resident_mb,
+        "load_s": ours.info.get("load_s"), "python_ms": ours.info.get("python_ms"),
+        "python_us": ours.info.get("python_us"), "rss_mb": ours.resident_mb,
         "versions": {c.name: c.info["version"] for c in field_ if "version" in c.info},
     }  # fmt: skip
 

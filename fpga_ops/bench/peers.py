@@ -61,6 +61,7 @@ def _ours(path: Path, batch: int) -> tuple[Run, Callable[[int], float], dict[str
         return (time.perf_counter() - start) * 1e3 / count
 
     info = {"load_s": loaded, "kernel": described["kernel"], "python_ms": _python_time(network, inputs[0])}
+    info["python_us"] = _python_parts(network, inputs[0])
     return (lambda number: network.run(inputs[number])[output]), back_to_back, info
 
 
@@ -97,6 +98,36 @@ def _python_time(network: Any, inputs: dict[str, Array], count: int = 30) -> flo
     finally:
         launch._finish, sessions.run_session = finish, run_session
     return float(np.median(times)) * 1e3
+
+
+def _python_parts(network: Any, inputs: dict[str, Array], count: int = 60) -> dict[str, float]:
+    """Median us of one inference before the driver's launch, in it, waiting for its end, and after."""
+    launch, now = network._executable._direct, time.perf_counter
+    enqueue, finish = launch._enqueue, launch._finish
+    stamps: list[float] = []
+
+    def timed(function: Callable[..., int]) -> Callable[..., int]:
+        def call(*args: Any) -> int:
+            stamps.append(now())
+            status = function(*args)
+            stamps.append(now())
+            return status
+
+        return call
+
+    launch._enqueue, launch._finish = timed(enqueue), timed(finish)
+    rows = []
+    try:
+        for _ in range(count):
+            stamps.clear()
+            begin = now()
+            network.run(inputs)
+            end = now()
+            rows.append(np.diff([begin, *stamps, end]) * 1e6)
+    finally:
+        launch._enqueue, launch._finish = enqueue, finish
+    medians = np.median(rows, axis=0)
+    return dict(zip(("before", "enqueue", "between", "wait", "after"), map(float, medians), strict=True))
 
 
 def _onnxruntime(path: Path, batch: int, threads: int) -> tuple[Run, Callable[[int], float], dict[str, Any]]:
