@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tritonclient.utils import InferenceServerException
 
 from tests.e2e.conftest import COMPLETE, CONFIG, Traffic, complete, images, serving, write_model
 
@@ -70,5 +73,32 @@ def test_what_a_user_unloads_stays_unloaded(repository: Path, tiny_onnx: Path) -
         service.wait_ready()
         service.client("grpc").load_model("other")
         service.wait_for(lambda: len(service.status()["models"]) == 2)
+        assert service.infer("grpc", "other", images()).shape == (1, 2)
+        assert not service.restarts(), "nothing of this was a failure"
+
+
+def test_two_operators_load_and_unload_at_once(repository: Path, tiny_onnx: Path) -> None:
+    """Over HTTP and gRPC, without end, while clients ask another model: they notice nothing."""
+    write_model(repository, "other", tiny_onnx, more=complete(tiny_onnx))
+    with serving(repository, COMPLETE) as service:
+        expected = service.infer("grpc", "tiny", images())
+
+        def operate(kind: str) -> None:
+            client = service.client(kind)
+            for _ in range(4):
+                with contextlib.suppress(InferenceServerException):  # the other has just unloaded it
+                    client.unload_model("other")
+                    client.load_model("other")
+
+        with Traffic(service, "tiny", pause_s=0.02) as traffic:
+            operators = [threading.Thread(target=operate, args=(kind,)) for kind in ("http", "grpc")]
+            for operator in operators:
+                operator.start()
+            for operator in operators:
+                operator.join(60)
+        assert not any(operator.is_alive() for operator in operators)
+        assert traffic.statuses() == {"ok"}
+        assert all(np.array_equal(answer, expected) for *_, answer in traffic.answers)
+        service.client("http").load_model("other")
         assert service.infer("grpc", "other", images()).shape == (1, 2)
         assert not service.restarts(), "nothing of this was a failure"
