@@ -53,7 +53,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of it; times in ms. `answered` counts the warm-up too."""
+    """What came of it; times in ms. `answered` counts the warm-up too; `cores` is what the generator itself used."""
 
     requests: int
     answered: int
@@ -64,6 +64,7 @@ class Measured:
     p99_ms: float
     bytes_per_inference: float
     repeated: int
+    cores: float
 
 
 def measure(load: Load, folder: Path) -> Measured:
@@ -96,7 +97,9 @@ async def run(load: Load) -> Measured:
             await client.info()
         name = (await clients[0].info()).inputs[0].name
         generator = _closed if load.rate is None else _open
+        began, used = time.perf_counter(), time.process_time()
         latencies, failures, seconds = await generator(load, clients, name, rows)
+        cores = (time.process_time() - used) / (time.perf_counter() - began)
         sent = [client.statistics() for client in clients]
     finally:
         await asyncio.gather(*(client.close() for client in clients))
@@ -112,6 +115,7 @@ async def run(load: Load) -> Measured:
         p99_ms=float(np.quantile(times, 0.99)),
         bytes_per_inference=sum(total.bytes_sent for total in sent) / max(1, answered),
         repeated=sum(total.attempts for total in sent) - answered,
+        cores=cores,
     )
 
 

@@ -71,14 +71,17 @@ def markdown(numbers: Numbers) -> str:
             lines.append(f"| {model} | {' | '.join(cells)} |")
         lines += [
             "",
-            "| model | bare call in a loop, calls/s | eight connections, requests/s | ratio | bytes a request |",
-            "|---|---|---|---|---|",
+            "| model | bare call in a loop, calls/s | eight connections, requests/s | ratio "
+            "| cores that the load generator took of it | bytes a request |",
+            "|---|---|---|---|---|---|",
         ]
         lines += [
-            f"| {model} | {m['bare_per_s']:.1f} | {m['eight_connections_per_s']:.1f} "
-            f"| {m['throughput_ratio_8_clients']:.3f} | {m['bytes_per_inference']:.0f} |"
+            f"| {model}{way.replace('_', ' ')} | {m['bare_per_s']:.1f} | {m[f'eight_connections_per_s{way}']:.1f} "
+            f"| {m[f'throughput_ratio_8_clients{way}']:.3f} | {m[f'load_generator_cores{way}']:.2f} "
+            f"| {m['bytes_per_inference'] if not way else 0:.0f} |"
             for model, m in numbers["latency"].items()
-            if "bare_per_s" in m
+            for way in ("", "_shared_memory")
+            if f"eight_connections_per_s{way}" in m
         ]
         lines.append("")
     for model, measured in numbers.get("scaling", {}).items():

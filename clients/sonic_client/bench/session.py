@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import platform
 import shlex
@@ -20,6 +21,7 @@ from sonic_client.bench.load import Load, measure
 from sonic_client.bench.measurements import CONSTITUENTS, IMAGES, Model, Plan
 from sonic_client.errors import ClientError, ConfigurationError
 from sonic_client.provenance import read_provenance
+from sonic_client.shared_memory import SMALLEST
 
 Numbers = dict[str, Any]
 
@@ -111,17 +113,27 @@ def _starter(plan: Plan) -> Callable[..., Any]:
 
 
 def _eight(plan: Plan, grpc: str, model: Model, latency: Numbers, device: str) -> float:
-    """Throughput of eight connections, put beside that of the bare call in a loop just before and just after."""
+    """Throughput of eight connections, put beside that of the bare call in a loop just before and just after.
+
+    Once more through shared memory, where a request is large enough for it.
+    """
     plan.say(f"{model.name}: eight connections beside the bare call")
-    before = measurements.throughput_of_bare_call(model, device, plan.seconds / 2)
-    load = Load(f"triton+grpc://{grpc}/{model.name}", str(model.file), plan.seconds, connections=8)
-    eight = measure(load, plan.folder)
-    after = measurements.throughput_of_bare_call(model, device, plan.seconds / 2)
-    latency["bare_per_s"] = (before + after) / 2
-    latency["eight_connections_per_s"] = eight.throughput_per_s
-    latency["throughput_ratio_8_clients"] = eight.throughput_per_s / latency["bare_per_s"]
-    latency["bytes_per_inference"] = eight.bytes_per_inference
-    return eight.throughput_per_s
+    inline = Load(f"triton+grpc://{grpc}/{model.name}", str(model.file), plan.seconds, connections=8)
+    loads = {"": inline}
+    if model.rows[0].nbytes >= SMALLEST:
+        loads["_shared_memory"] = dataclasses.replace(inline, shared_memory=True)
+    bare = [measurements.throughput_of_bare_call(model, device, plan.seconds / 2)]
+    found = {}
+    for name, load in loads.items():
+        found[name] = measure(load, plan.folder)
+        bare.append(measurements.throughput_of_bare_call(model, device, plan.seconds / 2))
+    latency["bare_per_s"] = sum(bare) / len(bare)
+    for name, eight in found.items():
+        latency[f"eight_connections_per_s{name}"] = eight.throughput_per_s
+        latency[f"throughput_ratio_8_clients{name}"] = eight.throughput_per_s / latency["bare_per_s"]
+        latency[f"load_generator_cores{name}"] = eight.cores
+    latency["bytes_per_inference"] = found[""].bytes_per_inference
+    return found[""].throughput_per_s
 
 
 def _about(plan: Plan) -> Numbers:
@@ -159,6 +171,9 @@ def _summary(numbers: Numbers) -> Numbers:
         "added_ms_constituents_plain_tritonclient": latency.get(CONSTITUENTS, {}).get("added_plain"),
         "throughput_ratio_8_clients": main.get("throughput_ratio_8_clients"),
         "throughput_ratio_8_clients_image": latency.get(IMAGES, {}).get("throughput_ratio_8_clients"),
+        "throughput_ratio_8_clients_image_shared_memory": latency.get(IMAGES, {}).get(
+            "throughput_ratio_8_clients_shared_memory"
+        ),
         "bytes_per_inference": main.get("bytes_per_inference"),
         "bytes_per_inference_image": latency.get(IMAGES, {}).get("bytes_per_inference"),
         "remote_throughput_ratio": far.get("throughput_ratio"),
