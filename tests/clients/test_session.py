@@ -180,6 +180,22 @@ def test_wrong_inputs_never_leave(inputs: dict[str, np.ndarray], words: str) -> 
         assert not fake.requests
 
 
+def test_parameters_travel_with_the_request() -> None:
+    fake = FakeTriton()
+    with serving(fake) as (_, address), Client(address, "top_tagger", priority=1) as client:
+        given = {"event": 7, "good": True, "weight": 0.5, "run": "A"}
+        client.infer(INPUT, parameters=given)
+        for name, value in given.items():
+            sent = fake.requests[0].parameters[name]
+            assert getattr(sent, sent.WhichOneof("parameter_choice")) == value
+        assert fake.requests[0].parameters["priority"].uint64_param == 1
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="parameter 'what'"):
+                client.infer(INPUT, parameters={"what": None})  # type: ignore[dict-item]
+        assert client.infer(INPUT).attempts == 1
+        assert len(fake.requests) == 2
+
+
 def test_requests_carry_an_id_and_a_trace() -> None:
     fake = FakeTriton()
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -18,6 +18,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.grpc import InferResult, service_pb2
 from tritonclient.utils import InferenceServerException
 
+from sonic_client.errors import ConfigurationError
 from sonic_client.faults import Fault, Kind, from_status
 from sonic_client.options import Tls
 from sonic_client.transports.base import NAMES, Call, ModelInfo, RawReply, TensorInfo
@@ -171,7 +172,9 @@ def _message(call: Call) -> bytes:
     """The request as it is sent: protobuf's encoding of all but the tensors, then each tensor as one more field."""
     request = service_pb2.ModelInferRequest(model_name=call.model, model_version=call.version, id=call.request_id)
     for key, value in call.parameters.items():
-        kind = next(kind for types, kind in _PARAMETERS if isinstance(value, types))
+        kind = next((kind for types, kind in _PARAMETERS if isinstance(value, types)), None)
+        if kind is None:
+            raise ConfigurationError(f"parameter '{key}': expected a bool, int, float or str, got {value!r}")
         setattr(request.parameters[key], kind, value)
     if call.priority:
         request.parameters["priority"].uint64_param = call.priority
