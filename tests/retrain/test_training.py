@@ -180,6 +180,11 @@ def test_commands_train_quantise_and_publish(tmp_path: Path, capsys: pytest.Capt
             judged[device] = scores["top_tagger"]
             assert scores["is_top"].sum() == numbers["jets"]["top"] == HELD_OUT.is_top.sum()
     np.testing.assert_allclose(*judged.values(), atol=0.01)  # onnxruntime rounds differently
+    served = tmp_path / "models" / "top_tagger" / "1" / "model.onnx"
+    (numbers,) = run(capsys, evaluate_command, served, output / "float.onnx", "--data", test)
+    assert list(numbers["taggers"]) == ["top_tagger-1", "float"]
+    with pytest.raises(DataError, match="a second model called float"):
+        run(capsys, evaluate_command, output / "float.onnx", output / "float.onnx", "--data", test)
     (published,) = run(capsys, publish_command, output, "--repository", tmp_path / "models", *told, "--force")
     assert [(row["model"], row["version"]) for row in published] == [("top_tagger", 2)]
     assert {"auc_minus_baseline", "rejection_30_over_float_err"} <= set(published[0]["metrics"])

@@ -55,7 +55,7 @@ def _roc(axes: Any, judged: Judged) -> None:
         curve = roc_curve(judged.jets.is_top, scores)
         shown = (curve.background > 0) & (curve.signal > 0.05)
         axes.plot(curve.signal[shown], 1.0 / curve.background[shown], label=name)
-    axes.set(yscale="log", xlabel="top efficiency", ylabel="QCD rejection, 1 / efficiency", xlim=(0, 1))
+    axes.set(yscale="log", xlabel="top efficiency", ylabel="QCD rejection, 1 / efficiency", xlim=(0, 1), ylim=(1, None))
     axes.legend()
 
 

@@ -41,12 +41,12 @@ def run(args: argparse.Namespace) -> int:
 
     jets = shuffled(read_all(args.data), args.seed).take(slice(0, args.jets)).require_both_classes()
     scores = {}
-    for path in args.models:
-        with progress_bar(path.stem, len(jets), args.json) as advance:
+    for name, path in _named(args.models).items():
+        with progress_bar(name, len(jets), args.json) as advance:
             if args.device is None:
-                scores[path.stem] = onnx_scores(path, jets, progress=advance)
+                scores[name] = onnx_scores(path, jets, progress=advance)
             else:
-                scores[path.stem] = engine_scores(path, jets, args.device, progress=advance)
+                scores[name] = engine_scores(path, jets, args.device, progress=advance)
     if args.baseline_data:
         from retrain.baseline import baseline_scores, train_baseline
         from retrain.features import high_level_features
@@ -67,6 +67,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_table(judged)
     return 0
+
+
+def _named(files: list[Path]) -> dict[str, Path]:
+    """Files by what tables and plots call them: a version in a model repository by model and number."""
+    from retrain.errors import DataError
+    from retrain.versions import MODEL_FILE
+
+    named: dict[str, Path] = {}
+    for path in files:
+        parts = path.resolve().parts
+        name = f"{parts[-3]}-{parts[-2]}" if path.name == MODEL_FILE and len(parts) > 2 else path.stem
+        if name in named or name == BASELINE:
+            raise DataError(f"{path}: a second model called {name}; give each file its own name")
+        named[name] = path
+    return named
 
 
 def _print_table(judged: Judged) -> None:
