@@ -59,12 +59,17 @@ def test_both_taggers_hold_the_same_network_and_known_jets() -> None:
 def test_the_tagger_beats_the_baseline_on_the_same_jets() -> None:
     metrics = newest("top_tagger").card["metrics"]
     assert metrics["auc_minus_baseline"] > 5 * metrics["auc_minus_baseline_err"]
-    assert metrics["rejection_50_over_baseline"] - metrics["rejection_50_over_baseline_err"] > 1.0
+    for efficiency in ("30", "50"):
+        ratio = f"rejection_{efficiency}_over_baseline"
+        assert metrics[ratio] - 2 * metrics[f"{ratio}_err"] > 1.0
+    assert newest("top_tagger").card["data"]["test"]["qcd"]["jets"] >= 200_000
 
 
 def test_quantisation_costs_what_is_allowed() -> None:
     metrics = newest("top_tagger").card["metrics"]
     assert metrics["auc_minus_float"] > -0.0005
+    for efficiency in ("30", "50"):
+        assert metrics[f"rejection_{efficiency}_over_float"] > 0.97
 
 
 def test_shipped_tagger_tells_the_sample_s_jets_apart() -> None:
