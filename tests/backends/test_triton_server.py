@@ -101,8 +101,12 @@ def test_only_what_dead_owners_left_is_cleaned(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_processes() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    assert state(child.pid) in "RS"
+    code = "import time; print('awake', flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    with child.stdout:
+        assert child.stdout.readline() == b"awake\n"
+    assert state(child.pid) in {"R", "S", "D"}
     kill_and_wait([child.pid])
     assert state(child.pid) == "Z"
     child.wait()
