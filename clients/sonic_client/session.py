@@ -131,16 +131,8 @@ class Session:
 
     # ---- requests
 
-    async def infer(
-        self,
-        inputs: Mapping[str, Tensor],
-        *,
-        request_id: str | None = None,
-        traceparent: str | None = None,
-        deadline: float | None = None,
-        parameters: Mapping[str, str | int | bool | float] | None = None,
-    ) -> Reply:
-        """Send one request and wait for its answer.
+    async def infer(self, inputs: Mapping[str, Tensor], **request: Any) -> Reply:
+        """Send one request and wait for its answer. Keywords: those of `_prepare`.
 
         The deadline (default: the options') runs from the moment the request has its place among those in flight and
         the client has met a ready server; it covers every retry.
@@ -150,19 +142,11 @@ class Session:
             JetError: The inputs are not what the model's metadata say.
         """
         info = await self.info()
-        call = self._call(inputs, info, request_id, traceparent, parameters)
+        call, limit = self._prepare(inputs, info, **request)
         async with self._places:
-            return await self._persist(Progress(call, info, self._limit(deadline)))
+            return await self._persist(Progress(call, info, limit))
 
-    def infer_here(
-        self,
-        inputs: Mapping[str, Tensor],
-        *,
-        request_id: str | None = None,
-        traceparent: str | None = None,
-        deadline: float | None = None,
-        parameters: Mapping[str, str | int | bool | float] | None = None,
-    ) -> Reply | Unanswered | None:
+    def infer_here(self, inputs: Mapping[str, Tensor], **request: Any) -> Reply | Unanswered | None:
         """The usual case of `infer`, in the caller's thread: the server is known to be ready, and answers.
 
         An event loop between the caller and the connection costs more than sending. Returns None, with nothing done,
@@ -175,7 +159,8 @@ class Session:
         server = self._pool.pick()
         if server is None or server.state is not State.READY or server.blocking is None:
             return None
-        progress = Progress(self._call(inputs, info, request_id, traceparent, parameters), info, self._limit(deadline))
+        call, limit = self._prepare(inputs, info, **request)
+        progress = Progress(call, info, limit)
         if not self._places.take_now():
             return None
         keep_place = False
@@ -569,19 +554,18 @@ class Session:
 
     # ---- helpers
 
-    def _limit(self, deadline: float | None) -> float:
-        return self.options.deadline if deadline is None else deadline
-
-    def _call(
+    def _prepare(
         self,
         inputs: Mapping[str, Tensor],
         info: ModelInfo,
-        request_id: str | None,
-        traceparent: str | None,
-        parameters: Mapping[str, str | int | bool | float] | None,
-    ) -> Call:
-        """The request, checked against the model's metadata."""
-        return Call(
+        *,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+        deadline: float | None = None,
+        parameters: Mapping[str, str | int | bool | float] | None = None,
+    ) -> tuple[Call, float]:
+        """The request, checked against the model's metadata, and the seconds that it may take."""
+        call = Call(
             self.model,
             self.version,
             self._checked(inputs, info),
@@ -591,6 +575,7 @@ class Session:
             self.options.compression,
             self.options.priority,
         )
+        return call, self.options.deadline if deadline is None else deadline
 
     def _checked(self, inputs: Mapping[str, Tensor], info: ModelInfo) -> dict[str, Tensor]:
         expected = {tensor.name: tensor for tensor in info.inputs}

@@ -60,74 +60,63 @@ def _ours(path: Path, batch: int) -> tuple[Run, Callable[[int], float], dict[str
             future.result()
         return (time.perf_counter() - start) * 1e3 / count
 
-    info = {"load_s": loaded, "kernel": described["kernel"], "python_ms": _python_time(network, inputs[0])}
-    info["python_us"] = _python_parts(network, inputs[0])
+    info = {"load_s": loaded, "kernel": described["kernel"], **_python_share(network, inputs[0])}
     return (lambda number: network.run(inputs[number])[output]), back_to_back, info
 
 
-def _python_time(network: Any, inputs: dict[str, Array], count: int = 30) -> float:
-    """Median ms of one inference outside the device and onnxruntime: all that the interpreter does."""
+def _python_share(network: Any, inputs: dict[str, Array], count: int = 60) -> dict[str, Any]:
+    """What the interpreter takes of one inference, outside the device and onnxruntime; empty if each layer is a launch.
+
+    `python_ms`: median of the sum. `python_us`: medians of its parts, before the driver's launch, in it, between
+    launches and after, beside the wait for the device.
+    """
     from fpga_ops import sessions as typed
 
     sessions: Any = typed
-    stamps: list[float] = []
     launch, now = network._executable._direct, time.perf_counter
-    finish, run_session = launch._finish, sessions.run_session
+    if launch is None:
+        return {}
+    elsewhere = 0.0  # in onnxruntime
+    calls: list[tuple[str, float, float]] = []
 
-    def finish_timed(queue: Any) -> Any:
-        stamps.append(now())
-        status = finish(queue)
-        stamps.append(now())
-        return status
+    def clock() -> float:
+        return now() - elsewhere
 
-    def session_timed(*args: Any) -> Any:
-        stamps.append(now())
-        result = run_session(*args)
-        stamps.append(now())
-        return result
-
-    launch._finish, sessions.run_session = finish_timed, session_timed
-    times = []
-    try:
-        for _ in range(count):
-            stamps.clear()
-            begin = now()
-            network.run(inputs)
-            whole = now() - begin
-            times.append(whole - sum(stamps[1::2]) + sum(stamps[::2]))
-    finally:
-        launch._finish, sessions.run_session = finish, run_session
-    return float(np.median(times)) * 1e3
-
-
-def _python_parts(network: Any, inputs: dict[str, Array], count: int = 60) -> dict[str, float]:
-    """Median us of one inference before the driver's launch, in it, waiting for its end, and after."""
-    launch, now = network._executable._direct, time.perf_counter
-    enqueue, finish = launch._enqueue, launch._finish
-    stamps: list[float] = []
-
-    def timed(function: Callable[..., int]) -> Callable[..., int]:
+    def timed(part: str, function: Callable[..., int]) -> Callable[..., int]:
         def call(*args: Any) -> int:
-            stamps.append(now())
+            start = clock()
             status = function(*args)
-            stamps.append(now())
+            calls.append((part, start, clock()))
             return status
 
         return call
 
-    launch._enqueue, launch._finish = timed(enqueue), timed(finish)
+    def session_timed(*args: Any) -> Any:
+        nonlocal elsewhere
+        start = now()
+        result = run_session(*args)
+        elsewhere += now() - start
+        return result
+
+    enqueue, finish, run_session = launch._enqueue, launch._finish, sessions.run_session
+    launch._enqueue, launch._finish = timed("enqueue", enqueue), timed("wait", finish)
+    sessions.run_session = session_timed
     rows = []
     try:
         for _ in range(count):
-            stamps.clear()
-            begin = now()
+            calls.clear()
+            begin = clock()
             network.run(inputs)
-            end = now()
-            rows.append(np.diff([begin, *stamps, end]) * 1e6)
+            end = clock()
+            spent = {part: sum(b - a for name, a, b in calls if name == part) for part in ("enqueue", "wait")}
+            before, after = calls[0][1] - begin, end - calls[-1][2]
+            between = end - begin - before - after - sum(spent.values())
+            rows.append((before, spent["enqueue"], between, spent["wait"], after))
     finally:
-        launch._enqueue, launch._finish = enqueue, finish
-    medians = np.median(rows, axis=0)
-    return dict(zip(("before", "enqueue", "between", "wait", "after"), map(float, medians), strict=True))
+        launch._enqueue, launch._finish, sessions.run_session = enqueue, finish, run_session
+    us = np.array(rows) * 1e6
+    parts = dict(zip(("before", "enqueue", "between", "wait", "after"), map(float, np.median(us, axis=0)), strict=True))
+    return {"python_ms": float(np.median(us.sum(axis=1) - us[:, 3])) / 1e3, "python_us": parts}
 
 
 def _onnxruntime(path: Path, batch: int, threads: int) -> tuple[Run, Callable[[int], float], dict[str, Any]]:

@@ -97,9 +97,9 @@ def beats(judged: Judged, challenger: str, champion: str) -> bool:
     return ours.value - theirs.value > float(np.hypot(ours.error, theirs.error))
 
 
-def write_figures(path: Path, judged: Judged) -> None:
-    """The numbers as a JSON file."""
-    path.write_text(json.dumps(figures(judged), indent=2) + "\n", encoding="utf-8")
+def write_figures(path: Path, numbers: dict[str, Any]) -> None:
+    """What `figures` gave as a JSON file."""
+    path.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
 
 
 def write_scores(path: Path, judged: Judged) -> None:

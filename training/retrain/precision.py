@@ -20,7 +20,7 @@ from retrain.images import ImageSettings
 from retrain.jets import Jets
 from retrain.metrics import Scores, auc_difference, rejection_ratio, summary
 from retrain.quantise import Calibration, quantised_network, save_onnx
-from retrain.scoring import engine_features, engine_probabilities, onnx_scores
+from retrain.scoring import engine_features, engine_scores, onnx_scores
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ def five_rows(
         file = Path(folder) / "model.onnx"
         save_onnx(with_constituents(made.corrected, image), file)
         with bar(ROWS[3], len(test)) as advance:
-            scores[ROWS[3]] = engine_probabilities(file, test.constituents, progress=advance)[:, 1]
+            scores[ROWS[3]] = engine_scores(file, test, progress=advance)
         known = training.take(slice(amounts.calibration, amounts.calibration + amounts.head)).require_both_classes()
         with bar("features for the head", len(known) + len(test)) as advance:
             own, new = (engine_features(file, jets.constituents, progress=advance) for jets in (known, test))

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from retrain.errors import DataError
+
 LEVELS = 255
 SMALLEST_RANGE = 1e-6
 PERCENTILE = 0.9999
@@ -81,10 +83,10 @@ def emulated_rounding(network: nn.Module, inputs: torch.Tensor) -> Iterator[None
     `inputs` are float32[N, planes, height, width], a batch of some dozen examples.
 
     Raises:
-        ValueError: No inputs.
+        DataError: No inputs.
     """
     if len(inputs) == 0:
-        raise ValueError("rounding: expected at least one network input")
+        raise DataError("rounding: expected at least one network input")
     kinds: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: RoundedConv2d, nn.BatchNorm2d: FrozenBatchNorm2d}
     changed = [module for module in network.modules() if type(module) in kinds]
     mode, roundings, handles = network.training, [], []

@@ -9,10 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from retrain.evaluation import Judged
+from typing import Any
 
 BASELINE = "baseline"
 
@@ -56,16 +53,17 @@ def run(args: argparse.Namespace) -> int:
             baseline = train_baseline(high_level_features(known, advance), known.is_top, args.seed)
             scores[BASELINE] = baseline_scores(baseline, high_level_features(jets, advance))
     judged = Judged(jets, scores)
+    numbers = figures(judged)
     if args.output is not None:
         from retrain.plots import save_plots
 
         save_plots(judged, args.output)
-        write_figures(args.output / "evaluation.json", judged)
+        write_figures(args.output / "evaluation.json", numbers)
         write_scores(args.output / "scores.npz", judged)
     if args.json:
-        print(json.dumps(figures(judged)))
+        print(json.dumps(numbers))
     else:
-        _print_table(judged)
+        _print_table(numbers)
     return 0
 
 
@@ -84,13 +82,10 @@ def _named(files: list[Path]) -> dict[str, Path]:
     return named
 
 
-def _print_table(judged: Judged) -> None:
+def _print_table(numbers: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from retrain.evaluation import figures
-
-    numbers = figures(judged)
     table = Table(title=f"{numbers['jets']['top']} top and {numbers['jets']['qcd']} QCD jets, none used in training")
     for heading in ("tagger", "AUC", "accuracy", "rejection at 30%", "rejection at 50%"):
         table.add_column(heading)
@@ -103,7 +98,7 @@ def _print_table(judged: Judged) -> None:
             ),
         )
     Console().print(table)
-    first, *others = judged.scores
+    first, *others = numbers["taggers"]
     compared = numbers["comparisons"]
     for name in others:
         gain, ratio = f"auc_minus_{name}", f"rejection_30_over_{name}"
