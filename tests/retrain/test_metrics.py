@@ -8,11 +8,14 @@ from retrain.metrics import (
     auc_difference,
     background_rejection,
     classification,
+    confusion_rates,
     measured_auc,
     rejection_ratio,
     roc_curve,
     summary,
 )
+from retrain.original import NEUTRINO_CONFUSION, accuracy_in_mixture
+from retrain.pixelmaps import CLASSES
 
 
 def gaussian_scores(count: int, seed: int, shift: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -111,3 +114,17 @@ def test_recall_and_confusion_by_class() -> None:
         classification(labels, np.full((6, 3), np.nan), ("a", "b", "c"))
     with pytest.raises(DataError, match="probabilities"):
         classification(labels, scores[:, :2], ("a", "b", "c"))
+
+
+def test_the_original_s_counts_give_its_published_figures() -> None:
+    larger = confusion_rates(NEUTRINO_CONFUSION[200_000], CLASSES)
+    assert larger["accuracy"] == pytest.approx(0.71108)
+    published = [0.76603695, 0.69943136, 0.20524412, 0.74720869, 0.83018868]
+    assert list(larger["recall"].values()) == pytest.approx(published)
+    assert confusion_rates(NEUTRINO_CONFUSION[10_000], CLASSES)["accuracy"] == pytest.approx(0.62)
+
+
+def test_accuracy_in_another_s_mixture() -> None:
+    counts = np.array([[8, 2], [30, 70]])
+    assert accuracy_in_mixture(counts, counts) == pytest.approx(78 / 110)
+    assert accuracy_in_mixture(counts, np.array([[5, 0], [0, 5]])) == pytest.approx(0.75)

@@ -186,6 +186,11 @@ def classification(labels: NDArray[np.int64], probabilities: Scores, classes: tu
         raise DataError("probabilities: contain NaN or infinite values")
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
+    return confusion_rates(confusion, classes)
+
+
+def confusion_rates(confusion: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, Any]:
+    """What `classification` returns, from the counts [true, predicted]."""
     counts = confusion.sum(axis=1)
     if not counts.all():
         raise DataError(f"no event of class {classes[int(np.argmin(counts))]}; all of {', '.join(classes)} are needed")
