@@ -1,7 +1,7 @@
 """What the original got for neutrinos, to stand beside what this package gets.
 
 Counts from the notebooks of one of its authors (github.com/tsaris/aml-real-time-ai, `nova_simple.ipynb` and
-`nova_larger_simple.ipynb` in notebooks/resnet50): a new head behind the quantised ResNet50 as it was, on simulated events
+`nova_larger_simple.ipynb` in notebooks/resnet50): a new head behind the quantised ResNet50 as it was, simulated events
 of NOvA, a quarter of them kept for the test. The publication is J. Duarte et al., arXiv:1904.08986.
 """
 
