@@ -89,6 +89,8 @@ class Options:
             client's first answer.
         max_in_flight: Requests under way at once, over all servers; also the bound on memory when streaming.
         batch_size: Jets in a request. 1 keeps the lowest latency; more is client-side batching.
+        connections: gRPC connections to a server at most. There is one, until more than 2 MB are under way on it. (HTTP
+            has one for each request in flight.)
         compression: None, "gzip" or "deflate", of what is sent.
         tls: Certificates; the URL's scheme (grpcs, https) switches encryption on.
         token: Bearer token, sent as `Authorization`. Refused on an unencrypted connection to another machine unless
@@ -108,6 +110,7 @@ class Options:
     warm_up: float = 120.0
     max_in_flight: int = 32
     batch_size: int = 1
+    connections: int = 8
     compression: str | None = None
     tls: Tls = field(default_factory=Tls)
     token: Token | None = None
@@ -126,9 +129,10 @@ class Options:
         for name in ("deadline", "eject_for"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name}: expected more than 0 s, got {getattr(self, name)}")
-        for name in ("max_in_flight", "batch_size", "eject_after"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("max_in_flight", "batch_size", "connections", "eject_after"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigurationError(f"{name}: expected a whole number of at least 1, got {value!r}")
         for name in ("attempt_timeout", "hedge_after"):
             value = getattr(self, name)
             if value is not None and not value > 0:

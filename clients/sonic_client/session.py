@@ -97,7 +97,7 @@ def make_transport(url: ServerUrl, options: Options) -> Transport:
         return HttpTransport(url, options.tls, options.max_in_flight)
     from sonic_client.transports.grpc import GrpcTransport
 
-    return GrpcTransport(url, options.tls)
+    return GrpcTransport(url, options.tls, options.connections)
 
 
 class Session:

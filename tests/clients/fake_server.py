@@ -38,6 +38,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     output: tuple[str, str, tuple[int, ...]] = ("probabilities", "FP32", (-1, 2))
     requests: list[Any] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
+    peers: list[str] = field(default_factory=list)
     cancelled: int = 0
     under_way: int = 0
     most_under_way: int = 0
@@ -75,6 +76,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         with self.lock:
             self.requests.append(request)
             self.metadata.append(dict(context.invocation_metadata()))
+            self.peers.append(context.peer())
             number = len(self.requests)
             self.under_way += 1
             self.most_under_way = max(self.most_under_way, self.under_way)
@@ -112,7 +114,8 @@ def serving(
     fake: FakeTriton, port: int = 0, credentials: grpc.ServerCredentials | None = None
 ) -> Iterator[tuple[grpc.Server, str]]:
     """Run a fake; yields the server (`stop(0)` is a crash) and its `host:port`."""
-    server = grpc.server(ThreadPoolExecutor(64), options=[("grpc.so_reuseport", 0)])
+    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
+    server = grpc.server(ThreadPoolExecutor(64), options=options)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
     if credentials is None:
         bound = server.add_insecure_port(f"127.0.0.1:{port}")

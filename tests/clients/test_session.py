@@ -8,6 +8,7 @@ import pickle
 import signal
 import threading
 import time
+from collections import Counter
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
@@ -30,7 +31,9 @@ from sonic_client import (
     ServerFaultError,
     ServerUnavailableError,
 )
+from sonic_client.faults import Fault
 from sonic_client.places import Places
+from sonic_client.transports.grpc import Lines
 from tests.clients.fake_server import Behaviour, FakeTriton, answer_to, score, serving
 from tests.clients.jets import random_jets
 
@@ -446,6 +449,9 @@ def test_tokens_do_not_travel_in_the_open() -> None:
         {"hedge_after": -1},
         {"timeout": 3},
         {"batch_size": 0},
+        {"connections": 0},
+        {"connections": 1.5},
+        {"connections": "4"},
     ],
 )
 def test_settings_are_checked(setting: dict[str, Any]) -> None:
@@ -554,6 +560,60 @@ def test_a_server_that_was_away_is_used_again_at_once() -> None:
             client.infer(INPUT)
         assert client.statistics().attempts - before == 20
     client.close()
+
+
+LARGE = {"constituents": np.repeat(INPUT["constituents"], 300, axis=0)}
+"""0.96 MB: three under way are more than a connection should have."""
+
+
+@pytest.mark.parametrize(("inputs", "most", "expected"), [(INPUT, 8, 1), (LARGE, 1, 1), (LARGE, 3, 3), (LARGE, 8, 4)])
+def test_a_crowded_connection_gets_company(inputs: dict[str, np.ndarray], most: int, expected: int) -> None:
+    fake = FakeTriton(delay=0.3)
+    with serving(fake) as (_, address), Client(address, "top_tagger", connections=most, max_in_flight=12) as client:
+        for _ in range(2):
+            for future in [client.submit(inputs) for _ in range(12)]:
+                future.result()
+        assert client.servers()[f"grpc://{address}"]["answered"] == 24
+    carried = Counter(fake.peers)
+    assert len(carried) == expected
+    assert min(carried.values()) >= 24 // expected - 2  # shared out evenly
+
+
+def test_threads_that_wait_open_further_connections_too() -> None:
+    fake = FakeTriton(delay=0.3)
+    with serving(fake) as (_, address), Client(address, "top_tagger", connections=4, max_in_flight=12) as client:
+        client.infer(INPUT)
+        with ThreadPoolExecutor(12) as threads:
+            list(threads.map(lambda _: client.infer(LARGE), range(12)))
+    assert 4 <= len(set(fake.peers[1:])) <= 5  # not all find a free place at once; those go through the event loop
+
+
+def test_a_lost_connection_leaves_the_others_and_is_replaced() -> None:
+    opened: list[Any] = []
+
+    def connect(arguments: Any) -> grpc.Channel:
+        opened.append(arguments)
+        return grpc.insecure_channel("127.0.0.1:1")  # connects when it is used, which it is not
+
+    lines = Lines(connect, 2, [("first", 1)])
+    first = lines.take(3 << 20)
+    second = lines.take(1 << 20)
+    assert opened[0] == [("first", 1)]
+    assert lines.take(1) is second
+    lines.forget(first)
+    first.channel.close()
+    assert lines.take(3 << 20) is second
+    third = lines.take(1)
+    assert third not in (first, second)
+    assert opened[1] != opened[2]
+    lines.give(first, 3 << 20)
+    assert first.under_way == 0
+    left = lines.close()
+    assert left == [second, third]
+    for line in left:
+        line.channel.close()
+    with pytest.raises(Fault):
+        lines.take(1)
 
 
 def test_places_go_to_who_waits_longest() -> None:

@@ -174,7 +174,7 @@ def remote(plan: Plan, model: Model, start: Callable[..., Any], compression: str
             url = f"triton+grpc://{SERVER_ADDRESS}:{server.grpc_port}/{model.name}"
             for _ in range(plan.turns):
                 for rtt in plan.rtts_ms:
-                    plan.say(f"{model.name}: {rtt:g} ms round trip, {plan.in_flight} in flight on one connection")
+                    plan.say(f"{model.name}: {rtt:g} ms round trip, {plan.in_flight} in flight")
                     runs[rtt].append(_one_distance(plan, link, rtt, url, model, compression))
         finally:
             server.stop()

@@ -31,6 +31,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunk", type=int, default=5000, help="events at a time (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--in-flight", type=int, default=32, metavar="N", help="requests under way, a process")
+    parser.add_argument(
+        "--connections", type=int, default=8, metavar="N",
+        help="gRPC connections to a server at most; one until much is under way (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="jets in a request (default: %(default)s)")
     parser.add_argument(
         "--deadline", type=float, default=60.0, metavar="S", help="seconds for one request, retries included"
@@ -61,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     options = Options(
         max_in_flight=args.in_flight,
         batch_size=args.batch,
+        connections=args.connections,
         deadline=args.deadline,
         tls=Tls(args.ca, args.cert, args.key),
         token=args.token_file or token_from_environment(),

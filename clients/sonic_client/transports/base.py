@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -95,20 +95,6 @@ class Call:
     def byte_size(self) -> int:
         """Bytes of tensor data sent inline."""
         return sum(array.nbytes for name, array in self.inputs.items() if name not in self.regions)
-
-
-def triton_inputs(call: Call, make: Callable[[str, list[int], str], Any]) -> list[Any]:
-    """The request's tensors, inline or in shared memory, as a tritonclient module's `InferInput` (`make`) has them."""
-    inputs = []
-    for name, array in call.inputs.items():
-        tensor = make(name, list(array.shape), NAMES[array.dtype])
-        region = call.regions.get(name)
-        if region is None:
-            tensor.set_data_from_numpy(array)
-        else:
-            tensor.set_shared_memory(region.name, region.byte_size)
-        inputs.append(tensor)
-    return inputs
 
 
 @dataclass(frozen=True)

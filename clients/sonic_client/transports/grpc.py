@@ -1,4 +1,4 @@
-"""gRPC, with tritonclient's protocol and control calls: many requests in flight over one connection.
+"""gRPC, with tritonclient's protocol and control calls: many requests in flight over one connection, or several.
 
 Inference requests are put together here. tritonclient copies a tensor into an object of its own, that into a message,
 that into bytes; of an image the new memory alone costs milliseconds. Here it is copied once.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import grpc
@@ -38,64 +38,61 @@ _CHANNEL = [
 ]
 
 
+_CROWDED = 2 << 20
+"""Bytes under way on a connection: half of what `net.ipv4.tcp_wmem` lets the kernel take at most, on Linux."""
+
+Arguments = list[tuple[str, Any]]
+
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
 _COMPRESSION = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 
 class GrpcTransport:
-    """One HTTP/2 connection to one server for the event loop, and one for threads that wait for their answers."""
+    """HTTP/2 connections to one server: those of the event loop, and those of threads that wait for their answers.
 
-    def __init__(self, url: ServerUrl, tls: Tls) -> None:
+    Each of the two has one, and up to `connections` when much is under way (see `Lines`).
+    """
+
+    def __init__(self, url: ServerUrl, tls: Tls, connections: int) -> None:
         self.url = url
         self._credentials = None
         if url.tls:
             self._credentials = grpc.ssl_channel_credentials(
                 *(None if file is None else file.read_bytes() for file in (tls.ca, tls.key, tls.certificate))
             )
-        # control and requests share a connection, for they have the same arguments; other clients have others
-        self._arguments = [*_CHANNEL, ("sonic_client.transport", uuid.uuid4().hex)]
-        self._client = triton.InferenceServerClient(url.address, creds=self._credentials, channel_args=self._arguments)
-        self._channel = self._connect(grpc.aio)
-        self._infer = _method(self._channel)
-        self._channel_here: Any = None
-        self._infer_here: Any = None
-        self._opening = threading.Lock()
-        self._closed = False
+        arguments = _arguments()
+        self._client = triton.InferenceServerClient(url.address, creds=self._credentials, channel_args=arguments)
+        self._lines = Lines(lambda arguments: self._connect(grpc.aio, arguments), connections, arguments)
+        self._lines_here = Lines(lambda arguments: self._connect(grpc, arguments), connections, arguments)
 
     async def infer(self, call: Call, timeout: float) -> RawReply:
         """Send one request once; cancelling the awaiting task cancels it on the server."""
-        return _reply(await _judged(self._infer(_message(call), **_settings(call, timeout))))
+        line = self._lines.take(call.byte_size)
+        try:
+            return _reply(await _judged(line.infer(_message(call), **_settings(call, timeout))))
+        finally:
+            self._lines.give(line, call.byte_size)
 
     def infer_here(self, call: Call, timeout: float) -> RawReply:
         """The same in this thread, with nothing between it and the connection."""
-        with self._opening:
-            if self._closed:
-                raise Fault(Kind.CONNECTION, "the connection was closed")
-            if self._infer_here is None:
-                self._channel_here = self._connect(grpc)
-                self._infer_here = _method(self._channel_here)
-            infer = self._infer_here
+        line = self._lines_here.take(call.byte_size)
         try:
-            return _reply(infer(_message(call), **_settings(call, timeout)))
+            return _reply(line.infer(_message(call), **_settings(call, timeout)))
         except grpc.RpcError as error:
             fault = from_status(str(error.code()), str(error.details() or ""))
-            if fault.kind is Kind.CONNECTION:
-                self._connect_anew(infer)
+            if fault.kind is Kind.CONNECTION:  # gRPC's own back-off must not outlast the server's absence
+                self._lines_here.forget(line)
             raise fault from error
         except ValueError as error:
             raise Fault(Kind.CONNECTION, f"the connection was closed ({error})") from error
+        finally:
+            self._lines_here.give(line, call.byte_size)
 
-    def _connect_anew(self, infer: Any) -> None:
-        """Forget a lost connection, so that gRPC's own back-off does not outlast the server's absence."""
-        with self._opening:
-            if self._infer_here is infer:
-                self._channel_here = self._infer_here = None
-
-    def _connect(self, module: Any) -> Any:
+    def _connect(self, module: Any, arguments: Arguments) -> Any:
         """A channel of `grpc` or `grpc.aio`."""
         if self._credentials is None:
-            return module.insecure_channel(self.url.address, options=self._arguments)
-        return module.secure_channel(self.url.address, self._credentials, options=self._arguments)
+            return module.insecure_channel(self.url.address, options=arguments)
+        return module.secure_channel(self.url.address, self._credentials, options=arguments)
 
     async def model_ready(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> bool:
         """Whether the model answers requests."""
@@ -147,17 +144,76 @@ class GrpcTransport:
 
     async def close(self) -> None:
         """Close the connections."""
-        with self._opening:
-            self._closed = True
-            if self._channel_here is not None:
-                self._channel_here.close()
-        await self._channel.close()
+        for line in self._lines_here.close():
+            line.channel.close()
+        for line in self._lines.close():
+            await line.channel.close()
         await self._client.close()
 
 
-def _method(channel: Any) -> Any:
-    """Inference on a channel, from the bytes of a request."""
-    return channel.unary_unary(_INFER, response_deserializer=service_pb2.ModelInferResponse.FromString)
+def _arguments() -> Arguments:
+    """What a channel is made with. Channels with the same arguments share a connection, and only those."""
+    return [*_CHANNEL, ("sonic_client.connection", uuid.uuid4().hex)]
+
+
+class Line:
+    """One connection, and the bytes under way on it."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self.infer = channel.unary_unary(_INFER, response_deserializer=service_pb2.ModelInferResponse.FromString)
+        self.under_way = 0
+
+
+class Lines:
+    """Connections to one server, opened as they are needed. Any thread may take one.
+
+    A connection over a long distance carries in one round trip what the kernel's send buffer holds, 4 MB on Linux: of
+    many images in flight, most would wait for it. So a request goes where the fewest bytes are under way, and where
+    that is more than half such a buffer, over a new connection.
+
+    Args:
+        connect: Opens a channel with some arguments.
+        most: Connections at most.
+        first: The arguments of the first one, to share it with others.
+    """
+
+    def __init__(self, connect: Callable[[Arguments], Any], most: int, first: Arguments) -> None:
+        self._connect = connect
+        self._most = most
+        self._first = first
+        self._open: list[Line] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def take(self, size: int) -> Line:
+        """The connection for a request of so many bytes."""
+        with self._lock:
+            if self._closed:
+                raise Fault(Kind.CONNECTION, "the connection was closed")
+            line = min(self._open, key=lambda line: line.under_way, default=None)
+            if line is None or (line.under_way > _CROWDED and len(self._open) < self._most):
+                line = Line(self._connect(_arguments() if self._open else self._first))
+                self._open.append(line)
+            line.under_way += size
+            return line
+
+    def give(self, line: Line, size: int) -> None:
+        """The request has ended."""
+        with self._lock:
+            line.under_way -= size
+
+    def forget(self, line: Line) -> None:
+        """Never use a lost connection again."""
+        with self._lock:
+            if line in self._open:
+                self._open.remove(line)
+
+    def close(self) -> list[Line]:
+        """Open and give no more; returns what there is to close."""
+        with self._lock:
+            self._closed = True
+            return self._open
 
 
 def _settings(call: Call, timeout: float) -> dict[str, Any]:

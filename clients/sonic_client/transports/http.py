@@ -12,7 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from sonic_client.faults import Fault, Kind, from_status
 from sonic_client.options import Tls
-from sonic_client.transports.base import Call, ModelInfo, RawReply, TensorInfo, triton_inputs
+from sonic_client.transports.base import NAMES, Call, ModelInfo, RawReply, TensorInfo
 from sonic_client.url import ServerUrl
 
 T = TypeVar("T")
@@ -36,11 +36,10 @@ class HttpTransport:
 
     async def infer(self, call: Call, timeout: float) -> RawReply:
         """Send one request once."""
-        inputs = triton_inputs(call, triton.InferInput)
         result = await _judged(
             self._client.infer(
                 call.model,
-                inputs,
+                _inputs(call),
                 model_version=call.version,
                 request_id=call.request_id,
                 priority=call.priority,
@@ -96,6 +95,20 @@ class HttpTransport:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+
+def _inputs(call: Call) -> list[triton.InferInput]:
+    """The request's tensors, inline or in shared memory."""
+    inputs = []
+    for name, array in call.inputs.items():
+        tensor = triton.InferInput(name, list(array.shape), NAMES[array.dtype])
+        region = call.regions.get(name)
+        if region is None:
+            tensor.set_data_from_numpy(array)
+        else:
+            tensor.set_shared_memory(region.name, region.byte_size)
+        inputs.append(tensor)
+    return inputs
 
 
 def _text(headers: Mapping[str, str]) -> dict[str, str]:
