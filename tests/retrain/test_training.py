@@ -1,5 +1,7 @@
 import argparse
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,6 +137,26 @@ def run(capsys: pytest.CaptureFixture[str], command, *words: object) -> list:
 
 SMALL = ("--architecture", "resnet18")
 HERE = ("--devices", 1, "--accelerator", "cpu")
+
+
+def test_two_processes_share_each_batch(tmp_path: Path) -> None:
+    """As on a machine with several GPUs; Fabric starts the command once more for each further process."""
+    from retrain.data.files import write_jets
+
+    data, output = tmp_path / "jets.parquet", tmp_path / "run"
+    write_jets(data, JETS)
+    command = [Path(sys.executable).with_name("triton-fpga"), "train", data, *SMALL, "--output", output, "--json"]
+    options = ["--devices", "2", "--accelerator", "cpu", "--stage", "32:64:16:1e-3", "--validation", "20"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [entry["step"] for entry in told] == [1, 2, 3, 4]  # 64 images in batches of 16, told by the first process
+    record = json.loads((output / "training.json").read_text())
+    assert record["history"] == told
+    network = build_network("resnet18")
+    load_checkpoint(network, output / "stage-32.pt")
+    assert np.isfinite(predict(network, HELD_OUT, ImageSettings(size=32))).all()
 
 
 def test_commands_train_quantise_and_publish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
