@@ -20,6 +20,7 @@ from fpga_ops.errors import FpgaOpsError, InputError
 from triton_server.plugin.accounts import FLUSH_S, Accounts, Metrics
 from triton_server.plugin.chain import Chain, Failure, NoDeviceError, split_rows
 from triton_server.plugin.contracts import contract
+from triton_server.plugin.first_use import NOTES_VARIABLE, FirstUse
 from triton_server.plugin.golden import read_golden
 from triton_server.plugin.settings import read_settings
 from triton_server.plugin.version import MODEL_FILE, check_files, describe_onnx
@@ -79,14 +80,24 @@ class TritonPythonModel:
             self._check = contract(settings.contract)
             check_files(version, required=settings.require_hashes)
             max_batch = max(1, int(config["max_batch_size"]))
+            notes = os.environ.get(NOTES_VARIABLE)
+            self._first_use = first_use = FirstUse(
+                Path(notes) if notes else None, args["model_instance_name"], version / MODEL_FILE, max_batch
+            )
+
+            def load(device: str | None) -> fpga_ops.Network:
+                first_use.begin(device)
+                return fpga_ops.load(version / MODEL_FILE, device, max_batch=max_batch)
+
             self._chain = Chain(
-                lambda device: fpga_ops.load(version / MODEL_FILE, device, max_batch=max_batch),
+                load,
                 settings.devices,
                 timeout_s=settings.device_timeout_s,
                 on_failure=self._device_failed,
             )
             golden = read_golden(version, self._inputs, self._outputs, rows=min(GOLDEN_ROWS, max_batch))
             self._chain.set_golden(golden)
+            first_use.survived()
         except FpgaOpsError as error:
             raise pb_utils.TritonModelException(f"{self._name}: {error}") from error
         self._tell_provenance()
@@ -185,6 +196,7 @@ class TritonPythonModel:
                     wrong = str(error)
                 self._accounts.add("fpga_self_tests_total", device=device, result="wrong" if wrong else "right")
                 last_test = time.monotonic()
+            self._first_use.survived()
             self._tell_provenance()
             self._accounts.flush()
 

@@ -69,7 +69,8 @@ class TritonServer:
         self.http_port = self.grpc_port = self.metrics_port = 0
         self.exit_timeout_s = exit_timeout_s
         self.admin_key = admin_key
-        self._environment = dict(environment or {})
+        self.environment = dict(environment or {})
+        """Added to this process's environment for the server."""
         self._shm_default_bytes = shm_default_bytes
         self._share_ports = share_ports
         self.auto_complete = auto_complete
@@ -294,7 +295,7 @@ class TritonServer:
         return [*command, *self._extra]
 
     def _environ(self, installation: Installation) -> dict[str, str]:
-        environment = {**os.environ, **self._environment}
+        environment = {**os.environ, **self.environment}
         for name in ("PYTHONHOME", "VIRTUAL_ENV"):
             environment.pop(name, None)
         # The stub embeds the first python3 on PATH: it must be the interpreter whose packages were checked here.

@@ -15,9 +15,10 @@ import contextlib
 import logging
 import os
 import re
+import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -26,6 +27,7 @@ from pathlib import Path
 from triton_server.control import Control, Json
 from triton_server.errors import ControlError, ServerError
 from triton_server.gate import Gate
+from triton_server.plugin.first_use import NOTES_VARIABLE
 from triton_server.probe import KnownAnswer, ask, known_answer
 from triton_server.processes import any_ended, cpu_seconds, find_stubs, state
 from triton_server.server import TritonServer
@@ -39,7 +41,9 @@ CALM_S = 60.0
 
 
 GIVEN_UP = "is not healthy"
-"""In Triton's answer when it has given up a stub that did not report for a second; it aborts at the next request."""
+"""In Triton's answer when it has given up a stub that died, or did not report for a second."""
+LOADS = 3
+"""How often in a row a model is loaded again whose stub dies meanwhile."""
 
 
 class ModelState(StrEnum):
@@ -125,6 +129,7 @@ class Supervisor:
         self._generation = 0
         self._pidfds: dict[int, tuple[int, str]] = {}
         self._fingerprints: dict[str, tuple[tuple[str, int, int], ...]] = {}
+        self._loads: Counter[str] = Counter()
 
     # -- what the world asks
 
@@ -178,6 +183,8 @@ class Supervisor:
         """Start the server and keep it until ``stop`` is called. Raises ServerError when the first start fails."""
         gate = None
         threads: list[threading.Thread] = []
+        notes = tempfile.TemporaryDirectory(prefix=self.server.shm_prefix)
+        self.server.environment[NOTES_VARIABLE] = notes.name
         try:
             self.server.prepare()
             gate = Gate(self.server.address, self.server.http_port, self.server.grpc_port)
@@ -209,6 +216,7 @@ class Supervisor:
                 self._at_once.wait(self._drain_s)
             began = time.monotonic()
             clean = self.server.stop()
+            notes.cleanup()
             log.info("stopped in %.1f s%s", time.monotonic() - began, "" if clean else " (had to be killed)")
             for thread in threads:
                 thread.join(5.0)
@@ -248,6 +256,7 @@ class Supervisor:
         gate.close()
         self._last_start = time.monotonic()
         self._learn(verdict)
+        self._load_again()
         with self._lock:
             self._generation += 1
             self._trouble.clear()
@@ -316,6 +325,18 @@ class Supervisor:
                 log.error("model '%s' is refused: %s", model, refused[model])
             self.models = served
             self.refused = refused
+
+    def _load_again(self) -> None:
+        """Load again what is refused because its stub died: it then tries the device of its end in a child first."""
+        for served, _ in self.models:
+            self._loads.pop(served, None)
+        while died := [m for m, reason in self.refused.items() if GIVEN_UP in reason and self._loads[m] < LOADS]:
+            for model in died:
+                self._loads[model] += 1
+                log.warning("model '%s' is loaded again, since its stub died meanwhile", model)
+                with contextlib.suppress(ControlError):  # the reason is in the index
+                    self.server.control.load(model)
+            self._learn(verify_repository(self.server.model_repository))
 
     def _learn_devices(self, served: Mapping[tuple[str, str], ModelHealth]) -> None:
         """What answers, from the plugin's own metrics."""
@@ -496,6 +517,7 @@ class Supervisor:
                     self._load_changes()
                 if self._up:
                     self._learn(verify_repository(self.server.model_repository))
+                    self._load_again()
             except (OSError, ServerError, ValueError) as error:
                 if self._up:
                     log.warning("cannot follow the repository: %s", error)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +20,7 @@ from tests.e2e.conftest import COMPLETE, Service, complete, images, serving, wri
 pytestmark = pytest.mark.server
 
 BACKEND = Path(__file__).parent / "faulty_backend"
+DRIVER = Path(__file__).parent / "aborting_driver.c"
 DEVICES = "unbuildable,first,reference"
 MORE = """
 max_batch_size: 8
@@ -104,6 +109,41 @@ def test_a_driver_that_aborts_the_process_is_survived(service: Service, fault: P
     fault.unlink()
     service.wait_for(lambda: service.restarts() and service.get("/ready")[0] == 200)
     np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), expected)
+
+
+def test_a_driver_that_aborts_when_a_device_opens_is_passed_over(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:
+    """At the start and at a load: the next device serves, loudly; and the driver is used again when it is mended."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler to make the driver with")
+    driver = tmp_path / "driver.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", driver, DRIVER, "-ldl"], check=True)
+    environment = {
+        "LD_PRELOAD": str(driver), "TRITON_FPGA_TEST_FAULT": str(fault), "XDG_CACHE_HOME": str(tmp_path / "cache")
+    }  # fmt: skip
+    repository = tmp_path / "aborts"
+    write_model(repository, "tiny", tiny_onnx, device="cpu,reference", more=complete(tiny_onnx))
+    fault.touch()
+    with serving(repository, COMPLETE, environment=environment) as service:
+        assert service.get("/ready")[0] == 200
+        answer = service.infer("grpc", "tiny", images())
+        service.wait_for(lambda: service.metric("fpga_model_info", 'device="reference"') == 1)
+        service.wait_for(lambda: service.metric("fpga_failovers_total", 'device="cpu"', 'cause="aborted"') == 1)
+        told = "device cpu is taken out of service (aborted): the driver ends the process (SIGABRT)"
+        assert told in service.log.read_text()
+        write_model(repository, "late", tiny_onnx, device="cpu,reference", more=complete(tiny_onnx))
+        service.wait_for(lambda: service.get("/ready/late")[0] == 200)
+        assert service.restarts() <= 1
+        restarts = service.restarts()
+        os.kill(service.stub("tiny"), signal.SIGKILL)  # the next start asks again
+        service.wait_for(lambda: service.restarts() > restarts and service.get("/ready")[0] == 200)
+        service.wait_for(lambda: service.metric("fpga_model_info", 'device="reference"') == 2)
+        fault.unlink()
+        restarts = service.restarts()
+        os.kill(service.stub("tiny"), signal.SIGKILL)
+        service.wait_for(lambda: service.restarts() > restarts and service.get("/ready")[0] == 200)
+        service.wait_for(lambda: service.metric("fpga_model_info", 'device="cpu"') == 2)
+        np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), answer)
 
 
 def test_a_stop_with_a_busy_device_is_bounded(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.errors import DeviceError, FpgaOpsError, ModelError
+from triton_server.plugin.first_use import DeviceAbortedError
 from triton_server.plugin.golden import Golden
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -41,7 +42,7 @@ class Failure:
 
     device: str
     cause: str
-    """build, lost, timeout, wrong_answer"""
+    """build, aborted, lost, timeout, wrong_answer"""
     detail: str
 
 
@@ -190,6 +191,8 @@ class Chain:
             cause = "timeout"
         elif isinstance(error, _WrongAnswerError):
             cause = "wrong_answer"
+        elif isinstance(error, DeviceAbortedError):
+            cause = "aborted"
         elif self._network is None:
             cause = "build"
         failure = Failure(device, cause, str(error) or type(error).__name__)
