@@ -56,6 +56,8 @@ def check_constituents(tensor: str, values: Any) -> None:
     Each row must be finite, with E >= 0 and E >= |p| (within MASS_SHELL_TOLERANCE), sorted (within ORDER_TOLERANCE),
     and have at least one constituent with pT > 0.
     """
+    if _sound_jets(values):
+        return
     check_finite(tensor, values)
     vectors = values.astype(np.float64)
     energy = vectors[:, :, 0]
@@ -84,6 +86,26 @@ def check_constituents(tensor: str, values: Any) -> None:
         raise InputError(
             f"tensor '{tensor}', row {int(np.argmax(empty))}: expected at least one constituent with pT > 0, "
             "came a jet with none"
+        )
+
+
+def _sound_jets(values: Any) -> bool:
+    """Whether `check_constituents` has nothing to say, in few calls: after an inference each of them finds cold caches.
+
+    Comparisons with NaN are false; the sum of the squares is finite only if every value is.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = values.astype(np.float64)
+        np.multiply(squares, squares, out=squares)
+        pt2 = squares[:, :, 1] + squares[:, :, 2]
+        on_shell = squares[:, :, 0] * (1 + MASS_SHELL_TOLERANCE) ** 2 >= pt2 + squares[:, :, 3]
+        in_order = pt2[:, 1:] <= pt2[:, :-1] * (1 + ORDER_TOLERANCE) ** 2
+        return bool(
+            on_shell.all()
+            and in_order.all()
+            and pt2[:, 0].min() > 0
+            and values[:, :, 0].min() >= 0
+            and squares.sum() < np.inf
         )
 
 

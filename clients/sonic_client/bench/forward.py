@@ -1,6 +1,6 @@
 """The program in the middle of a `Link`: moves packets between two TUN devices, each some time late.
 
-usage: python forward.py SERVER_HANDLE CLIENT_HANDLE
+usage: python forward.py SERVER_HANDLE CLIENT_HANDLE LARGEST_PACKET
 
 A line on stdin sets the round-trip time in ms; the answer on stdout is the bytes carried since the line before. The end
 of stdin ends it. It needs the standard library alone, so that it starts fast.
@@ -16,7 +16,7 @@ import sys
 import time
 
 
-def forward(server: int, client: int) -> None:
+def forward(server: int, client: int, largest: int) -> None:
     """Move packets between the two ends, each half the round-trip time late, until stdin ends."""
     delay = 0.0
     other = {server: client, client: server}
@@ -29,7 +29,7 @@ def forward(server: int, client: int) -> None:
         first = min((queue[0][0] for queue in waiting.values() if queue), default=None)
         for key, _ in selector.select(None if first is None else max(0.0, first - time.monotonic())):
             if key.fd in other:
-                _receive(key.fd, waiting[other[key.fd]], time.monotonic() + delay)
+                _receive(key.fd, waiting[other[key.fd]], time.monotonic() + delay, largest)
                 continue
             line = sys.stdin.readline()
             if not line:
@@ -50,10 +50,10 @@ def forward(server: int, client: int) -> None:
                 queue.popleft()
 
 
-def _receive(end: int, queue: collections.deque[tuple[float, bytes]], due: float) -> None:
+def _receive(end: int, queue: collections.deque[tuple[float, bytes]], due: float, largest: int) -> None:
     for _ in range(64):
         try:
-            queue.append((due, os.read(end, 65535)))
+            queue.append((due, os.read(end, largest)))
         except BlockingIOError:
             return
         except OSError:  # the device is being taken down
@@ -61,4 +61,4 @@ def _receive(end: int, queue: collections.deque[tuple[float, bytes]], due: float
 
 
 if __name__ == "__main__":
-    forward(int(sys.argv[1]), int(sys.argv[2]))
+    forward(*map(int, sys.argv[1:]))

@@ -71,7 +71,7 @@ class Link:
         ):
             with inside(namespace):
                 ends.append(_tun(address, peer, self._mtu))
-        command = [sys.executable, str(Path(__file__).with_name("forward.py")), *map(str, ends)]
+        command = [sys.executable, str(Path(__file__).with_name("forward.py")), *map(str, (*ends, self._mtu))]
         self._forwarder = subprocess.Popen(
             command, pass_fds=ends, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

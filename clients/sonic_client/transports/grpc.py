@@ -67,15 +67,17 @@ class GrpcTransport:
 
     async def infer(self, call: Call, timeout: float) -> RawReply:
         """Send one request once; cancelling the awaiting task cancels it on the server."""
-        line = self._lines.take(call.byte_size)
+        size = call.byte_size
+        line = self._lines.take(size)
         try:
             return _reply(await _judged(line.infer(_message(call), **_settings(call, timeout))))
         finally:
-            self._lines.give(line, call.byte_size)
+            self._lines.give(line, size)
 
     def infer_here(self, call: Call, timeout: float) -> RawReply:
         """The same in this thread, with nothing between it and the connection."""
-        line = self._lines_here.take(call.byte_size)
+        size = call.byte_size
+        line = self._lines_here.take(size)
         try:
             return _reply(line.infer(_message(call), **_settings(call, timeout)))
         except grpc.RpcError as error:
@@ -86,7 +88,7 @@ class GrpcTransport:
         except ValueError as error:
             raise Fault(Kind.CONNECTION, f"the connection was closed ({error})") from error
         finally:
-            self._lines_here.give(line, call.byte_size)
+            self._lines_here.give(line, size)
 
     def _connect(self, module: Any, arguments: Arguments) -> Any:
         """A channel of `grpc` or `grpc.aio`."""
