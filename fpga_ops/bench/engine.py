@@ -35,6 +35,8 @@ PER_TURN = 8
 PAUSE_S = 0.02
 """Between turns, for a contestant's threads to stop spinning."""
 FALLBACK_PEER = "ort_fp32"
+GROWTH_STEP = 500
+"""Inferences between two readings of the memory."""
 
 
 @dataclass
@@ -199,6 +201,19 @@ def _pause() -> None:
     time.sleep(PAUSE_S)
 
 
+def growth(model: Path, inferences: int, threads: int, expected: Path) -> dict[str, Any]:
+    """Resident memory of one process over many inferences, every output compared."""
+    from rich.progress import track
+
+    with ExitStack() as stack:
+        ours = start(stack, "ours", model, batch=1, threads=threads, throughput=False, expected=expected)
+        resident = []
+        for _ in track(range(-(-inferences // GROWTH_STEP)), "growth", transient=True, disable=not sys.stderr.isatty()):
+            ours.turn(GROWTH_STEP, 0)
+            resident.append(ours.resident_mb)
+    return {"inferences": ours.inferences, "wrong": ours.wrong, "every": GROWTH_STEP, "resident_mb": resident}
+
+
 def expected_output(model: Path, batch: int, cache: Path) -> Path:
     """The outputs of the numpy reference for the benchmark's input, kept in the cache (the reference takes seconds)."""
     import hashlib
@@ -322,7 +337,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     cache = opencl.cache_directory()
     threads = args.threads or machine.cores()
     wanted = set(args.what.split(","))
-    unknown = wanted - {"latency", "throughput", "batch", "models", "scaling", "fallback", "layers"}
+    unknown = wanted - {"latency", "throughput", "batch", "models", "scaling", "fallback", "layers", "growth"}
     if unknown:
         raise FpgaOpsError(f"--what: no measurement {', '.join(sorted(unknown))}")
     rivals = installed_peers([name for name in args.peers.split(",") if name])
@@ -360,6 +375,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             result["fallback"] = race(
                 ["ours_portable", *slow], model, floats, expected=expected, label="fallback", **common
             )
+        if "growth" in wanted:
+            result["growth"] = growth(model, args.inferences, threads, expected)
     return result
 
 
@@ -384,8 +401,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--others", default="resnet18,resnet101", help="models of '--what models'")
     parser.add_argument(
         "--what", default="latency,layers",
-        help="comma-separated: latency, layers, throughput, batch, models, scaling, fallback; 'all' for everything",
+        help="comma-separated: latency, layers, throughput, batch, models, scaling, fallback; 'all' for these; growth",
     )  # fmt: skip
+    parser.add_argument("--inferences", type=int, default=100_000, help="of '--what growth'")
     parser.add_argument("--peers", default=",".join(peers.PEERS), help="comma-separated")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=1, help="images per inference of the latency race")
@@ -402,8 +420,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.what == "all":
         args.what = "latency,layers,throughput,batch,models,scaling,fallback"
-    if args.rounds < 1 or args.batch < 1:
-        raise FpgaOpsError("--rounds and --batch must be at least 1")
+    if min(args.rounds, args.batch, args.inferences) < 1:
+        raise FpgaOpsError("--rounds, --batch and --inferences must be at least 1")
     if args.tune:
         tune(args.model)
     result = measure(args)

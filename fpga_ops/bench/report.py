@@ -44,6 +44,13 @@ def show(result: dict[str, Any], console: Console | None = None) -> None:
         _race(out, name, race)
     if "layers" in result:
         _layers(out, result["layers"])
+    if "growth" in result:
+        grown = result["growth"]
+        memory = grown["resident_mb"]
+        out.print(
+            f"{grown['inferences']} inferences, {grown['wrong']} wrong: resident {memory[0]:.1f} MB after the first "
+            f"{grown['every']}, {memory[-1]:.1f} MB at the end"
+        )
 
 
 def _race(out: Console, title: str, race: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ loops use it; `Rule` names the cases:
   peak: the very rule of the overlay's weight parts (`cycles.py`). Nothing is fitted.
 - "overlapped": each layer takes the longer of its steps and its bytes, read and written once.
 - "serial": their sum.
+- "streamed": every layer has hardware of its own and its weights on chip; the slowest sets the pace (`Unit`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Literal, TypeAlias
 
 from fpga_ops.overlay.geometry import ceil_div
 
-Rule: TypeAlias = Literal["overlapped", "serial", "pipecnn"]
+Rule: TypeAlias = Literal["overlapped", "serial", "pipecnn", "streamed"]
 
 GROUP = 7
 """PipeCNN's CONV_GP_SIZE_X, as its sources and its authors' answers have it."""
@@ -53,6 +54,37 @@ class Layer:
         """Elements read and written once each: maps in, maps out."""
         maps_in = self.rows * self.width * self.stride**2 * self.inputs
         return self.groups * (maps_in + self.rows * self.width * self.outputs)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A layer's own hardware in a design that streams from layer to layer.
+
+    The window buffer of a convolution takes nothing of the next image before the last row of this one is out. Its
+    products then wait for the first `kernel` rows (the last of them is read while the first windows go out), as far as
+    the FIFOs before it do not hold them. The row of padding above costs nothing; it fills the FIFO behind the padding.
+
+    Attributes:
+        layer: What it computes; a fully connected layer is a convolution of one pixel.
+        simd, pe, pixels: Input channels, output channels and output pixels a cycle.
+        before: Cycles that the unit before takes for a pixel; 0 if this one has no window to fill.
+        ahead: Pixels that the FIFOs before the padding hold.
+    """
+
+    layer: Layer
+    simd: int
+    pe: int
+    pixels: int = 1
+    before: int = 0
+    ahead: int = 0
+
+    @property
+    def cycles(self) -> int:
+        """From one image to the next."""
+        layer = self.layer
+        steps = ceil_div(layer.inputs, self.simd) * ceil_div(layer.outputs, self.pe) * layer.kernel**2
+        wait = max(0, layer.kernel * layer.width - self.ahead) * self.before
+        return layer.rows * ceil_div(layer.width, self.pixels) * steps + wait
 
 
 @dataclass(frozen=True)
@@ -109,6 +141,33 @@ def _resnet18() -> Network:
     return Network("ResNet-18", tuple(layers), ((512, 15),))
 
 
+def _finn_resnet50(depth: int) -> tuple[Unit, ...]:
+    """FINN's ResNet-50 (stride in the first convolution of a block) as its configuration files fold it.
+
+    Left out are units that no parameter makes the slowest: window buffers, width converters, pooling. The largest is
+    the stem's window buffer, 7 rows of 229 pixels and then 2 more for each of 112 rows: 52,899 cycles.
+
+    Args:
+        depth: Words in the FIFOs between units. Two of them lie between the first two convolutions of a block: one has
+            `pe` channels in a word, one a whole pixel.
+    """
+    units = [Unit(Layer(112, 112, 3, 64, 7, stride=2), 3, 64, pixels=16)]
+    inputs = 64
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        inner, size = 64 << stage, 56 >> stage
+        for block in range(blocks):
+            stride = 2 if stage and block == 0 else 1
+            pe = 32 if block else 16 if stage else 8
+            first = Unit(Layer(size, size, inputs, inner, 1, stride=stride), 32, pe)
+            before, ahead = first.cycles // size**2, depth + depth * pe // inner
+            units += [first, Unit(Layer(size, size, inner, inner, 3), 64, 32, before=before, ahead=ahead)]
+            units.append(Unit(Layer(size, size, inner, 4 * inner, 1), 32, 32))
+            if block == 0:
+                units.append(Unit(Layer(size, size, inputs, 4 * inner, 1, stride=stride), 64 if stage else 32, 32))
+            inputs = 4 * inner
+    return (*units, Unit(Layer(1, 1, 2048, 1000, 1), 64, 1))
+
+
 VGG16, ALEXNET, RESNET18, RESNET50 = _vgg16(), _alexnet(), _resnet18(), _resnet50()
 
 
@@ -126,6 +185,7 @@ class Design:
         given: Whether array, clock and memory are all published for this time; if not, `source` says what is assumed.
         element_bytes: Of weights and activations.
         dense_batch: Images that share a fully connected layer's weights.
+        units: The hardware of each layer, for the rule "streamed"; `vec`, `lane`, `pix` are then the slowest one's.
     """
 
     name: str
@@ -142,6 +202,7 @@ class Design:
     given: bool = True
     element_bytes: int = 1
     dense_batch: int = 1
+    units: tuple[Unit, ...] = ()
 
     @property
     def key(self) -> str:
@@ -193,6 +254,13 @@ DESIGNS = (
     Design("Brainwave", "Arria 10", RESNET50, 128, 128, 1, 300, 0.0, 1.79,
            "559 images/s, 44% of peak: 16384 products a cycle, native dimension 128; how they are split is inferred",
            "overlapped", given=False),
+    Design("FINN", "Alveo U250", RESNET50, 64, 32, 1, 2703 / 15, 0.0, 1e3 / 2703,
+           "Xilinx/ResNet50-PYNQ: folding in src/w1a2_v1.0/*/config.h, FIFOs of 32 in src/hls/reslayer.h, 2703 images/s "
+           "in host/README.md (April 2020), 15 images/s a MHz in pull request 5, hence the clock", "streamed",
+           units=_finn_resnet50(32)),
+    Design("FINN, first build", "Alveo U250", RESNET50, 64, 32, 1, 200, 0.0, 1e3 / 2015,
+           "as above, March 2020: FIFOs of 64, 200 MHz in host/Demo.ipynb (901d8be), 2015 images/s in host/README.md "
+           "(9156473); the fully connected layer's weights come from DDR", "streamed", units=_finn_resnet50(64)),
 )  # fmt: skip
 """Designs of the project's table of peers whose array is public or can be inferred."""
 
@@ -205,7 +273,7 @@ class Comparison:
         design: Which.
         overlapped_ms, serial_ms: If every byte moved once, and hid behind the products, or not at all.
         model_ms: By the design's rule.
-        layers_ms: The same, for each convolution and fully connected layer.
+        layers_ms: The same, for each convolution and fully connected layer (each unit, where they are streamed).
         deviation: model / published - 1.
     """
 
@@ -234,6 +302,11 @@ def _pipecnn_cycles(layer: Layer, design: Design, bytes_per_cycle: float) -> flo
 
 def compare(design: Design) -> Comparison:
     """Apply the model to one design."""
+    to_ms = 1 / design.clock_mhz / 1e3
+    if design.rule == "streamed":
+        model = max(unit.cycles for unit in design.units) * to_ms
+        layers_ms = tuple(unit.cycles * to_ms for unit in design.units)
+        return Comparison(design, model, model, model, layers_ms, model / design.published_ms - 1)
     bytes_per_cycle = design.ddr_gbs * 1e3 / design.clock_mhz if design.ddr_gbs else float("inf")
     overlapped, serial, chosen = [], [], []
     for layer in design.network.layers:
@@ -252,7 +325,6 @@ def compare(design: Design) -> Comparison:
         serial.append(work + transfer)
         chosen.append(max(work, transfer))
     layers = {"overlapped": overlapped, "serial": serial, "pipecnn": chosen}[design.rule]
-    to_ms = 1 / design.clock_mhz / 1e3
     model = sum(layers) * to_ms
     return Comparison(
         design, sum(overlapped) * to_ms, sum(serial) * to_ms, model, tuple(cycles * to_ms for cycles in layers),
@@ -273,7 +345,7 @@ def markdown() -> str:
     ]
     for c in table():
         d = c.design
-        array = f"{d.vec}x{d.lane}x{d.pix}, {d.clock_mhz:g}{'' if d.given else ' *'}"
+        array = f"{d.vec}x{d.lane}x{d.pix}, {d.clock_mhz:.5g}{'' if d.given else ' *'}"
         lines.append(
             f"| {d.name} | {d.device} | {d.network.name} | {array} | {d.published_ms:.4g} | {c.model_ms:.3g} | "
             f"{c.deviation:+.0%} | {c.overlapped_ms:.3g} / {c.serial_ms:.3g} |"
@@ -287,7 +359,7 @@ def plot(path: Path) -> None:
 
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(6.5, 5))
-    span = [1.0, 1000.0]
+    span = [0.2, 1000.0]
     axes.plot(span, span, color="black", lw=1)
     axes.fill_between(span, [0.85 * x for x in span], [1.15 * x for x in span], color="0.85", label="within 15%")
     colours: dict[str, str] = {}

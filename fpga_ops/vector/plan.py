@@ -202,7 +202,7 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: b
             layer.scratch_step = ring * layer.tasks
             layer.scratch = arena.take(layer.scratch_step * max_batch, None, layer.wait, index)
         if layer.shape is not None and layer.shape.tile.winograd:
-            tiles_of_task = layer.shape.tile.strip * layer.shape.geometry.width // winograd.OUTPUT
+            tiles_of_task = layer.shape.tile.strip * winograd.tiles(layer.shape.geometry.width)
             layer.scratch_step = round_up(winograd.scratch_bytes(tiles_of_task, layer.shape.geometry.in_channels), 4096)
             scratch = max(scratch, layer.scratch_step)
     for layer in layers:  # one place per worker for all layers: it stays in that core's cache
@@ -364,7 +364,7 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
     if tile.winograd:
         full = matrix.reshape(shape.out_channels, 3, 3, shape.in_channels)
         size = 2 * winograd.FREQUENCIES * shape.in_channels * shape.out_channels
-        layer.weights = constants.put(size, partial(winograd.pack, full))
+        layer.weights = constants.put(size, partial(winograd.pack, full, tile.vectors))
     else:
         layer.weights = constants.put(matrix.size, partial(packing.pack_weights, matrix, tile.vectors, fast))
     layer.parameters = constants.put(
@@ -377,7 +377,7 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
     layer.group_bytes = shape.window * 16 * vectors * tile.panels
     if tile.winograd:
         layer.group_bytes = 2 * winograd.FREQUENCIES * shape.in_channels * winograd.PANEL
-        layer.rows, layer.rows_per_task = shape.height // winograd.OUTPUT, tile.strip
+        layer.rows, layer.rows_per_task = winograd.tiles(shape.height), tile.strip
         layer.tasks = -(-layer.rows // tile.strip) * layer.groups
     elif layer.pool:
         _split(layer, pooled, -(-pooled // tile.strip))

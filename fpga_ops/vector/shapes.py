@@ -172,7 +172,10 @@ class ConvShape:
             "BLOCK": max(d for d in range(1, FLOAT_EXACT + 1) if g.segment % d == 0),
         }  # fmt: skip
         if t.winograd:
-            macros |= {"TILE_COLUMNS": g.width // winograd.OUTPUT, "TILE_ROWS": t.strip}
+            macros |= {
+                "TILE_COLUMNS": winograd.tiles(g.width), "TILE_ROWS": t.strip, "OH": g.height,
+                "AHEAD": int(g.in_channels > winograd.STREAMED),
+            }  # fmt: skip
         if self.pool:
             names = ("KERNEL_Y", "KERNEL_X", "STRIDE_Y", "STRIDE_X", "TOP", "LEFT", "WIDTH")
             macros |= {f"POOL_{name}": value for name, value in zip(names, self.pool, strict=True)}

@@ -93,29 +93,34 @@ def by_rule(geometry: Geometry, workers: int, *, allow_winograd: bool = False) -
 
 
 def winograd_tiles(geometry: Geometry) -> list[Tile]:
-    """Tiles for Winograd's form, best first: 14 tiles of 4x4 outputs x 2 vectors fill the registers."""
-    columns, rows = geometry.width // winograd.OUTPUT, geometry.height // winograd.OUTPUT
+    """Tiles for Winograd's form, best first: as many tiles of 4x4 outputs as fill the registers.
+
+    Weights that come from far are multiplied with all tiles of a task at once, so that they are read once.
+    """
+    columns, rows = winograd.tiles(geometry.width), winograd.tiles(geometry.height)
+    vectors = 1 if geometry.in_channels > winograd.STREAMED else 2
+    most = winograd.REGISTER_TILES[vectors]
     choices = []
     for strip in range(1, rows + 1):
-        if strip > 1 and strip * columns > 28:
+        if strip > 1 and strip * columns > 2 * most:
             break
         count = strip * columns
-        pixels = min(range(1, min(14, count) + 1), key=lambda n: -(-count // n) * (n + 2))  # 2 for loading weights
-        tile = Tile(pixels, 2, strip, 1, False, True)
+        pixels = min(range(1, min(most, count) + 1), key=lambda n: -(-count // n) * (n + 2))  # 2 for loading weights
+        tile = Tile(pixels, vectors, strip, 1, False, True)
         last = (-(-rows // strip) * strip - rows) / rows  # rows done twice
-        choices.append((last + abs(strip * columns - 14) / 100, tile))
+        choices.append((last + abs(strip * columns - most) / 100, tile))
     return [tile for _, tile in sorted(choices, key=lambda pair: pair[0])]
 
 
 def valid(tile: Tile, geometry: Geometry) -> bool:
     """Whether a tile (from a file) can be used for a shape."""
     if tile.winograd:
-        rows, columns = geometry.height // winograd.OUTPUT, geometry.width // winograd.OUTPUT
+        rows, columns = winograd.tiles(geometry.height), winograd.tiles(geometry.width)
         return (
             geometry.winograd
-            and tile.vectors in (2, 4)
+            and tile.vectors in winograd.REGISTER_TILES
             and 1 <= tile.strip <= rows
-            and 1 <= tile.pixels <= min(14, tile.strip * columns)
+            and 1 <= tile.pixels <= min(winograd.REGISTER_TILES[tile.vectors], tile.strip * columns)
         )
     if tile.vectors not in (1, 2, 4) or tile.pixels < 1 or tile.strip < 1 or tile.panels < 1:
         return False

@@ -14,8 +14,14 @@ OUTPUT = 4
 FREQUENCIES = 36
 SUM_LIMIT = 1 << 25
 """|sum of products| must be below this for the last division to be exact."""
-MAX_WEIGHTS = 3 << 19
-"""Bytes of transformed weights beyond which reading them costs more than the products saved (they leave the cache)."""
+MAX_WEIGHTS = 5 << 20
+"""Bytes of transformed weights beyond which reading them costs more than the products saved."""
+STREAMED = 128
+"""From more source channels on, a panel's weights leave the second-level cache, and are fetched ahead."""
+LEAST_SIDE = 9
+"""Of a map: smaller ones have too few tiles to share what is read of the weights."""
+REGISTER_TILES = {1: 16, 2: 14, 4: 6}
+"""Most tiles of 4x4 outputs in registers, by vectors of 16 channels."""
 CHANNELS = 32
 """Source channels come in vectors of this many."""
 PANEL = 64
@@ -37,22 +43,27 @@ def suits(step: Conv, in_channels: int, out_channels: int, height: int, width: i
         and step.groups == 1
         and in_channels % CHANNELS == 0
         and out_channels % PANEL == 0
-        and height % OUTPUT == 0
-        and width % OUTPUT == 0
+        and min(height, width) >= LEAST_SIDE
         and 2 * FREQUENCIES * in_channels * out_channels <= MAX_WEIGHTS
         and int(accumulator_bound(step.weights).max()) < SUM_LIMIT
     )
 
 
-def pack(weights: npt.NDArray[np.int8]) -> Bytes:
-    """`int8[OC, 3, 3, IC]` to `int16[OC / 64][36][IC / 2][4][16][2]`, transformed, as bytes."""
+def tiles(side: int) -> int:
+    """Tiles along a side of the output map."""
+    return -(-side // OUTPUT)
+
+
+def pack(weights: npt.NDArray[np.int8], vectors: int) -> Bytes:
+    """`int8[OC, 3, 3, IC]` to `int16[OC / 64][36][4 / vectors][IC / 2][vectors][16][2]`, transformed, as bytes."""
     count, _, _, channels = weights.shape
     taps = weights.transpose(1, 2, 0, 3).astype(np.int16)
     columns = _transformed(_transformed(taps).swapaxes(0, 1))
     frequencies = np.ascontiguousarray(columns.swapaxes(0, 1))
     pairs = frequencies.reshape(FREQUENCIES, count // PANEL, PANEL, channels).view(np.int32)
     ordered = pairs[:, :, accumulator_order(4, True)]
-    return np.ascontiguousarray(ordered.transpose(1, 0, 3, 2)).view(np.uint8).ravel()
+    parts = ordered.reshape(FREQUENCIES, count // PANEL, PANEL // (16 * vectors), 16 * vectors, channels // 2)
+    return np.ascontiguousarray(parts.transpose(1, 0, 2, 4, 3)).view(np.uint8).ravel()
 
 
 def _transformed(taps: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:

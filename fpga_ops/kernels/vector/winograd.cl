@@ -12,17 +12,38 @@
 // 2^32 and shifting right is exact if |Y| < 2^25, which is proven from the weights when a network is planned
 // (fpga_ops/vector/winograd.py). B' d B'^T of bytes is within +-20400 and G' g G'^T within +-6272: both fit 16 bits.
 //
-// Defined before each inclusion, besides what conv.cl takes: TILE_COLUMNS (tiles per row of tiles), TILE_ROWS (rows of
-// tiles per task). Weights are packed [panel of 64][36][pair of channels][4 vectors][16 channels][2].
+// Where a map's side is 1 or 2 more than a multiple of 4, the last tiles are of 2 outputs per side, from 4 source pixels and
+// the frequencies 0, 1, 2 and 5 alone (the points 0, 1, -1 and infinity of F(2, 3), so the weights are the same):
+//   B' = 1  0 -1  0    A' = 6  3  3  0    D = 6
+//        0  1  1  0         0  3 -3  6        6
+//        0 -1  1  0
+//        0 -1  0  1
+//
+// Defined before each inclusion, besides what conv.cl takes: OH (rows of the output), TILE_COLUMNS (tiles per row of tiles),
+// TILE_ROWS (rows of tiles per task); AHEAD is 1 if weights come from far and are fetched a frequency ahead. Weights are
+// packed [panel of 64][36][4 / NV][pair of channels][NV vectors][16 channels][2].
 
 #define TILES (TILE_ROWS * TILE_COLUMNS)
 #define OUT_AT(y, x) (((long)(y) * OUT_PITCH + (x)) * COUT)
 #define RES_AT(y, x) (((long)(y) * RES_PITCH + (x)) * COUT)
+#define EDGE_Y (OH % 4 == 1 || OH % 4 == 2)
+#define EDGE_X (OW % 4 == 1 || OW % 4 == 2)
+// Where tile (y, x) of a task is among those that have a frequency.
+#define AMONG(frequency_x, y, x) ((y) * (TILE_COLUMNS - (EDGE_X && WHOLE_ONLY(frequency_x))) + (x))
 #ifndef WINOGRAD_TRANSFORMS
 #define WINOGRAD_TRANSFORMS
 
-INLINE void winograd_source(const short32* d, short32* r)
+#define WHOLE_ONLY(frequency) ((frequency) == 3 || (frequency) == 4)
+
+INLINE void winograd_source(const short32* d, short32* r, const int edge)
 {
+  if (edge) {
+    r[0] = d[0] - d[2];
+    r[1] = d[2] + d[1];
+    r[2] = d[2] - d[1];
+    r[5] = d[3] - d[1];
+    return;
+  }
   const short32 b4 = d[1] << (short)2, c4 = d[2] << (short)2;
   const short32 p = d[3] - b4, q = d[4] - c4;
   const short32 u = d[4] - d[2], v = (d[3] - d[1]) << (short)1;
@@ -34,9 +55,15 @@ INLINE void winograd_source(const short32* d, short32* r)
   r[5] = b4 - (d[3] << (short)2) - d[3] + d[5];
 }
 
-INLINE void winograd_output(const uint16* m, uint16* r)
+INLINE void winograd_output(const uint16* m, uint16* r, const int edge)
 {
-  const uint16 sum12 = m[1] + m[2], sum34 = m[3] + m[4], difference12 = m[1] - m[2], difference34 = m[3] - m[4];
+  const uint16 sum12 = m[1] + m[2], difference12 = m[1] - m[2];
+  if (edge) {
+    r[0] = (m[0] << 2) + (m[0] << 1) + (sum12 << 1) + sum12;
+    r[1] = (m[5] << 2) + (m[5] << 1) + (difference12 << 1) + difference12;
+    return;
+  }
+  const uint16 sum34 = m[3] + m[4], difference34 = m[3] - m[4];
   r[0] = (m[0] << 2) + (m[0] << 1) - (sum12 << 2) + sum34;
   r[1] = difference34 - (difference12 << 1);
   r[2] = sum34 - sum12;
@@ -44,7 +71,138 @@ INLINE void winograd_output(const uint16* m, uint16* r)
 }
 
 #define INVERSE_OF_9 954437177u
+// The power of two in an output's D.
+#define TWOS(place, edge) (edge ? 1 : place == 0 ? 3 : place == 1 ? 2 : 1)
 #endif
+
+// Tile (y, x) of a task, at the last row or column of tiles if edge_y or edge_x: B' d B'^T of all its channels.
+INLINE void JOIN(winograd_spread_, ID)(G const uchar* corner, G short* spread, const int y, const int x, const int edge_y,
+                                       const int edge_x)
+{
+  for (int c = 0; c < CIN; c += 32) {
+    short32 columns[6][6];
+    #pragma unroll
+    for (int u = 0; u < 6; ++u) {
+      if (edge_x && u > 3) continue;
+      short32 d[6];
+      short32 r[6];
+      #pragma unroll
+      for (int v = 0; v < 6; ++v)
+        if (!edge_y || v < 4)
+          d[v] = __builtin_convertvector(*(G const uchar32*)(corner + ((long)v * PITCH + u) * CIN + c), short32);
+      winograd_source(d, r, edge_y);
+      #pragma unroll
+      for (int v = 0; v < 6; ++v)
+        if (!(edge_y && WHOLE_ONLY(v))) columns[v][u] = r[v];
+    }
+    #pragma unroll
+    for (int v = 0; v < 6; ++v) {
+      if (edge_y && WHOLE_ONLY(v)) continue;
+      short32 r[6];
+      winograd_source(columns[v], r, edge_x);
+      #pragma unroll
+      for (int u = 0; u < 6; ++u)
+        if (!(edge_x && WHOLE_ONLY(u))) *(G short32*)(spread + ((v * 6 + u) * TILES + AMONG(u, y, x)) * CIN + c) = r[u];
+    }
+  }
+}
+
+// Products of `count` tiles, a constant, with NV vectors of channels.
+INLINE void JOIN(winograd_products_, ID)(G const short* a, G const int16* w, G int16* place, G const char* next,
+                                         const int count)
+{
+  int16 sum[MR][NV];
+  #pragma unroll
+  for (int i = 0; i < MR; ++i)
+    #pragma unroll
+    for (int j = 0; j < NV; ++j) sum[i][j] = 0;
+  #pragma unroll 2
+  for (int k = 0; k < CIN / 2; ++k) {
+    int16 taps[NV];
+    #pragma unroll
+    for (int j = 0; j < NV; ++j) taps[j] = w[NV * k + j];
+#if AHEAD
+    #pragma unroll
+    for (int j = 0; j < NV; ++j) FETCH_AHEAD(next + 64 * (NV * k + j));
+#endif
+    #pragma unroll
+    for (int i = 0; i < MR; ++i)
+      if (i < count) {
+        const int16 pair = *(G const int*)(a + i * CIN + 2 * k);
+        #pragma unroll
+        for (int j = 0; j < NV; ++j)
+          sum[i][j] = dot_s16s16(sum[i][j], __builtin_astype(pair, short32), __builtin_astype(taps[j], short32));
+      }
+  }
+  #pragma unroll
+  for (int i = 0; i < MR; ++i)
+    if (i < count) {
+      #pragma unroll
+      for (int j = 0; j < NV; ++j) place[4 * i + j] = sum[i][j];
+    }
+}
+
+// Tile (y, x) of a task: A' ... A'^T, division, requantisation, sum, storing from output pixel (top, left) on.
+INLINE void JOIN(winograd_end_, ID)(G const int* products, G const int* parameters, G uchar* output,
+                                    G const uchar* residual, G const long* rule, const int y, const int x, const int top,
+                                    const int left, const int edge_y, const int edge_x)
+{
+  int16 result[4][4][4];
+  #pragma unroll 1
+  for (int j = 0; j < 4; ++j) {
+    const uint16 bias = as_uint16(vload16(j, parameters));
+    uint16 columns[4][6];
+    #pragma unroll
+    for (int u = 0; u < 6; ++u) {
+      if (edge_x && WHOLE_ONLY(u)) continue;
+      uint16 m[6], r[4];
+      #pragma unroll
+      for (int v = 0; v < 6; ++v)
+        if (!(edge_y && WHOLE_ONLY(v)))
+          m[v] = *(G const uint16*)(products + ((v * 6 + u) * TILES + AMONG(u, y, x)) * 64 + 16 * j);
+      winograd_output(m, r, edge_y);
+      #pragma unroll
+      for (int v = 0; v < 4; ++v)
+        if (!edge_y || v < 2) columns[v][u] = r[v];
+    }
+    #pragma unroll
+    for (int v = 0; v < 4; ++v) {
+      if (edge_y && v > 1) continue;
+      uint16 r[4];
+      winograd_output(columns[v], r, edge_x);
+      #pragma unroll
+      for (int u = 0; u < 4; ++u)
+        if (!edge_x || u < 2)
+          result[v][u][j] =
+              as_int16(as_uint16(as_int16(r[u] * INVERSE_OF_9) >> (TWOS(v, edge_y) + TWOS(u, edge_x))) + bias);
+    }
+  }
+  #pragma unroll
+  for (int v = 0; v < 4; ++v)
+    #pragma unroll
+    for (int u = 0; u < 4; ++u) {
+      if ((edge_y && v > 1) || (edge_x && u > 1)) continue;
+#if OH % 4 % 2 || OW % 4 % 2
+      if (top + v >= OH || left + u >= OW) continue;
+#endif
+      uchar64 z = requantise64(result[v][u][0], result[v][u][1], result[v][u][2], result[v][u][3], PRE, parameters);
+#if BOUNDED
+      z = bound64(z, rule + 4);
+#endif
+#if RESIDUAL
+      z = add64(z, *(G const uchar64*)(residual + RES_AT(top + v, left + u)), rule);
+#if SUM_BOUNDED
+      z = bound64(z, rule + 6);
+#endif
+#endif
+      *(G uchar64*)(output + OUT_AT(top + v, left + u)) = z;
+    }
+}
+
+// `CALL(edge_y, edge_x)` with constants, for tile (y, x) of a task that holds the map's last row of tiles if `last`.
+#define AT_EDGES(CALL) \
+  const int edge_y = EDGE_Y && last && y == TILE_ROWS - 1, edge_x = EDGE_X && x == TILE_COLUMNS - 1; \
+  if (edge_y && edge_x) CALL(EDGE_Y, EDGE_X); else if (edge_y) CALL(EDGE_Y, 0); else if (edge_x) CALL(0, EDGE_X); else CALL(0, 0)
 
 // Rows of tiles from `row` on, panel `panel`; `scratch` belongs to this worker: short[36][TILES][CIN], int[36][TILES][64].
 SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* restrict weights,
@@ -57,110 +215,55 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
   parameters += panel * 160;
   output += panel * 64;
   residual += panel * 64;
+  const int last = 4 * (row + TILE_ROWS) >= OH;
 
-  for (int t = 0; t < TILES; ++t) {
-    G const uchar* corner = source + ((long)(row + t / TILE_COLUMNS) * 4 * PITCH + t % TILE_COLUMNS * 4) * CIN;
-    for (int c = 0; c < CIN; c += 32) {
-      short32 columns[6][6];
-      #pragma unroll
-      for (int x = 0; x < 6; ++x) {
-        short32 d[6], r[6];
-        #pragma unroll
-        for (int y = 0; y < 6; ++y)
-          d[y] = __builtin_convertvector(*(G const uchar32*)(corner + ((long)y * PITCH + x) * CIN + c), short32);
-        winograd_source(d, r);
-        #pragma unroll
-        for (int y = 0; y < 6; ++y) columns[y][x] = r[y];
-      }
-      #pragma unroll
-      for (int y = 0; y < 6; ++y) {
-        short32 r[6];
-        winograd_source(columns[y], r);
-        #pragma unroll
-        for (int x = 0; x < 6; ++x) *(G short32*)(spread + ((y * 6 + x) * TILES + t) * CIN + c) = r[x];
-      }
+  for (int y = 0; y < TILE_ROWS; ++y)
+    for (int x = 0; x < TILE_COLUMNS; ++x) {
+      G const uchar* corner = source + ((long)(row + y) * 4 * PITCH + x * 4) * CIN;
+#define SPREAD(edge_y, edge_x) JOIN(winograd_spread_, ID)(corner, spread, y, x, edge_y, edge_x)
+      AT_EDGES(SPREAD);
     }
-  }
 
   G const int16* w = (G const int16*)weights + (long)panel * 36 * CIN * 2;
-  for (int frequency = 0; frequency < 36; ++frequency, w += CIN * 2)
-    for (int block = 0; block < TILES; block += MR) {
-      const int t = min(block, TILES - MR);
-      G const short* a = spread + (frequency * TILES + t) * CIN;
-      #pragma unroll 1
-      for (int first = 0; first < 4; first += NV) {
-        int16 sum[MR][NV];
-        #pragma unroll
-        for (int i = 0; i < MR; ++i)
-          #pragma unroll
-          for (int j = 0; j < NV; ++j) sum[i][j] = 0;
-        #pragma unroll 2
-        for (int k = 0; k < CIN / 2; ++k) {
-          int16 taps[NV];
-          #pragma unroll
-          for (int j = 0; j < NV; ++j) taps[j] = w[4 * k + first + j];
-          #pragma unroll
-          for (int i = 0; i < MR; ++i) {
-            const int16 pair = *(G const int*)(a + i * CIN + 2 * k);
-            #pragma unroll
-            for (int j = 0; j < NV; ++j)
-              sum[i][j] = dot_s16s16(sum[i][j], __builtin_astype(pair, short32), __builtin_astype(taps[j], short32));
-          }
-        }
-        G int16* place = (G int16*)(products + (frequency * TILES + t) * 64) + first;
-        #pragma unroll
-        for (int i = 0; i < MR; ++i)
-          #pragma unroll
-          for (int j = 0; j < NV; ++j) place[4 * i + j] = sum[i][j];
-      }
+  for (int frequency = 0; frequency < 36; ++frequency)
+    for (int first = 0; first < 4; first += NV, w += NV * CIN / 2) {
+      const int rows = TILE_ROWS - (EDGE_Y && last && WHOLE_ONLY(frequency / 6));
+      const int columns = TILE_COLUMNS - (EDGE_X && WHOLE_ONLY(frequency % 6)), count = rows * columns;
+      G const short* a = spread + frequency * TILES * CIN;
+      G int16* place = (G int16*)(products + frequency * TILES * 64) + first;
+      G const char* next = (G const char*)(w + 2 * CIN);
+#define PRODUCTS(t, count) JOIN(winograd_products_, ID)(a + (t) * CIN, w, place + 4 * (t), next, count)
+      if (count >= MR)
+        for (int block = 0; block < count; block += MR) PRODUCTS(min(block, count - MR), MR);
+#if EDGE_Y && TILES - TILE_COLUMNS < MR
+      else if (columns == TILE_COLUMNS)
+        PRODUCTS(0, TILES - TILE_COLUMNS);
+#endif
+#if EDGE_X && TILES - TILE_ROWS < MR
+      else if (rows == TILE_ROWS)
+        PRODUCTS(0, TILES - TILE_ROWS);
+#endif
+#if EDGE_X && EDGE_Y && (TILE_ROWS - 1) * (TILE_COLUMNS - 1) < MR
+      else
+        PRODUCTS(0, (TILE_ROWS - 1) * (TILE_COLUMNS - 1));
+#endif
     }
 
-  for (int t = 0; t < TILES; ++t) {
-    int16 result[4][4][4];
-    #pragma unroll 1
-    for (int j = 0; j < 4; ++j) {
-      const uint16 bias = as_uint16(vload16(j, parameters));
-      uint16 columns[4][6];
-      #pragma unroll
-      for (int x = 0; x < 6; ++x) {
-        uint16 m[6], r[4];
-        #pragma unroll
-        for (int y = 0; y < 6; ++y) m[y] = *(G const uint16*)(products + ((y * 6 + x) * TILES + t) * 64 + 16 * j);
-        winograd_output(m, r);
-        #pragma unroll
-        for (int y = 0; y < 4; ++y) columns[y][x] = r[y];
-      }
-      #pragma unroll
-      for (int y = 0; y < 4; ++y) {
-        uint16 r[4];
-        winograd_output(columns[y], r);
-        #pragma unroll
-        for (int x = 0; x < 4; ++x) {
-          const int twos = (y == 0 ? 3 : y == 1 ? 2 : 1) + (x == 0 ? 3 : x == 1 ? 2 : 1);
-          result[y][x][j] = as_int16(as_uint16(as_int16(r[x] * INVERSE_OF_9) >> twos) + bias);
-        }
-      }
+  for (int y = 0; y < TILE_ROWS; ++y)
+    for (int x = 0; x < TILE_COLUMNS; ++x) {
+#define END(edge_y, edge_x) \
+  JOIN(winograd_end_, ID)(products, parameters, output, residual, rule, y, x, (row + y) * 4, x * 4, edge_y, edge_x)
+      AT_EDGES(END);
     }
-    const int top = (row + t / TILE_COLUMNS) * 4, left = t % TILE_COLUMNS * 4;
-    #pragma unroll
-    for (int y = 0; y < 4; ++y)
-      #pragma unroll
-      for (int x = 0; x < 4; ++x) {
-        uchar64 z = requantise64(result[y][x][0], result[y][x][1], result[y][x][2], result[y][x][3], PRE, parameters);
-#if BOUNDED
-        z = bound64(z, rule + 4);
-#endif
-#if RESIDUAL
-        z = add64(z, *(G const uchar64*)(residual + RES_AT(top + y, left + x)), rule);
-#if SUM_BOUNDED
-        z = bound64(z, rule + 6);
-#endif
-#endif
-        *(G uchar64*)(output + OUT_AT(top + y, left + x)) = z;
-      }
-  }
 }
 
 #undef TILES
 #undef OUT_AT
 #undef RES_AT
+#undef EDGE_Y
+#undef EDGE_X
+#undef AMONG
+#undef AT_EDGES
+#undef SPREAD
+#undef PRODUCTS
+#undef END
