@@ -255,8 +255,8 @@ DESIGNS = (
            "559 images/s, 44% of peak: 16384 products a cycle, native dimension 128; how they are split is inferred",
            "overlapped", given=False),
     Design("FINN", "Alveo U250", RESNET50, 64, 32, 1, 2703 / 15, 0.0, 1e3 / 2703,
-           "Xilinx/ResNet50-PYNQ: folding in src/w1a2_v1.0/*/config.h, FIFOs of 32 in src/hls/reslayer.h, 2703 images/s "
-           "in host/README.md (April 2020), 15 images/s a MHz in pull request 5, hence the clock", "streamed",
+           "Xilinx/ResNet50-PYNQ: folding in src/w1a2_v1.0/*/config.h, FIFOs of 32 in src/hls/reslayer.h, 2703 images/s"
+           " in host/README.md (April 2020), 15 images/s a MHz in pull request 5, hence the clock", "streamed",
            units=_finn_resnet50(32)),
     Design("FINN, first build", "Alveo U250", RESNET50, 64, 32, 1, 200, 0.0, 1e3 / 2015,
            "as above, March 2020: FIFOs of 64, 200 MHz in host/Demo.ipynb (901d8be), 2015 images/s in host/README.md "
