@@ -1,7 +1,7 @@
 """The cycle model's rule, applied to published designs with their own parameters: how far off is it?
 
-Every design here computes VEC input channels x LANE output channels x PIX pixels a cycle, as the overlay does, so a
-convolution takes
+Every design here but FINN computes one layer after the other, VEC input channels x LANE output channels x PIX pixels a
+cycle, as the overlay does, so a convolution takes
 
     groups * ceil(OC / LANE) * rows * ceil(width / PIX) * taps * ceil(C / VEC)        cycles,
 
