@@ -57,13 +57,15 @@ def tiles(side: int) -> int:
 def pack(weights: npt.NDArray[np.int8], vectors: int) -> Bytes:
     """`int8[OC, 3, 3, IC]` to `int16[OC / 64][36][4 / vectors][IC / 2][vectors][16][2]`, transformed, as bytes."""
     count, _, _, channels = weights.shape
-    taps = weights.transpose(1, 2, 0, 3).astype(np.int16)
-    columns = _transformed(_transformed(taps).swapaxes(0, 1))
-    frequencies = np.ascontiguousarray(columns.swapaxes(0, 1))
-    pairs = frequencies.reshape(FREQUENCIES, count // PANEL, PANEL, channels).view(np.int32)
-    ordered = pairs[:, :, accumulator_order(4, True)]
-    parts = ordered.reshape(FREQUENCIES, count // PANEL, PANEL // (16 * vectors), 16 * vectors, channels // 2)
-    return np.ascontiguousarray(parts.transpose(1, 0, 2, 4, 3)).view(np.uint8).ravel()
+    panels = np.empty((count // PANEL, FREQUENCIES, 4 // vectors, channels // 2, 16 * vectors), np.int32)
+    for number, panel in enumerate(panels):  # one by one: a layer's temporaries would be many times its weights
+        taps = weights[number * PANEL : (number + 1) * PANEL].transpose(1, 2, 0, 3).astype(np.int16)
+        columns = _transformed(_transformed(taps).swapaxes(0, 1))
+        frequencies = np.ascontiguousarray(columns.swapaxes(0, 1))
+        pairs = frequencies.reshape(FREQUENCIES, PANEL, channels).view(np.int32)
+        ordered = pairs[:, accumulator_order(4, True)].reshape(FREQUENCIES, 4 // vectors, 16 * vectors, channels // 2)
+        panel[...] = ordered.transpose(0, 1, 3, 2)
+    return panels.view(np.uint8).ravel()
 
 
 def _transformed(taps: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
