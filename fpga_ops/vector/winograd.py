@@ -16,8 +16,8 @@ SUM_LIMIT = 1 << 25
 """|sum of products| must be below this for the last division to be exact."""
 MAX_WEIGHTS = 5 << 20
 """Bytes of transformed weights beyond which reading them costs more than the products saved."""
-STREAMED = 128
-"""From more source channels on, a panel's weights leave the second-level cache, and are fetched ahead."""
+STREAMED = 64
+"""With more source channels a panel's weights leave the caches near the core between tasks, and are fetched ahead."""
 LEAST_SIDE = 9
 """Of a map: smaller ones have too few tiles to share what is read of the weights."""
 REGISTER_TILES = {1: 16, 2: 14, 4: 6}
