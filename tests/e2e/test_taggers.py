@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +154,13 @@ def test_a_cancelled_request_disturbs_nobody(service: Service) -> None:
     values = golden("top_tagger")["input"][:1]
     tensor = tritonclient.grpc.InferInput("constituents", list(values.shape), "FP32")
     tensor.set_data_from_numpy(values)
-    calls = [client.async_infer("top_tagger", [tensor], lambda result, error: None) for _ in range(20)]
+    ended = threading.Semaphore(0)
+    count = 10
+    calls = [client.async_infer("top_tagger", [tensor], lambda result, error: ended.release()) for _ in range(count)]
     for call in calls[::2]:
         call.cancel()
+    for _ in range(count):  # else the next might wait behind them, on a busy machine for longer than the queue allows
+        assert ended.acquire(timeout=30)
     assert ask(service, "grpc", "top_tagger", values).shape == (1, 2)
 
 
