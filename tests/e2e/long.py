@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -60,7 +61,7 @@ def fuzz(minutes: float, seed: int) -> int:
 
 
 def run_soak(minutes: float, path: Path | None, crash_every_s: float, pause_s: float) -> int:
-    """Mixed load with crashes; prints the growth and draws it, with the samples in a .csv beside the plot."""
+    """Mixed load with crashes; prints the growth and draws it; the samples (.csv) and the log are beside the plot."""
     with contextlib.ExitStack() as stack:
         service = stack.enter_context(_service())
         bar = stack.enter_context(Progress())
@@ -74,8 +75,9 @@ def run_soak(minutes: float, path: Path | None, crash_every_s: float, pause_s: f
 
         samples = soak(service, minutes * 60, crash_every_s=crash_every_s, pause_s=pause_s, progress=show)
         restarts = service.status()["restarts"]
-    if path is not None:
-        plot(samples, path)
+        if path is not None:
+            shutil.copyfile(service.log, path.with_suffix(".log"))
+            plot(samples, path)
     figures = {
         "rounds": len(samples), "restarts": restarts, **growth(samples), "server_bytes_a_round": server_growth(samples)
     }  # fmt: skip
