@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
@@ -527,6 +528,15 @@ def test_many_threads_keep_to_the_places() -> None:
         assert next(iter(client.servers().values()))["outstanding"] == 0
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the shell that started the tests ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_reaches_the_server() -> None:
     fake = FakeTriton()
     with serving(fake) as (_, address), Client(address, "top_tagger") as client:

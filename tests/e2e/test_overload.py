@@ -25,11 +25,12 @@ max_batch_size: 1
 dynamic_batching {
   priority_levels: 2
   default_priority_level: 2
-  default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 2000000 allow_timeout_override: true
+  default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 20000000 allow_timeout_override: true
                          max_queue_size: 8 }
 }
 """
-PATIENT = MORE.replace("2000000", "1000000").replace("max_queue_size: 8", "max_queue_size: 2048")
+"""Bounded by length. The time-out is beyond what eight requests can wait, each behind a sleeping batcher."""
+PATIENT = MORE.replace("20000000", "1000000").replace("max_queue_size: 8", "max_queue_size: 2048")
 """As the shipped models: bounded by time. A full queue keeps Triton's batcher asleep for half a second now and then."""
 
 
