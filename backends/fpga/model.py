@@ -81,12 +81,12 @@ class TritonPythonModel:
             check_files(version, required=settings.require_hashes)
             max_batch = max(1, int(config["max_batch_size"]))
             notes = os.environ.get(NOTES_VARIABLE)
-            self._first_use = first_use = FirstUse(
+            self._first_use = FirstUse(
                 Path(notes) if notes else None, args["model_instance_name"], version / MODEL_FILE, max_batch
             )
 
             def load(device: str | None) -> fpga_ops.Network:
-                first_use.begin(device)
+                self._first_use.begin(device)
                 return fpga_ops.load(version / MODEL_FILE, device, max_batch=max_batch)
 
             self._chain = Chain(
@@ -97,7 +97,7 @@ class TritonPythonModel:
             )
             golden = read_golden(version, self._inputs, self._outputs, rows=min(GOLDEN_ROWS, max_batch))
             self._chain.set_golden(golden)
-            first_use.survived()
+            self._first_use.survived()
         except FpgaOpsError as error:
             raise pb_utils.TritonModelException(f"{self._name}: {error}") from error
         self._tell_provenance()

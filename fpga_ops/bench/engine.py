@@ -35,6 +35,9 @@ PER_TURN = 8
 PAUSE_S = 0.02
 """Between turns, for a contestant's threads to stop spinning."""
 FALLBACK_PEER = "ort_fp32"
+EVERYTHING = ("latency", "layers", "throughput", "batch", "models", "scaling", "fallback")
+"""What '--what all' measures."""
+GROWTH = "growth"
 GROWTH_STEP = 500
 """Inferences between two readings of the memory."""
 
@@ -337,7 +340,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     cache = opencl.cache_directory()
     threads = args.threads or machine.cores()
     wanted = set(args.what.split(","))
-    unknown = wanted - {"latency", "throughput", "batch", "models", "scaling", "fallback", "layers", "growth"}
+    unknown = wanted - {*EVERYTHING, GROWTH}
     if unknown:
         raise FpgaOpsError(f"--what: no measurement {', '.join(sorted(unknown))}")
     rivals = installed_peers([name for name in args.peers.split(",") if name])
@@ -375,8 +378,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             result["fallback"] = race(
                 ["ours_portable", *slow], model, floats, expected=expected, label="fallback", **common
             )
-        if "growth" in wanted:
-            result["growth"] = growth(model, args.inferences, threads, expected)
+        if GROWTH in wanted:
+            result[GROWTH] = growth(model, args.inferences, threads, expected)
     return result
 
 
@@ -401,7 +404,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--others", default="resnet18,resnet101", help="models of '--what models'")
     parser.add_argument(
         "--what", default="latency,layers",
-        help="comma-separated: latency, layers, throughput, batch, models, scaling, fallback; 'all' for these; growth",
+        help=f"comma-separated: {', '.join(EVERYTHING)}; 'all' for these; {GROWTH}",
     )  # fmt: skip
     parser.add_argument("--inferences", type=int, default=100_000, help="of '--what growth'")
     parser.add_argument("--peers", default=",".join(peers.PEERS), help="comma-separated")
@@ -419,7 +422,7 @@ def run(args: argparse.Namespace) -> int:
     from fpga_ops.bench import report
 
     if args.what == "all":
-        args.what = "latency,layers,throughput,batch,models,scaling,fallback"
+        args.what = ",".join(EVERYTHING)
     if min(args.rounds, args.batch, args.inferences) < 1:
         raise FpgaOpsError("--rounds, --batch and --inferences must be at least 1")
     if args.tune:

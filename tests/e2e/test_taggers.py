@@ -155,7 +155,7 @@ def test_a_cancelled_request_disturbs_nobody(service: Service) -> None:
     tensor = tritonclient.grpc.InferInput("constituents", list(values.shape), "FP32")
     tensor.set_data_from_numpy(values)
     ended = threading.Semaphore(0)
-    count = 10
+    count = 20
     calls = [client.async_infer("top_tagger", [tensor], lambda result, error: ended.release()) for _ in range(count)]
     for call in calls[::2]:
         call.cancel()

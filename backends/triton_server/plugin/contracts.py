@@ -56,26 +56,61 @@ def check_constituents(tensor: str, values: Any) -> None:
     Each row must be finite, with E >= 0 and E >= |p| (within MASS_SHELL_TOLERANCE), sorted (within ORDER_TOLERANCE),
     and have at least one constituent with pT > 0.
     """
-    if _sound_jets(values):
+    # In few calls: after an inference each finds cold caches. Comparisons with NaN are false, and the sum of the squares
+    # is finite only if every value is.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.sum(values, dtype=np.float64)
+    if not np.isfinite(total):
+        finite = np.isfinite(values)
+        if not finite.all():
+            raise _bad(tensor, values, np.argwhere(~finite)[0], "finite values")
+
+
+def check_images(tensor: str, values: Any) -> None:
+    """``values`` float[N, C, H, W]: finite, not negative, each image with a sum above 0 (pixels are pT fractions)."""
+    flat = values.reshape(values.shape[0], -1)
+    highest = flat.max(axis=1)
+    # minimum and maximum carry NaN along, so two passes judge everything
+    if flat.min() >= 0 and np.all(highest > 0) and np.all(highest < np.inf):
         return
     check_finite(tensor, values)
-    vectors = values.astype(np.float64)
-    energy = vectors[:, :, 0]
-    squares = vectors[:, :, 1:] ** 2
-    pt2 = squares[:, :, 0] + squares[:, :, 1]
-    if energy.min() < 0:
-        raise _bad(tensor, values, (*np.argwhere(energy < 0)[0], 0), "energies of 0 or more")
-    off_shell = energy * (1 + MASS_SHELL_TOLERANCE) < np.sqrt(pt2 + squares[:, :, 2])
-    if off_shell.any():
-        row, place = np.argwhere(off_shell)[0]
+    negative = np.argwhere(values < 0)
+    if len(negative):
+        raise _bad(tensor, values, negative[0], "pixels of 0 or more (fractions of the jet's pT)")
+    row = int(np.argwhere(highest == 0)[0][0])
+    raise InputError(f"tensor '{tensor}', row {row}: expected an image with a sum above 0, came an empty image")
+
+
+def check_constituents(tensor: str, values: Any) -> None:
+    """``values`` float[N, 200, 4], (E, px, py, pz) in GeV of each constituent, by falling pT, zero padding at the end.
+
+    Each row must be finite, with E >= 0 and E >= |p| (within MASS_SHELL_TOLERANCE), sorted (within ORDER_TOLERANCE),
+    and have at least one constituent with pT > 0.
+    """
+    # In few calls: after an inference each of them finds cold caches. Comparisons with NaN are false, and the sum of the
+    # squares is finite only if every value is.
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = values.astype(np.float64)
+        np.multiply(squares, squares, out=squares)
+        pt2 = squares[:, :, 1] + squares[:, :, 2]
+        on_shell = squares[:, :, 0] * (1 + MASS_SHELL_TOLERANCE) ** 2 >= pt2 + squares[:, :, 3]
+        in_order = pt2[:, 1:] <= pt2[:, :-1] * (1 + ORDER_TOLERANCE) ** 2
+        sound = on_shell.all() and in_order.all() and pt2[:, 0].min() > 0 and squares.sum() < np.inf
+    if sound and values[:, :, 0].min() >= 0:
+        return
+    check_finite(tensor, values)
+    negative = np.argwhere(values[:, :, 0] < 0)
+    if len(negative):
+        raise _bad(tensor, values, (*negative[0], 0), "energies of 0 or more")
+    if not on_shell.all():
+        row, place = np.argwhere(~on_shell)[0]
         raise InputError(
             f"tensor '{tensor}', row {row}, constituent {place}: expected (E, px, py, pz) with E >= |p|, "
             f"came {_vector(values[row, place])}"
         )
-    unsorted = pt2[:, 1:] > pt2[:, :-1] * (1 + ORDER_TOLERANCE) ** 2
-    if unsorted.any():
-        row, place = np.argwhere(unsorted)[0]
-        after_padding = energy[row, place] == 0 and pt2[row, place] == 0
+    if not in_order.all():
+        row, place = np.argwhere(~in_order)[0]
+        after_padding = values[row, place, 0] == 0 and pt2[row, place] == 0
         expected = "zero padding only at the end" if after_padding else "constituents sorted by falling pT"
         raise InputError(
             f"tensor '{tensor}', row {row}: expected {expected}, came pT {np.sqrt(pt2[row, place]):.6g} GeV at "
@@ -86,26 +121,6 @@ def check_constituents(tensor: str, values: Any) -> None:
         raise InputError(
             f"tensor '{tensor}', row {int(np.argmax(empty))}: expected at least one constituent with pT > 0, "
             "came a jet with none"
-        )
-
-
-def _sound_jets(values: Any) -> bool:
-    """Whether `check_constituents` has nothing to say, in few calls: after an inference each of them finds cold caches.
-
-    Comparisons with NaN are false; the sum of the squares is finite only if every value is.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = values.astype(np.float64)
-        np.multiply(squares, squares, out=squares)
-        pt2 = squares[:, :, 1] + squares[:, :, 2]
-        on_shell = squares[:, :, 0] * (1 + MASS_SHELL_TOLERANCE) ** 2 >= pt2 + squares[:, :, 3]
-        in_order = pt2[:, 1:] <= pt2[:, :-1] * (1 + ORDER_TOLERANCE) ** 2
-        return bool(
-            on_shell.all()
-            and in_order.all()
-            and pt2[:, 0].min() > 0
-            and values[:, :, 0].min() >= 0
-            and squares.sum() < np.inf
         )
 
 

@@ -182,7 +182,7 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const int* paramete
     #pragma unroll
     for (int u = 0; u < 4; ++u) {
       if ((edge_y && v > 1) || (edge_x && u > 1)) continue;
-#if OH % 4 % 2 || OW % 4 % 2
+#if OH % 2 || OW % 2
       if (top + v >= OH || left + u >= OW) continue;
 #endif
       uchar64 z = requantise64(result[v][u][0], result[v][u][1], result[v][u][2], result[v][u][3], PRE, parameters);
