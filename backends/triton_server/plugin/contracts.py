@@ -56,39 +56,8 @@ def check_constituents(tensor: str, values: Any) -> None:
     Each row must be finite, with E >= 0 and E >= |p| (within MASS_SHELL_TOLERANCE), sorted (within ORDER_TOLERANCE),
     and have at least one constituent with pT > 0.
     """
-    # In few calls: after an inference each finds cold caches. Comparisons with NaN are false, and the sum of the squares
-    # is finite only if every value is.
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = np.sum(values, dtype=np.float64)
-    if not np.isfinite(total):
-        finite = np.isfinite(values)
-        if not finite.all():
-            raise _bad(tensor, values, np.argwhere(~finite)[0], "finite values")
-
-
-def check_images(tensor: str, values: Any) -> None:
-    """``values`` float[N, C, H, W]: finite, not negative, each image with a sum above 0 (pixels are pT fractions)."""
-    flat = values.reshape(values.shape[0], -1)
-    highest = flat.max(axis=1)
-    # minimum and maximum carry NaN along, so two passes judge everything
-    if flat.min() >= 0 and np.all(highest > 0) and np.all(highest < np.inf):
-        return
-    check_finite(tensor, values)
-    negative = np.argwhere(values < 0)
-    if len(negative):
-        raise _bad(tensor, values, negative[0], "pixels of 0 or more (fractions of the jet's pT)")
-    row = int(np.argwhere(highest == 0)[0][0])
-    raise InputError(f"tensor '{tensor}', row {row}: expected an image with a sum above 0, came an empty image")
-
-
-def check_constituents(tensor: str, values: Any) -> None:
-    """``values`` float[N, 200, 4], (E, px, py, pz) in GeV of each constituent, by falling pT, zero padding at the end.
-
-    Each row must be finite, with E >= 0 and E >= |p| (within MASS_SHELL_TOLERANCE), sorted (within ORDER_TOLERANCE),
-    and have at least one constituent with pT > 0.
-    """
-    # In few calls: after an inference each of them finds cold caches. Comparisons with NaN are false, and the sum of the
-    # squares is finite only if every value is.
+    # In few calls, since after an inference each of them finds cold caches. Comparisons with NaN are false;
+    # the sum of the squares is finite only if every value is.
     with np.errstate(over="ignore", invalid="ignore"):
         squares = values.astype(np.float64)
         np.multiply(squares, squares, out=squares)
