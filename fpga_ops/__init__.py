@@ -33,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """`load` and `Network`, imported when they are asked for, because onnx takes a while."""
+    """`load` and `Network`, imported when they are asked for, because numpy takes a while."""
     if name == "load":
         from fpga_ops import loading
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from fpga_ops.errors import InputError, NotFiniteError
-from fpga_ops.importer.graph import Graph
+
+if TYPE_CHECKING:
+    import onnx
+
+    from fpga_ops.importer.graph import Graph
 
 _DTYPES = {name: np.dtype(name) for name in ("float32", "float64", "int32", "int64", "uint8", "int8")}
 
@@ -39,6 +42,8 @@ def interface(graph: Graph) -> Interface:
 
 
 def _declared(value: onnx.ValueInfoProto) -> TensorInterface:
+    import onnx
+
     tensor = value.type.tensor_type
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
     shape = [int(axis.dim_value) if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim]

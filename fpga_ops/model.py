@@ -7,52 +7,59 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops import head, sessions, targets
+from fpga_ops import sessions, targets
+from fpga_ops.contents import Contents, Outside
 from fpga_ops.errors import DeviceError, NotFiniteError
-from fpga_ops.fingerprint import fingerprint
-from fpga_ops.importer.partition import Part, Partition
-from fpga_ops.interface import check_inputs, interface
+from fpga_ops.interface import check_inputs
 from fpga_ops.network import Float32Array, UInt8Array
+from fpga_ops.targets import Executable
 
 Array = npt.NDArray[Any]
 
 _FLOAT32 = np.dtype(np.float32)
 
 
+@dataclass(frozen=True)
+class Sessions:
+    """Sessions of onnxruntime; None where there is nothing to run."""
+
+    before: sessions.Session | None
+    after: sessions.Session | None
+
+
 class Network:
     """A model on a device. Thread-safe: any thread may call `run`, `submit` and `features`.
 
     Args:
-        partition: The imported file.
+        contents: The file.
+        others: What runs the parts of it that the device does not.
+        executable: The integer network on the device.
         device: Name of the device.
         max_batch: Most images in one call.
-        cache_dir: Where compiled plans are kept.
     """
 
-    def __init__(self, partition: Partition, device: str, max_batch: int = 8, cache_dir: Path | None = None) -> None:
-        self.partition = partition
+    def __init__(
+        self, contents: Contents, others: Sessions, executable: Executable, device: str, max_batch: int = 8
+    ) -> None:
+        self.contents = contents
         self.device = device
         self.max_batch = max_batch
-        self._interface = interface(partition.graph)
-        hashing = ThreadPoolExecutor(1)  # beside the compilation
-        name_of_content = hashing.submit(fingerprint, partition.network)
-        hashing.shutdown(wait=False)
-        self._before = _session(partition.before, "the part before the integer network")
-        self._head = head.recognise(partition.after, partition.network)
-        self._after = None if self._head else _session(partition.after, "the part after the integer network")
-        self._executable: Any = targets.compile_network(partition.network, max_batch, device, cache_dir, self._head)
+        self._interface = contents.interface
+        self._head = contents.head
+        self._before, self._after = others.before, others.after
+        self._executable: Any = executable
         # the device looks for NaN as it quantises, where all that comes is what it quantises
         self._checks_values = bool(
             self._before is None
             and getattr(self._executable, "checks_values", False)
-            and set(partition.quantised.values()) == self._interface["inputs"].keys()
+            and set(contents.quantised.values()) == self._interface["inputs"].keys()
         )
         self._makes_scores: bool = getattr(self._executable, "makes_scores", False)
         self._usual = self._usual_request()
@@ -64,7 +71,6 @@ class Network:
         self._pool_lock = threading.Lock()
         self._closing = False  # nothing more is accepted by `submit`
         self._closed = False  # the device is gone
-        self._fingerprint = name_of_content.result()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs of the file for a batch.
@@ -113,7 +119,7 @@ class Network:
         if self._head is not None:
             return (stored if self._makes_scores else self._head.run(stored)), seconds
         integers = self._integers(stored)
-        after = self.partition.after
+        after = self.contents.after
         if self._after is None:
             return {name: (integers[name] if name in integers else inputs[name]) for name in after.outputs}, seconds
         feeds = {name: (integers[name] if name in integers else inputs[name]) for name in after.inputs}
@@ -142,18 +148,18 @@ class Network:
 
     def describe(self) -> dict[str, Any]:
         """What this is: inputs, outputs, device, precision, what runs where, and content hashes."""
-        partition = self.partition
+        contents = self.contents
         return {
             **self._interface,
             "device": self.device,
             "precision": "int8",
             "max_batch": self.max_batch,
             "partition": {
-                "before": list(partition.before.nodes),
-                "device": list(partition.device_nodes),
-                "after": list(partition.after.nodes),
+                "before": list(contents.before.nodes),
+                "device": list(contents.device_nodes),
+                "after": list(contents.after.nodes),
             },
-            "network": self._fingerprint,
+            "network": contents.fingerprint,
             "kernel": str(getattr(self._executable, "kernel_hash", targets.REFERENCE)),
         }
 
@@ -195,11 +201,11 @@ class Network:
         """The float tensors that the device quantises, by name of the quantised tensor."""
         made: Mapping[str, Array] = inputs
         if self._before is not None:
-            before = self.partition.before
+            before = self.contents.before
             feeds = {name: inputs[name] for name in before.inputs}
             made = {**inputs, **dict(zip(before.outputs, sessions.run_session(self._before, before.outputs, feeds),
                                          strict=True))}  # fmt: skip
-        return {name: made[real] for name, real in self.partition.quantised.items()}
+        return {name: made[real] for name, real in self.contents.quantised.items()}
 
     def _device(self, floats: Mapping[str, Float32Array], inputs: Mapping[str, Array], *, scores: bool = False) -> Any:
         """What the device makes of the floats: the network's outputs, or with `scores` those of the head."""
@@ -216,10 +222,20 @@ class Network:
         """Outputs of the device as the file holds them: uint8, or int8."""
         result: dict[str, Array] = {}
         for name, value in stored.items():
-            signed = name in self.partition.network.signed
+            signed = name in self.contents.signed
             result[name] = (value ^ np.uint8(128)).view(np.int8) if signed else value
         return result
 
 
-def _session(part: Part, what: str) -> sessions.Session | None:
-    return sessions.make_session(part.model, what) if part.nodes and part.model is not None else None
+def make_sessions(contents: Contents) -> Sessions:
+    """What runs the parts of a file that the device does not.
+
+    Raises:
+        ModelError: onnxruntime refuses one.
+    """
+    after = None if contents.head else _session(contents.after, "the part after the integer network")
+    return Sessions(_session(contents.before, "the part before the integer network"), after)
+
+
+def _session(part: Outside, what: str) -> sessions.Session | None:
+    return sessions.make_session(part.model, what) if part.model else None

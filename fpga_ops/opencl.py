@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.machinery
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import sys
@@ -21,13 +23,16 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from fpga_ops import emulator_place
 from fpga_ops.errors import DeviceError
 
 VENDORS_VARIABLE = "OCL_ICD_VENDORS"
 SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
 CPU_LIBRARY = "libintelocl.so"
 
-_LOCK = Lock()
+_SETTING_UP = Lock()
+_LOADING = Lock()
+_BUILDING = Lock()
 
 
 def cache_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
@@ -57,12 +62,18 @@ def cache_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
     return folder
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, *content: bytes | memoryview) -> None:
     """Write a file that another process never sees half-written. A full or read-only disc costs only the cache."""
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
-            stream.write(content)
-        Path(stream.name).replace(path)
+            written = Path(stream.name)
+            try:
+                for chunk in content:
+                    stream.write(chunk)
+                stream.flush()
+                written.replace(path)
+            except OSError:
+                written.unlink(missing_ok=True)
     except OSError:
         return
 
@@ -94,6 +105,10 @@ def cpu_name() -> str:
 def _cpu_driver() -> Path | None:
     """The OpenCL library of the `intel-opencl-rt` wheel in this environment."""
     candidates = [Path(sys.prefix) / "lib" / CPU_LIBRARY, Path(sys.base_prefix) / "lib" / CPU_LIBRARY]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is not None:
+        return found
+    candidates = []
     try:
         files = importlib.metadata.files("intel-opencl-rt") or []
         candidates += [Path(str(f.locate())).resolve() for f in files if f.name == CPU_LIBRARY]
@@ -104,9 +119,7 @@ def _cpu_driver() -> Path | None:
 
 def driver_libraries() -> list[str]:
     """OpenCL drivers to load: the CPU driver's wheel, the FPGA emulator, then what the system has registered."""
-    from fpga_ops.overlay import emulator
-
-    found = [str(path) for path in (_cpu_driver(), emulator.find()) if path is not None]
+    found = [str(path) for path in (_cpu_driver(), emulator_place.find()) if path is not None]
     if SYSTEM_VENDORS.is_dir():
         for entry in sorted(SYSTEM_VENDORS.glob("*.icd")):
             try:
@@ -120,17 +133,18 @@ def driver_libraries() -> list[str]:
 
 def set_up_vendors() -> None:
     """Point the ICD loader at the drivers found. A value that the user has set is respected."""
-    if os.environ.get(VENDORS_VARIABLE):
-        return
-    libraries = driver_libraries()
-    key = hashlib.sha256("\n".join(libraries).encode()).hexdigest()[:12]
-    folder = cache_directory() / f"vendors-{key}"
-    folder.mkdir(exist_ok=True)
-    for index, library in enumerate(libraries):
-        entry = folder / f"{index}-{Path(library).stem}.icd"
-        if not entry.is_file():
-            write_atomically(entry, f"{library}\n".encode())
-    os.environ[VENDORS_VARIABLE] = str(folder)
+    with _SETTING_UP:
+        if os.environ.get(VENDORS_VARIABLE):
+            return
+        libraries = driver_libraries()
+        key = hashlib.sha256("\n".join(libraries).encode()).hexdigest()[:12]
+        folder = cache_directory() / f"vendors-{key}"
+        folder.mkdir(exist_ok=True)
+        for index, library in enumerate(libraries):
+            entry = folder / f"{index}-{Path(library).stem}.icd"
+            if not entry.is_file():
+                write_atomically(entry, f"{library}\n".encode())
+        os.environ[VENDORS_VARIABLE] = str(folder)
 
 
 def module() -> Any:
@@ -139,13 +153,12 @@ def module() -> Any:
     Raises:
         DeviceError: pyopencl is not installed.
     """
-    with _LOCK:
-        if "pyopencl" not in sys.modules:
-            set_up_vendors()
-        try:
-            import pyopencl
-        except ImportError as error:
-            raise DeviceError("pyopencl is not installed: pip install 'triton-fpga[engine]'") from error
+    if "pyopencl" not in sys.modules:
+        set_up_vendors()
+    try:
+        import pyopencl
+    except ImportError as error:
+        raise DeviceError("pyopencl is not installed: pip install 'triton-fpga[engine]'") from error
     return pyopencl
 
 
@@ -155,14 +168,21 @@ def load_drivers() -> None:
     Raises:
         DeviceError: pyopencl is not installed.
     """
+    set_up_vendors()
     library = _library()
-    with _LOCK:
+    with _LOADING:
         library.clGetPlatformIDs(ctypes.c_uint(0), None, ctypes.byref(ctypes.c_uint()))
 
 
 def _library() -> ctypes.CDLL:
-    """OpenCL itself: what pyopencl is linked with is found through it."""
-    return ctypes.CDLL(module()._cl.__file__)
+    """OpenCL itself: what pyopencl is linked with is found through it. Importing pyopencl is not needed for that."""
+    package = importlib.util.find_spec("pyopencl")
+    places = list(package.submodule_search_locations or ()) if package is not None else []
+    linked = importlib.machinery.PathFinder.find_spec("_cl", places)
+    if linked is None or linked.origin is None:
+        raise DeviceError("pyopencl is not installed: pip install 'triton-fpga[engine]'")
+    os.environ.setdefault("PYOPENCL_HOME", places[0])  # as pyopencl does: its ICD loader crashes without
+    return ctypes.CDLL(linked.origin)
 
 
 @contextmanager
@@ -338,6 +358,6 @@ def _quiet_build(program: Any, options: Sequence[str]) -> None:
     """Build without pyopencl's own cache (its key knows no instruction set) and its notice of compiler remarks."""
     import warnings
 
-    with warnings.catch_warnings():
+    with _BUILDING, warnings.catch_warnings():  # the filters are the process's, so one thread at a time
         warnings.simplefilter("ignore")
         program.build(options=list(options), cache_dir=False)

@@ -16,7 +16,7 @@ from fpga_ops.errors import ModelError
 from fpga_ops.importer.graph import Graph, make_graph
 from fpga_ops.importer.partition import Partition, partition
 from fpga_ops.importer.passes import optimise
-from fpga_ops.importer.reading import read_model
+from fpga_ops.importer.reading import Origin, read_original
 from fpga_ops.importer.shapes import Shapes
 from fpga_ops.importer.walk import walk
 
@@ -34,7 +34,13 @@ def import_model(path: str | Path) -> Partition:
     Raises:
         ModelError: The file is bad, not quantised, or holds what the integer network cannot: node, operator, reason.
     """
-    return import_proto(read_model(path))
+    return import_original(path)[0]
+
+
+def import_original(path: str | Path) -> tuple[Partition, Origin]:
+    """As `import_model`, with the bytes that it read."""
+    model, origin = read_original(path)
+    return import_proto(model), origin
 
 
 def import_proto(model: onnx.ModelProto, *, fuse: bool = True) -> Partition:
@@ -64,4 +70,4 @@ def _check_form(graph: Graph) -> None:
         raise ModelError(f"the model is not quantised: {HOW_TO_QUANTISE}")
 
 
-__all__ = ["Partition", "import_model", "import_proto"]
+__all__ = ["Partition", "import_model", "import_original", "import_proto"]

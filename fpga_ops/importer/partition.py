@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from fpga_ops import sessions
 from fpga_ops.errors import ModelError
+from fpga_ops.importer.extract import extract
 from fpga_ops.importer.graph import Graph
 from fpga_ops.importer.values import Failure, Integers, Opaque, Real
 from fpga_ops.importer.walk import Walk
@@ -84,10 +84,10 @@ def partition(graph: Graph, found: Walk) -> Partition:
     made_before = tuple(dict.fromkeys(name for name in quantised.values() if name not in graph.inputs))
     before = Part(None, tuple(sorted(before_reads)), made_before)
     if made_before:
-        model = sessions.extract(graph, before_nodes, before.inputs, made_before)
+        model = extract(graph, before_nodes, before.inputs, made_before)
         before = Part(model, before.inputs, made_before, tuple(node.name for node in before_nodes))
     reads = tuple(sorted(after_reads))
-    after_model = sessions.extract(graph, after_nodes, reads, graph.outputs, network)
+    after_model = extract(graph, after_nodes, reads, graph.outputs, network)
     after = Part(after_model, reads, graph.outputs, tuple(node.name for node in after_nodes))
     elsewhere = {*before.nodes, *after.nodes}
     return Partition(graph, before, network, after, quantised, _device_nodes(graph, found, elsewhere))

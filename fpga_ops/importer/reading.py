@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from fpga_ops import files
 from fpga_ops.errors import ModelError
 
-MAX_FILE_BYTES = 2**31 - 1
-"""Largest file and largest total of external data: what protobuf itself can hold."""
 MAX_NODES = 100_000
 DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 """Operator sets that onnxruntime has built in."""
@@ -36,8 +35,26 @@ _TYPED_FIELD: dict[int, tuple[str, int]] = {
 }
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Which bytes a model was read from.
+
+    Attributes:
+        sha256: Of its file.
+        external: What was read of other files.
+    """
+
+    sha256: str
+    external: tuple[files.Piece, ...]
+
+
 def read_model(path: str | Path) -> onnx.ModelProto:
-    """The model of an ONNX file, all weights inside, structure checked.
+    """The model of an ONNX file, all weights inside, structure checked; arguments and errors as of `read_original`."""
+    return read_original(path)[0]
+
+
+def read_original(path: str | Path) -> tuple[onnx.ModelProto, Origin]:
+    """The model of an ONNX file, and the bytes it was read from.
 
     Args:
         path: The `.onnx` file. External data is read from its folder and nowhere else.
@@ -46,36 +63,23 @@ def read_model(path: str | Path) -> onnx.ModelProto:
         ModelError: The file is missing, unreadable, truncated, too large, or not a valid graph.
     """
     file = Path(path)
-    content = _read_bytes(file)
+    content = files.read_model_file(file)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
     except DecodeError as error:
         raise ModelError(f"{file} is not an ONNX file, or is truncated ({error})") from None
+    digest = files.sha256(content)
     del content
     _check_header(model, file)
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _load_external(tensor, file)
+    external = tuple(
+        _load_external(tensor, file)
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    )
     for tensor in _tensors(model.graph):
         _check_tensor(tensor)
-    return model
-
-
-def _read_bytes(file: Path) -> bytes:
-    try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{file} is not a regular file; the path of an .onnx file is expected")
-        if status.st_size > MAX_FILE_BYTES:
-            raise ModelError(f"{file} has {status.st_size} bytes; at most {MAX_FILE_BYTES} are read")
-        if status.st_size == 0:
-            raise ModelError(f"{file} is empty")
-        return file.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ModelError(f"cannot read a file of that name: {error}") from error
+    return model, Origin(digest, external)
 
 
 def _check_header(model: onnx.ModelProto, file: Path) -> None:
@@ -101,17 +105,17 @@ def _check_header(model: onnx.ModelProto, file: Path) -> None:
         )
 
 
-def _load_external(tensor: onnx.TensorProto, file: Path) -> None:
+def _load_external(tensor: onnx.TensorProto, file: Path) -> files.Piece:
+    """Take in a tensor's external data."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
-    folder = file.resolve().parent
     try:
         offset, length = int(entries.get("offset", "0")), int(entries.get("length", "-1"))
-        target = (folder / location).resolve()
-        size = target.stat().st_size if target.is_file() else -1
+        target = files.find_external(file, location)
+        size = target.stat().st_size if target is not None and target.is_file() else -1
     except (OSError, ValueError) as error:
         raise ModelError(f"weights '{tensor.name}' have a bad reference to external data: {error}") from error
-    if not location or not target.is_relative_to(folder) or Path(location).is_absolute():
+    if target is None:
         raise ModelError(f"weights '{tensor.name}' are said to be in '{location}', outside the model's folder")
     if size < 0:
         raise ModelError(f"weights '{tensor.name}' are in '{location}', which is not there")
@@ -123,11 +127,11 @@ def _load_external(tensor: onnx.TensorProto, file: Path) -> None:
             f"weights '{tensor.name}' need {expected} bytes; bytes {offset} to {offset + length} of '{location}', "
             f"which has {size}, were given"
         )
-    with target.open("rb") as stream:
-        stream.seek(offset)
-        tensor.raw_data = stream.read(length)
+    content = files.read_piece(target, offset, length)
+    tensor.raw_data = content
     tensor.data_location = onnx.TensorProto.DEFAULT
     del tensor.external_data[:]
+    return files.Piece(location, offset, length, files.sha256(content))
 
 
 def _expected_bytes(tensor: onnx.TensorProto) -> int:
@@ -138,7 +142,7 @@ def _expected_bytes(tensor: onnx.TensorProto) -> int:
         name = onnx.TensorProto.DataType.Name(kind) if kind in onnx.TensorProto.DataType.values() else str(kind)
         raise ModelError(f"weights '{tensor.name}' are of type {name}, which is not supported")
     total: int = math.prod(tensor.dims) * _TYPED_FIELD[tensor.data_type][1]
-    if total > MAX_FILE_BYTES:
+    if total > files.MAX_FILE_BYTES:
         raise ModelError(f"weights '{tensor.name}' of shape {list(tensor.dims)} need {total} bytes")
     return total
 

@@ -9,6 +9,7 @@ import onnx
 
 from fpga_ops import sessions
 from fpga_ops.errors import FpgaOpsError, ModelError
+from fpga_ops.importer.extract import extract
 from fpga_ops.importer.graph import Graph
 
 MAX_ELEMENTS = 2**31
@@ -81,9 +82,9 @@ class Shapes:
                 return None
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
             feeds[source] = np.zeros([shape[0] or 1, *(size or 1 for size in shape[1:])], dtype)
-        model = sessions.extract(self._graph, nodes, sorted(read), [name])
+        model = extract(self._graph, nodes, sorted(read), [name])
         try:
-            session = sessions.make_session(model, "the part before the integer network")
+            session = sessions.make_session(model.SerializeToString(), "the part before the integer network")
             return tuple(sessions.run_session(session, [name], feeds)[0].shape)
         except FpgaOpsError:
             return None

@@ -10,7 +10,6 @@ The folder is `$FPGA_OPS_EMULATOR_DIR`, or `fpga_ops/emulator-<version>` under `
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -18,11 +17,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from fpga_ops.emulator_place import LIBRARY, directory, find
 from fpga_ops.errors import DeviceError
-
-VERSION = "2025.0.5"
-DIRECTORY_VARIABLE = "FPGA_OPS_EMULATOR_DIR"
-LIBRARY = "libintelocl_emu.so"
 
 WHEELS = {
     "intel-opencl-rt==2025.0.5": "c2966550e4ad9078e401dbff486d31e3b86645e91a9832a04889226bbf57e9d0",
@@ -35,21 +31,6 @@ WHEELS = {
 
 # Parts of the wheels that the emulator never loads: link-time compiler, the CPU device, debug builds.
 _UNUSED = ("icx-lto", "libintelocl.so", "libtcm_debug", "libOpenCL", "libqkmalloc", "libxptifw")
-
-
-def directory() -> Path:
-    """Where the emulator is, or would be, installed."""
-    chosen = os.environ.get(DIRECTORY_VARIABLE)
-    if chosen:
-        return Path(chosen)
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "fpga_ops" / f"emulator-{VERSION}"
-
-
-def find() -> Path | None:
-    """The emulator's OpenCL library, for an `.icd` file; None if it is not installed."""
-    library = directory() / "lib" / LIBRARY
-    return library if library.is_file() else None
 
 
 def icd_directory() -> Path:

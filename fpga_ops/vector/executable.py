@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import math
 import os
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,9 +20,9 @@ import numpy.typing as npt
 from fpga_ops import opencl
 from fpga_ops.errors import DeviceError, InputError, NotFiniteError
 from fpga_ops.head import Head
+from fpga_ops.memory import aligned
 from fpga_ops.network import Float32Array, IntegerNetwork, UInt8Array
 from fpga_ops.vector import instruction, tiles
-from fpga_ops.vector.memory import aligned
 from fpga_ops.vector.plan import Plan, make_plan
 from fpga_ops.vector.source import CALL_HEADER, call_row, generate, sync_ints
 from fpga_ops.vector.turns import Request, Turns, Work
@@ -95,18 +97,21 @@ class VectorExecutable:
             plan, persistent=persistent, intel=device.is_intel_cpu or device.is_emulator, in_place=self._in_place,
             gives_way=gives_way, profile=profile, head=self._head,
         )  # fmt: skip
+        # only the one-launch kernel can be told which cores are to do what
+        lanes = min(plan.workers, MOST_LANES) if self._in_place and persistent and not profile else 1
+        self.at_once = lanes
+        beside = ThreadPoolExecutor(
+            1
+        )  # the pages of an arena take as long to come as a program that was compiled before
+        making = beside.submit(_make_arena, plan, lanes)
+        beside.shutdown(wait=False)
         options = ["-cl-std=CL3.0"] if device.language >= (3, 0) else ["-cl-std=CL1.2"]
         self._program, self.kernel_hash = opencl.build(self._context, device, source, options, cache_dir)
         flags = cl.mem_flags
         # on a CPU the arrays are the memory; elsewhere they are copied
         place = flags.USE_HOST_PTR if device.is_cpu else flags.COPY_HOST_PTR
-        # only the one-launch kernel can be told which cores are to do what
-        lanes = min(plan.workers, MOST_LANES) if self._in_place and persistent and not profile else 1
-        self.at_once = lanes
         with opencl.checked("allocating memory on the device"):
-            arena = aligned(plan.arena_size * lanes)
-            for lane in range(lanes):
-                _fill_frames(plan, arena[lane * plan.arena_size :])
+            arena = making.result()
             self._keep = [arena, plan.constants]
             self._arena = cl.Buffer(self._context, flags.READ_WRITE | place, hostbuf=arena)
             self._constants = cl.Buffer(self._context, flags.READ_ONLY | place, hostbuf=plan.constants)
@@ -161,7 +166,7 @@ class VectorExecutable:
 
     @property
     def network(self) -> IntegerNetwork:
-        """The network it executes."""
+        """Inputs, outputs and tensors of the network it executes, whose steps are in the plan."""
         return self.plan.network
 
     def run(self, inputs: Mapping[str, Float32Array]) -> dict[str, UInt8Array]:
@@ -330,7 +335,8 @@ class VectorExecutable:
             arguments += [np.int32(0), *self._staging]
         if self._profile is not None:
             arguments.append(self._profile)
-        kernel.set_args(*arguments)
+        for index, value in enumerate(arguments):  # `set_args` makes, compiles and keeps Python code for it first
+            kernel.set_arg(index, value)
         return kernel
 
     def _launch(self, work: Work) -> None:
@@ -414,13 +420,15 @@ def _address_function() -> Callable[[npt.NDArray[Any]], int]:
 _address = _address_function()
 
 
-def _fill_frames(plan: Plan, arena: npt.NDArray[np.uint8]) -> None:
-    """Write the zero points around every framed tensor; the maps are written by each inference."""
-    for name, place in plan.places.items():
-        if name not in plan.direct and place.framed:
-            for image in range(plan.max_batch):
-                start = place.offset + image * place.step
-                arena[start : start + place.step] = place.fill
+def _make_arena(plan: Plan, lanes: int) -> npt.NDArray[np.uint8]:
+    """Memory for activations, zero points around every framed tensor; the maps are written by each inference."""
+    arena = aligned(plan.arena_size * lanes)
+    for lane in range(lanes):
+        for name, place in plan.places.items():
+            if name not in plan.direct and place.framed:
+                start = lane * plan.arena_size + place.offset
+                arena[start : start + plan.max_batch * place.step] = place.fill
+    return arena
 
 
 def works_in_place(device: opencl.OpenCLDevice) -> bool:
@@ -472,6 +480,64 @@ def compile(  # noqa: A001 (the name that every target has)
         DeviceError: No device, or it cannot build or hold the network.
         ModelError: The network is beyond what the kernels hold.
     """
+    setup = _set_up(device, max_batch, cache_dir, fast, persistent, workers, table)
+    plan = make_plan(network, setup.plan_batch, setup.table, setup.fast, serial=serial).without_weights()
+    plan.purpose = "" if serial else setup.purpose
+    return setup.executable(plan, max_batch, head, profile=profile)
+
+
+def restore(
+    plan: Plan, max_batch: int, device: str, cache_dir: Path | None = None, head: Head | None = None
+) -> VectorExecutable | None:
+    """A plan of an earlier process on a device; None if it was made for another device, driver, tiles or options.
+
+    Args: as of `compile`.
+
+    Raises:
+        DeviceError: No device, or it cannot build or hold the network.
+    """
+    setup = _set_up(device, max_batch, cache_dir)
+    return setup.executable(plan, max_batch, head) if plan.purpose == setup.purpose else None
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """A device with all that a plan depends on, the network aside."""
+
+    device: opencl.OpenCLDevice
+    folder: Path
+    table: tiles.TileTable
+    fast: bool
+    persistent: bool
+    plan_batch: int
+
+    @property
+    def purpose(self) -> str:
+        """Names it, for plans that are kept."""
+        table = self.table
+        tuned = sorted((key, astuple(tile)) for key, tile in table.tuned.items())
+        text = repr((self.device.key, self.fast, self.persistent, self.plan_batch, table.workers, table.small, tuned))
+        return hashlib.sha256(f"{text} {table.allow_winograd}".encode()).hexdigest()
+
+    def executable(self, plan: Plan, max_batch: int, head: Head | None, *, profile: bool = False) -> VectorExecutable:
+        """A plan made for it, ready to run."""
+        gives_way = self.persistent and instruction.can_yield(self.device, self.folder)
+        return VectorExecutable(
+            plan, self.device, self.folder, max_batch, persistent=self.persistent, gives_way=gives_way,
+            profile=profile, head=head,
+        )  # fmt: skip
+
+
+def _set_up(
+    device: opencl.OpenCLDevice | str | None,
+    max_batch: int,
+    cache_dir: Path | None,
+    fast: bool | None = None,
+    persistent: bool | None = None,
+    workers: int | None = None,
+    table: tiles.TileTable | None = None,
+) -> _Setup:
+    """What `compile` was not told. Arguments and errors as there."""
     folder = opencl.cache_directory(cache_dir)
     if device is None or isinstance(device, str):
         from fpga_ops.devices import find
@@ -489,8 +555,4 @@ def compile(  # noqa: A001 (the name that every target has)
         table = tiles.TileTable(count, fast, small=True)
     if table is None:
         table = tiles.load(device, count, fast, folder, allow_winograd=persistent)
-    plan = make_plan(network, 1 if works_in_place(device) else max_batch, table, fast, serial=serial)
-    gives_way = persistent and instruction.can_yield(device, folder)
-    return VectorExecutable(
-        plan, device, folder, max_batch, persistent=persistent, gives_way=gives_way, profile=profile, head=head
-    )
+    return _Setup(device, folder, table, fast, persistent, 1 if works_in_place(device) else max_batch)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.errors import ModelError
+from fpga_ops.memory import aligned
 from fpga_ops.network import (
     Add,
     AddRule,
@@ -30,7 +31,6 @@ from fpga_ops.network import (
 from fpga_ops.requantise import input_multiplier
 from fpga_ops.vector import packing, winograd
 from fpga_ops.vector.layout import ALIGNMENT, VECTOR, Arena, Layout, round_up, stored_channels
-from fpga_ops.vector.memory import aligned
 from fpga_ops.vector.shapes import ConvShape, geometry, pool_constants
 from fpga_ops.vector.tiles import TileTable
 
@@ -101,6 +101,7 @@ class Plan:
         constants: Packed weights and parameters, where a CPU may read them as they are.
         records: `int64[layers + 1, RECORD]`.
         arena_size: Bytes of activations for `max_batch` images.
+        purpose: Names device, tiles and options that it was made for; empty if it is not to be kept.
     """
 
     network: IntegerNetwork
@@ -114,6 +115,12 @@ class Plan:
     constants: npt.NDArray[np.uint8]
     records: npt.NDArray[np.int64]
     arena_size: int
+    purpose: str = ""
+
+    def without_weights(self) -> Plan:
+        """The same without what the weights were packed from, which is not needed to run it."""
+        layers = [replace(layer, step=None) if isinstance(layer.step, Conv) else layer for layer in self.layers]
+        return replace(self, network=replace(self.network, steps=()), layers=layers)
 
 
 @dataclass

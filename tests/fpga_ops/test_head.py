@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fpga_ops import head, sessions
+from fpga_ops.importer.heads import recognise
 from fpga_ops.importer.partition import Part
 from fpga_ops.network import IntegerNetwork, Tensor
 
@@ -54,10 +55,10 @@ CLASSIFIER = [
 
 
 def both(made: tuple[Part, IntegerNetwork], stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    found = head.recognise(*made)
+    found = recognise(*made)
     assert found is not None
     signed = bool(made[1].signed)
-    session = sessions.make_session(made[0].model, "the head")
+    session = sessions.make_session(made[0].model.SerializeToString(), "the head")
     feeds = {"q": (stored ^ np.uint8(128)).view(np.int8) if signed else stored}
     return found.run({"q": stored})["y"], sessions.run_session(session, ["y"], feeds)[0]
 
@@ -107,7 +108,7 @@ def test_the_rules_of_sums_and_exponentials() -> None:
 
 
 def test_an_answer_does_not_depend_on_its_batch() -> None:
-    found = head.recognise(*part(CLASSIFIER))
+    found = recognise(*part(CLASSIFIER))
     assert found is not None
     stored = bytes_of(9, False)
     together = found.run({"q": stored})["y"]
@@ -132,4 +133,4 @@ def test_an_answer_does_not_depend_on_its_batch() -> None:
     ],
 )  # fmt: skip
 def test_other_graphs_are_left_to_onnxruntime(made: tuple[Part, IntegerNetwork]) -> None:
-    assert head.recognise(*made) is None
+    assert recognise(*made) is None

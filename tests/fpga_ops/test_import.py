@@ -16,8 +16,7 @@ from fpga_ops.importer import import_model, import_proto
 from fpga_ops.importer.reading import read_model
 from fpga_ops.importer.steps import is_rescale
 from fpga_ops.interface import interface
-from fpga_ops.loading import load
-from fpga_ops.model import Network
+from fpga_ops.loading import load, make
 from fpga_ops.network import Add, Conv, GlobalAveragePool, MaxPool
 from tests.fpga_ops import onnx_models
 from tests.fpga_ops.onnx_models import FloatGraph, quantise, resnet, vgg
@@ -69,7 +68,7 @@ def test_each_tensor_agrees_with_onnxruntime(file):
 
 def test_outputs_agree_with_onnxruntime(file):
     with load(file, "reference") as network:
-        inputs = images(network.partition, 4)
+        inputs = images(import_model(file), 4)
         ours, theirs = network.run(inputs), onnx_models.run_onnxruntime(file, inputs)
     for name, expected in theirs.items():
         assert ours[name].shape == expected.shape
@@ -135,8 +134,8 @@ def test_float_stem_goes_before(tmp_path):
     stem, relu, pool = (model.graph.node[i].name for i in range(3))
     path = quantise(model, tmp_path / "m.onnx", exclude=[stem, relu, pool])
     with load(path, "reference") as network:
-        assert {stem, relu} <= set(network.partition.before.nodes)
-        inputs = images(network.partition, 2)
+        assert {stem, relu} <= set(network.contents.before.nodes)
+        inputs = images(import_model(path), 2)
         expected = next(iter(onnx_models.run_onnxruntime(path, inputs).values()))
         assert np.abs(next(iter(network.run(inputs).values())) - expected).max() <= 0.15 * expected.std()
 
@@ -260,11 +259,12 @@ def test_unfolded_batch_norm_between_float_is_folded(tmp_path):
 def test_signed_outputs_are_handed_on_as_int8(tmp_path):
     model = resnet()
     path = quantise(model, tmp_path / "m.onnx", signed=True, exclude=[model.graph.node[-1].name])
+    partition = import_model(path)
     with load(path, "reference") as network:
-        assert network.partition.network.signed == set(network.partition.network.outputs)
-        inputs = images(network.partition)
+        assert network.contents.signed == set(partition.network.outputs)
+        inputs = images(partition)
         features = network.features(inputs)
-        theirs = onnxruntime_integers(network.partition, inputs)
+        theirs = onnxruntime_integers(partition, inputs)
         for name, value in features.items():
             assert value.dtype == np.uint8
             assert np.abs(value.reshape(2, -1).astype(int) - theirs[name].reshape(2, -1)).max() <= 12
@@ -391,4 +391,4 @@ def test_full_resnet50_agrees_with_onnxruntime(tmp_path):
     assert np.mean([entry.forced_share for entry in rows]) < 0.01
     fused = import_proto(read_model(path))
     assert len(fused.network.steps) == 56
-    Network(fused, "reference").close()
+    make(fused, "reference").close()

@@ -12,6 +12,7 @@ import fpga_ops
 from fpga_ops import DeviceError, InputError, ModelError
 from fpga_ops.fingerprint import fingerprint
 from fpga_ops.importer import import_model
+from fpga_ops.loading import make
 from fpga_ops.model import Network
 from tests.fpga_ops.onnx_models import quantise, resnet
 
@@ -143,7 +144,7 @@ def test_devices_are_taken_in_turn_unless_they_say_otherwise(file, monkeypatch):
             pass
 
     monkeypatch.setattr("fpga_ops.targets.compile_network", lambda network, *rest: Fragile(network))
-    with Network(import_model(file), "cpu") as network:
+    with make(import_model(file), "cpu") as network:
         for future in [network.submit(batch(1, seed)) for seed in range(8)]:
             future.result()
 
@@ -159,9 +160,9 @@ def test_a_failed_device_does_not_spoil_the_model(file, monkeypatch):
     partition = import_model(file)
     with monkeypatch.context() as patch:
         patch.setattr("fpga_ops.targets.compile_network", lambda *arguments: Lost())
-        with Network(partition, "cpu") as network, pytest.raises(DeviceError, match="lost"):
+        with make(partition, "cpu") as network, pytest.raises(DeviceError, match="lost"):
             network.run(batch())
-    with Network(partition, "reference") as network:
+    with make(partition, "reference") as network:
         assert network.run(batch())
 
 

@@ -129,14 +129,11 @@ def test_shapes(network: IntegerNetwork, cache: Path) -> None:
 @pytest.mark.parametrize("size", [(9, 10), (12, 13), (14, 14), (15, 18), (30, 11), (57, 16)], ids=str)
 def test_winograd_on_maps_of_any_side(channels: int, size: tuple[int, int], cache: Path) -> None:
     """Tiles of 2 outputs at the edge, and tiles that reach beyond it; weights from near and from far."""
-    executable = vector.compile(
-        one_convolution(channels, 128, size, kernel=(3, 3), pads=(1, 1, 1, 1), residual=True, high=140),
-        2,
-        cache_dir=cache,
-    )
+    network = one_convolution(channels, 128, size, kernel=(3, 3), pads=(1, 1, 1, 1), residual=True, high=140)
+    executable = vector.compile(network, 2, cache_dir=cache)
     assert executable.plan.layers[-2].shape is not None
     assert executable.plan.layers[-2].shape.tile.winograd == executable.fast
-    assert_equal(executable.network, executable, (1, 2))
+    assert_equal(network, executable, (1, 2))
     executable.close()
 
 

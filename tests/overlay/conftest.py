@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fpga_ops import emulator_place
 from fpga_ops.network import IntegerNetwork, UInt8Array
-from fpga_ops.overlay import EmulatorSettings, Geometry, OverlayExecutable, emulator
+from fpga_ops.overlay import EmulatorSettings, Geometry, OverlayExecutable
 
 Emulate = Callable[..., OverlayExecutable]
 
@@ -23,8 +24,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def emulate(programs: Path) -> Iterator[Emulate]:
     """Compile a network for the emulator; closed at the test's end."""
-    if emulator.find() is None:
-        pytest.fail(f"the FPGA emulator is not in {emulator.directory()}: run 'triton-fpga emulator install'")
+    if emulator_place.find() is None:
+        pytest.fail(f"the FPGA emulator is not in {emulator_place.directory()}: run 'triton-fpga emulator install'")
     made: list[OverlayExecutable] = []
 
     def compile_one(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fpga_ops import emulator_place
 from fpga_ops.errors import DeviceError
 from fpga_ops.overlay import Geometry, OverlayExecutable, bitstream, boards, emulator, executable
 from fpga_ops.overlay import compile as compile_overlay
@@ -86,8 +87,8 @@ def test_batches_beyond_the_maximum_are_refused(emulate: Emulate) -> None:
 
 
 def test_a_missing_emulator_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(emulator.DIRECTORY_VARIABLE, str(tmp_path / "none"))
-    assert emulator.find() is None
+    monkeypatch.setenv(emulator_place.DIRECTORY_VARIABLE, str(tmp_path / "none"))
+    assert emulator_place.find() is None
     with pytest.raises(DeviceError, match="triton-fpga emulator install"):
         OverlayExecutable(small_network(), 1, SMALL)
 

@@ -12,11 +12,12 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 1 if `find` does not find it."""
+    from fpga_ops import emulator_place
     from fpga_ops.overlay import emulator
 
     if args.action == "install":
         print(emulator.install(progress=True))
         return 0
-    found = emulator.find()
-    print(found if found is not None else f"not in {emulator.directory()}: triton-fpga emulator install")
+    found = emulator_place.find()
+    print(found if found is not None else f"not in {emulator_place.directory()}: triton-fpga emulator install")
     return 0 if found is not None else 1

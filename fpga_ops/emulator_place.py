@@ -1,0 +1,25 @@
+"""Where Intel's FPGA emulator is, for whoever looks for drivers; `overlay/emulator.py` installs it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+VERSION = "2025.0.5"
+DIRECTORY_VARIABLE = "FPGA_OPS_EMULATOR_DIR"
+LIBRARY = "libintelocl_emu.so"
+
+
+def directory() -> Path:
+    """Where the emulator is, or would be, installed."""
+    chosen = os.environ.get(DIRECTORY_VARIABLE)
+    if chosen:
+        return Path(chosen)
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "fpga_ops" / f"emulator-{VERSION}"
+
+
+def find() -> Path | None:
+    """The emulator's OpenCL library, for an `.icd` file; None if it is not installed."""
+    library = directory() / "lib" / LIBRARY
+    return library if library.is_file() else None
