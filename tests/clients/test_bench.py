@@ -101,7 +101,7 @@ def test_the_report_says_what_was_measured(tmp_path: Path) -> None:
         ("client_ms", "network_ms", "queue_ms", "input_ms", "python_ms", "device_ms", "output_ms", "server_other_ms"),
         0.5,
     )
-    ways = dict.fromkeys(("bare", "grpc", "grpc_shared_memory", "http", "http_shared_memory", "plain"), 5.0)
+    ways = dict.fromkeys(("bare", "grpc", "grpc_shared_memory", "http", "http_shared_memory", "plain", "least"), 5.0)
     numbers = {
         "device": "cpu", "precision": "int8", "machine": "m", "command": "c", "date": "d",
         "table": [{"what": "published: GPU", "ms_per_image": 7.0, "images_per_s": 143.0}],
@@ -145,4 +145,6 @@ def test_the_command_on_a_tiny_model(repository: Path, tmp_path: Path, capsys: p
     } <= set(summary)  # fmt: skip
     assert summary["bytes_per_inference"] == 3200
     assert summary["remote_throughput_ratio"] is None
+    assert summary["added_ms_constituents_least"] is not None
+    assert summary["added_ms_image_least"] is None
     assert "Where the time goes" in (tmp_path / "report.md").read_text()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sonic_client.bench import inputs
+from sonic_client.bench import inputs, least
 from sonic_client.bench.link import SERVER_ADDRESS, Link, inside
 from sonic_client.bench.load import Load, measure
 from sonic_client.client import Client
@@ -76,7 +76,8 @@ def find_models(plan: Plan) -> dict[str, Model]:
 def added_latency(plan: Plan, grpc: str, http: str, model: Model, device: str) -> Numbers:
     """Median ms at batch one of the bare `fpga_ops` call and of every way through Triton, interleaved by rounds.
 
-    `plain` is tritonclient's own blocking gRPC client: what of the added time is not this client's. Each round has an
+    `plain` is tritonclient's own blocking gRPC client: what of the added time is not this client's. `least` asks a
+    model that only calls the network, with this client over gRPC: what of it is not the plugin's. Each round has an
     order of its own, so that none has always the same one before it.
     """
     import tritonclient.grpc
@@ -107,7 +108,10 @@ def added_latency(plan: Plan, grpc: str, http: str, model: Model, device: str) -
             return bystander.infer(model.name, given).as_numpy("probabilities")
 
         ways["plain"] = plain
-        name = next(iter(network.describe()["inputs"]))
+        description = network.describe()
+        least_url = stack.enter_context(least.serving(plan.folder, model.name, model.path, description, device))
+        ways["least"] = client(f"grpc://{least_url}", shared=False)
+        name = next(iter(description["inputs"]))
         times: dict[str, list[float]] = {way: [] for way in ways}
         order = list(ways)
         chance = random.Random(1)  # noqa: S311 - an order, no secret

@@ -167,8 +167,10 @@ def _summary(numbers: Numbers) -> Numbers:
         "added_ms_image_shared_memory": latency.get(IMAGES, {}).get("added_grpc_shared_memory"),
         "added_ms_image_http_shared_memory": latency.get(IMAGES, {}).get("added_http_shared_memory"),
         "added_ms_image_plain_tritonclient": latency.get(IMAGES, {}).get("added_plain"),
+        "added_ms_image_least": latency.get(IMAGES, {}).get("added_least"),
         "added_ms_constituents": latency.get(CONSTITUENTS, {}).get("added_grpc"),
         "added_ms_constituents_plain_tritonclient": latency.get(CONSTITUENTS, {}).get("added_plain"),
+        "added_ms_constituents_least": latency.get(CONSTITUENTS, {}).get("added_least"),
         "throughput_ratio_8_clients": main.get("throughput_ratio_8_clients"),
         "throughput_ratio_8_clients_image": latency.get(IMAGES, {}).get("throughput_ratio_8_clients"),
         "throughput_ratio_8_clients_image_shared_memory": latency.get(IMAGES, {}).get(
