@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fpga_ops import opencl, plans
+from fpga_ops import memory, opencl, plans
 from fpga_ops.devices import REFERENCE
 from fpga_ops.errors import DeviceError, InputError
 
@@ -43,32 +41,30 @@ def load(
         if device != REFERENCE:
             beside.submit(_load_drivers)
         reading = beside.submit(plans.read, path, request, folder) if request.keeps else None
+        from fpga_ops import targets  # numpy and pyopencl take as long to import as what goes on beside
+
+        name = device if device is not None else targets.best_device()
         with contextlib.suppress(DeviceError):
-            opencl.module()  # brings numpy: this takes as long as what goes on beside
+            opencl.module()
         entry = reading.result() if reading is not None else None
-        network = _restore(entry, request, folder) if entry is not None else None
-        if network is not None:
-            return network
-        from fpga_ops.importer import import_original
+    if not plans.keeps(name):
+        from fpga_ops.importer import import_model
 
-        partition, origin = import_original(path)
-    keep = partial(plans.write, origin, request, folder) if request.keeps else None
-    return make(partition, device, max_batch, folder, keep)
+        return make(import_model(path), name, max_batch, folder)
+    kept = plans.restored(entry) if entry is not None else None
+    network = _serve(*kept, name, max_batch, folder) if kept is not None else None
+    if network is None:
+        planned = _plan(path, request, name, folder)
+        memory.give_back()  # what importing took, before compiling takes some
+        network = _serve(*planned, name, max_batch, folder)
+        memory.give_back()
+    if network is None:
+        raise DeviceError(f"device '{name}' is not what it was when loading began: load again")
+    return network
 
 
-def make(
-    partition: Partition, device: str | None = None, max_batch: int = 8, cache_dir: Path | None = None,
-    keep: Callable[[Contents, Plan], None] | None = None,
-) -> Network:  # fmt: skip
-    """An imported file on a device; errors as of `load`.
-
-    Args:
-        partition: The file.
-        device: As of `load`, and so are `max_batch` and `cache_dir`.
-        max_batch: Most images in one call of `run`.
-        cache_dir: Where compiled plans are kept.
-        keep: Called with the plan that an executable made, if it made one.
-    """
+def make(partition: Partition, device: str | None = None, max_batch: int = 8, cache_dir: Path | None = None) -> Network:
+    """An imported file on a device; `device`, `max_batch`, `cache_dir` and errors as of `load`."""
     from fpga_ops import targets
     from fpga_ops.contents import contents
     from fpga_ops.model import Network, make_sessions
@@ -77,27 +73,30 @@ def make(
     served = contents(partition)
     sessions = make_sessions(served)
     executable = targets.compile_network(partition.network, max_batch, name, cache_dir, served.head)
-    plan = getattr(executable, "plan", None)
-    if keep is not None and plan is not None:
-        keep(served, plan)
     return Network(served, sessions, executable, name, max_batch)
 
 
-def _restore(entry: plans.Entry, request: plans.Request, cache_dir: Path | None) -> Network | None:
-    """A network from a kept plan; None if that is not for the device as it is now."""
-    from fpga_ops import model, targets, vector
+def _plan(path: str | Path, request: plans.Request, device: str, cache_dir: Path | None) -> tuple[Contents, Plan]:
+    """Import a file, plan it and keep the plan. What the file takes is free again before the plan is compiled."""
+    from fpga_ops import vector
+    from fpga_ops.contents import contents
+    from fpga_ops.importer import import_original
 
-    kept = plans.restored(entry)
-    if kept is None:
-        return None
-    contents, plan = kept
-    device = request.device if request.device is not None else targets.best_device()
+    partition, origin = import_original(path)
+    served = contents(partition)
+    plan = vector.prepare(partition.network, request.max_batch, device, cache_dir)
+    plans.write(origin, request, cache_dir, served, plan)
+    return served, plan
+
+
+def _serve(served: Contents, plan: Plan, device: str, max_batch: int, cache_dir: Path | None) -> Network | None:
+    """A plan on a device; None if it is not for the device as it is now."""
+    from fpga_ops import model, vector
+
     with ThreadPoolExecutor(1) as beside:
-        sessions = beside.submit(model.make_sessions, contents)
-        executable = vector.restore(plan, request.max_batch, device, cache_dir, contents.head)
-    if executable is None:
-        return None
-    return model.Network(contents, sessions.result(), executable, device, request.max_batch)
+        sessions = beside.submit(model.make_sessions, served)
+        executable = vector.restore(plan, max_batch, device, cache_dir, served.head)
+    return None if executable is None else model.Network(served, sessions.result(), executable, device, max_batch)
 
 
 def _load_drivers() -> None:

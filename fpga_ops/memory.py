@@ -35,3 +35,10 @@ def aligned(size: int) -> npt.NDArray[np.uint8]:
     import numpy as np
 
     return np.frombuffer(region(size), np.uint8)
+
+
+def give_back() -> None:
+    """Return to the system what was freed; the C library would keep it for later."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)

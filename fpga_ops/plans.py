@@ -57,8 +57,8 @@ class Request:
 
     @property
     def keeps(self) -> bool:
-        """Whether plans are kept for such a device."""
-        return self.device is None or self.device.partition(":")[0] in KINDS
+        """Whether there may be a plan."""
+        return self.device is None or keeps(self.device)
 
     def path(self, folder: Path, model: str) -> Path:
         """Where the entry of a model is, by the SHA-256 of its file."""
@@ -78,6 +78,11 @@ class Entry:
 
     header: Any
     memory: memoryview
+
+
+def keeps(device: str) -> bool:
+    """Whether plans are kept for a device of that name."""
+    return device.partition(":")[0] in KINDS
 
 
 @cache

@@ -1,10 +1,15 @@
 """Integer networks on NDRange OpenCL devices: CPUs and GPUs.
 
 `compile` makes an executable: a plan (tensors placed, weights packed, layers cut into tasks), a program with one copy
-of the convolution per shape, and one launch per inference. `restore` makes one of a plan that was kept. Kernels are in
-`fpga_ops/kernels/vector`.
+of the convolution per shape, and one launch per inference. `prepare` makes the plan alone, `restore` an executable of
+a plan. Kernels are in `fpga_ops/kernels/vector`.
 """
 
-from fpga_ops.vector.executable import VectorExecutable, compile, restore  # noqa: A004 (the name that every target has)
+from fpga_ops.vector.executable import (  # (`compile` is the name that every target has)
+    VectorExecutable,
+    compile,  # noqa: A004
+    prepare,
+    restore,
+)
 
-__all__ = ["VectorExecutable", "compile", "restore"]
+__all__ = ["VectorExecutable", "compile", "prepare", "restore"]

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -481,9 +481,12 @@ def compile(  # noqa: A001 (the name that every target has)
         ModelError: The network is beyond what the kernels hold.
     """
     setup = _set_up(device, max_batch, cache_dir, fast, persistent, workers, table)
-    plan = make_plan(network, setup.plan_batch, setup.table, setup.fast, serial=serial).without_weights()
-    plan.purpose = "" if serial else setup.purpose
-    return setup.executable(plan, max_batch, head, profile=profile)
+    return setup.executable(setup.plan(network, serial=serial), max_batch, head, profile=profile)
+
+
+def prepare(network: IntegerNetwork, max_batch: int, device: str, cache_dir: Path | None = None) -> Plan:
+    """The plan of a network for a device, for `restore`; arguments and errors as of `compile`."""
+    return _set_up(device, max_batch, cache_dir).plan(network)
 
 
 def restore(
@@ -518,6 +521,11 @@ class _Setup:
         tuned = sorted((key, astuple(tile)) for key, tile in table.tuned.items())
         text = repr((self.device.key, self.fast, self.persistent, self.plan_batch, table.workers, table.small, tuned))
         return hashlib.sha256(f"{text} {table.allow_winograd}".encode()).hexdigest()
+
+    def plan(self, network: IntegerNetwork, *, serial: bool = False) -> Plan:
+        """A network's plan for it."""
+        plan = make_plan(network, self.plan_batch, self.table, self.fast, serial=serial).without_weights()
+        return plan if serial else replace(plan, purpose=self.purpose)
 
     def executable(self, plan: Plan, max_batch: int, head: Head | None, *, profile: bool = False) -> VectorExecutable:
         """A plan made for it, ready to run."""
