@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,22 @@ class Sessions:
 
     before: sessions.Session | None
     after: sessions.Session | None
+
+
+class _Usual(NamedTuple):
+    """The request that most are: the file's one input, float32, for one image.
+
+    Attributes:
+        name: Of the input.
+        shape: Of it.
+        made: What the part before the network makes of it, for the device.
+        size: Numbers that the device takes for an image.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    made: tuple[str, ...]
+    size: int
 
 
 class Network:
@@ -82,48 +98,66 @@ class Network:
             InputError: A tensor is missing, unknown, or of wrong dtype, shape, batch or values.
             DeviceError: The device failed; the model may be loaded again on another.
         """
-        scores = self._scores_of_one(inputs)
-        return self._run(inputs)[0] if scores is None else scores
+        return self.run_timed(inputs)[0]
 
     def run_timed(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
         """As `run`, with the seconds that the device took, copies included."""
-        start = time.perf_counter()
-        scores = self._scores_of_one(inputs)
-        return self._run(inputs) if scores is None else (scores, time.perf_counter() - start)
+        image = self._usual_image(inputs)
+        if image is None:
+            self._check(inputs, values=not self._checks_values)
+            floats = self._floats(inputs)
+            start = time.perf_counter()
+            made = self._device(floats, inputs, scores=self._makes_scores)
+        else:
+            start = time.perf_counter()
+            made = self._of_one(image, inputs)
+        seconds = time.perf_counter() - start
+        return (made if self._makes_scores else self._finished(made, inputs)), seconds
 
-    def _scores_of_one(self, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
-        """The answer to the usual request, one image that nobody else waits with; None for any other.
+    def _usual_image(self, inputs: Mapping[str, Array]) -> Array | None:
+        """What the device gets for the usual request, a batch of one; None for any other request.
 
         It is compared with as little as can be: after an inference nothing of the interpreter is left in the caches.
         """
-        if self._usual is None:
+        usual = self._usual
+        if usual is None:
             return None
-        name, shape, executable = self._usual
-        value = inputs.get(name)
-        if type(value) is not np.ndarray or value.shape != shape or value.dtype is not _FLOAT32 or len(inputs) != 1:
+        value = inputs.get(usual.name)
+        if (
+            type(value) is not np.ndarray
+            or value.shape != usual.shape
+            or value.dtype is not _FLOAT32
+            or len(inputs) != 1
+        ):
             return None
+        if self._before is None:
+            return value
+        if not np.logical_and.reduce(np.isfinite(value), None):
+            return None  # the long way says which value it is
+        image: Array = sessions.run_session(self._before, usual.made, {usual.name: value})[0]
+        return image if image.size == usual.size and image.dtype is _FLOAT32 else None
+
+    def _of_one(self, image: Array, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """What the device makes of the usual request; by its shortest way if nobody else waits."""
         try:
-            scores: dict[str, Array] | None = executable.scores_of_one(value)
+            made: dict[str, Array] | None = self._executable.of_one(image)
         except NotFiniteError:
             self._check(inputs, values=True)  # says which value it was
             raise
-        return scores
+        if made is None:
+            made = self._device(dict.fromkeys(self.contents.quantised, image), inputs, scores=self._makes_scores)
+        return made
 
-    def _run(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
-        """As `run_timed`, for any request."""
-        self._check(inputs, values=not self._checks_values)
-        floats = self._floats(inputs)
-        start = time.perf_counter()
-        stored = self._device(floats, inputs, scores=self._makes_scores)
-        seconds = time.perf_counter() - start
+    def _finished(self, stored: Mapping[str, UInt8Array], inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The file's outputs from those of the integer network."""
         if self._head is not None:
-            return (stored if self._makes_scores else self._head.run(stored)), seconds
+            return dict(self._head.run(stored))
         integers = self._integers(stored)
         after = self.contents.after
         if self._after is None:
-            return {name: (integers[name] if name in integers else inputs[name]) for name in after.outputs}, seconds
+            return {name: (integers[name] if name in integers else inputs[name]) for name in after.outputs}
         feeds = {name: (integers[name] if name in integers else inputs[name]) for name in after.inputs}
-        return dict(zip(after.outputs, sessions.run_session(self._after, after.outputs, feeds), strict=True)), seconds
+        return dict(zip(after.outputs, sessions.run_session(self._after, after.outputs, feeds), strict=True))
 
     def features(self, inputs: Mapping[str, Array]) -> dict[str, UInt8Array]:
         """The exact integers that the device stack makes of a batch, for known-answer tests.
@@ -184,13 +218,19 @@ class Network:
     ) -> None:
         self.close()
 
-    def _usual_request(self) -> tuple[str, tuple[int, ...], Any] | None:
-        """Where one input goes to an executable that does all the rest: its name, the shape of one image, and that."""
-        if not (self._makes_scores and self._checks_values and len(self._interface["inputs"]) == 1):
+    def _usual_request(self) -> _Usual | None:
+        """What is usual where one tensor, of the caller or made of one, goes to a device with a short way for one."""
+        contents = self.contents
+        made = tuple(contents.quantised.values())
+        through = contents.before.outputs if self._before is not None else tuple(self._interface["inputs"])
+        short = getattr(self._executable, "checks_values", False) and hasattr(self._executable, "of_one")
+        if not (short and len(self._interface["inputs"]) == 1 and len(made) == 1 and made == through):
             return None
         ((name, expected),) = self._interface["inputs"].items()
         batch, *shape = expected["shape"]
-        return None if batch not in (-1, 1) or -1 in shape else (name, (1, *shape), self._executable)
+        if batch not in (-1, 1) or -1 in shape or expected["dtype"] != "float32":
+            return None
+        return _Usual(name, (1, *shape), made, self._executable.image_size)
 
     def _check(self, inputs: Mapping[str, Array], *, values: bool) -> None:
         if self._closed:

@@ -62,6 +62,7 @@ class VectorExecutable:
         checks_values: `run` refuses NaN and infinities.
         at_once: Images that can be under way together.
         makes_scores: The kernel does the head too: `scores` may be called.
+        image_size: Numbers of one image of the first input.
     """
 
     concurrent = True
@@ -124,6 +125,7 @@ class VectorExecutable:
                 self._profile = cl.Buffer(self._context, flags.READ_WRITE | flags.COPY_HOST_PTR, hostbuf=stamps)
             self._in_sizes = [network.tensors[name].size for name in network.inputs]
             self._out_sizes = [network.tensors[name].size for name in network.outputs]
+            self.image_size = self._in_sizes[0]
             self._staging: list[Any] = []
             if not self._in_place:
                 sizes = [4 * size for size in self._in_sizes] + self._out_sizes
@@ -209,10 +211,10 @@ class VectorExecutable:
             raise opencl.device_error("running the network", error) from error
         return {self._head.output: scores}
 
-    def scores_of_one(self, image: Float32Array) -> dict[str, Float32Array] | None:
-        """`scores` for a network with one input, of one image whose dtype and shape are known to be right.
+    def of_one(self, image: Float32Array) -> dict[str, Any] | None:
+        """`scores`, or `run` without a head, for a network with one input, of an image of right dtype and size.
 
-        None if other requests are under way, or the image is not contiguous: then `scores` is to be called. After an
+        None if other requests are under way, or the image is not contiguous: then these are to be called. After an
         inference nothing of the interpreter is left in the caches, so this does no more than it must, and almost all of
         it before the launch.
         """
@@ -221,19 +223,26 @@ class VectorExecutable:
             return None
         try:
             calls = self._calls
-            if not self._spare:
-                self._spare = self._make_spare()
-            made, calls[self._score_place] = self._spare.pop()
+            made: dict[str, Any] | None = None
+            if self.makes_scores:
+                if not self._spare:
+                    self._spare = self._make_spare()
+                made, calls[self._score_place] = self._spare.pop()
+            else:
+                calls[self._score_place] = 0
             calls[0] = calls[1] = 1
             calls[2] = 0
             calls[CALL_HEADER] = _address(image)
             self._direct.run()
-            if not calls[self._remark_place]:
-                return made
-            calls[self._remark_place] = 0
-            raise NotFiniteError(NOT_FINITE)
+            if calls[self._remark_place]:
+                calls[self._remark_place] = 0
+                raise NotFiniteError(NOT_FINITE)
+            if made is None:
+                made = {name: result[:1].copy() for name, result in zip(self._output_names, self._results, strict=True)}
         except self._cl.Error as error:
             raise opencl.device_error("running the network", error) from error
+        else:
+            return made
         finally:
             turns.turn.release()
             if turns.asleep:

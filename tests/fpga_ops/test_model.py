@@ -112,6 +112,36 @@ def test_submit_from_many_threads(network):
             np.testing.assert_array_equal(other[name], value)
 
 
+@pytest.mark.parametrize("rest", [False, True], ids=["head", "onnxruntime"])
+def test_one_image_takes_the_short_way(rest, tmp_path):
+    """Nodes before the network, and after it too; from one thread, from many, and with values that are not finite."""
+    if not any(info.name == "cpu" and info.usable for info in fpga_ops.devices()):
+        pytest.skip("no OpenCL CPU device")
+    model = resnet(softmax=True)
+    names = [node.name for node in model.graph.node]
+    path = quantise(model, tmp_path / "m.onnx", exclude=[*names[:3], *(names[-2:] if rest else names[-1:])])
+    images = [batch(1, seed) for seed in range(4)]
+    with fpga_ops.load(path, "reference") as network:
+        expected = [network.run(image) for image in images]
+    with fpga_ops.load(path, "cpu", cache_dir=tmp_path) as network:
+        assert network.contents.before.model
+        assert bool(network.contents.after.model) or not rest
+
+        def work(number):
+            came = network.run(images[number % 4])
+            return all(np.array_equal(came[name], value) for name, value in expected[number % 4].items())
+
+        assert all(map(work, range(8)))
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(work, range(80)))
+        for value in (np.nan, np.inf):
+            with pytest.raises(InputError, match=r"came at \[0, 2, 3, 4\]"):
+                network.run({"images": holed(value)[1:]})
+        assert work(0)
+    with pytest.raises(DeviceError, match="closed"):
+        network.run(images[0])
+
+
 def test_close(file):
     network = fpga_ops.load(file, "reference")
     future = network.submit(batch())
