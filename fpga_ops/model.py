@@ -258,13 +258,14 @@ class Network:
                 self._check(inputs, values=True)  # says which value it was
                 raise
 
-    def _integers(self, stored: Mapping[str, UInt8Array]) -> dict[str, Array]:
+    def _integers(self, stored: Mapping[str, UInt8Array]) -> Mapping[str, Array]:
         """Outputs of the device as the file holds them: uint8, or int8."""
-        result: dict[str, Array] = {}
-        for name, value in stored.items():
-            signed = name in self.contents.signed
-            result[name] = (value ^ np.uint8(128)).view(np.int8) if signed else value
-        return result
+        signed = self.contents.signed
+        if not signed:
+            return stored
+        return {
+            name: (value ^ np.uint8(128)).view(np.int8) if name in signed else value for name, value in stored.items()
+        }
 
 
 def make_sessions(contents: Contents) -> Sessions:

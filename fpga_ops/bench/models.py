@@ -162,7 +162,7 @@ def float_model(path: Path, target: Path) -> Path:
             values = [numpy_helper.to_array(constants[name]) for name in node.input]
             axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
             zero = values[2] if len(values) > 2 else np.zeros_like(values[1], values[0].dtype)
-            if values[1].ndim:
+            if values[1].size > 1:
                 shape = [1] * values[0].ndim
                 shape[axis] = -1
                 values[1], zero = values[1].reshape(shape), zero.reshape(shape)

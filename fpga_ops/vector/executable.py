@@ -144,19 +144,22 @@ class VectorExecutable:
         if self._head is not None:
             self._head_table = self._head.table()
             call[4] = _address(self._head_table)
-        self._spare: list[tuple[dict[str, Float32Array], int]] = []
+        self._spare: list[tuple[dict[str, npt.NDArray[Any]], int]] = []
         table = call[CALL_HEADER:].reshape(rows, -1)
         for number, result in enumerate(self._results, len(network.inputs)):
             table[:, number] = _address(result) + np.arange(rows) * result[0].nbytes
         self._call, self._calls = call, call.data  # numpy's own access to single numbers is slower
         self._scores_at = len(network.inputs) + len(network.outputs)  # in a row, and then the remark
-        self._score_place = CALL_HEADER + self._scores_at
-        self._remark_place = self._score_place + 1
+        self._remark_place = CALL_HEADER + self._scores_at + 1
+        # where the address of the answer stands in the call for one image, and what stands there else
+        self._answer_place = CALL_HEADER + (self._scores_at if self.makes_scores else len(network.inputs))
+        self._no_answer = self._calls[self._answer_place]
         self._turns = Turns(self._launch, lanes, rows)
         with opencl.checked("setting the kernel's arguments"):
             self._kernel = self._make_kernel()
         self._size = (plan.workers,)
         self._direct = opencl.Launch(self._queue, self._kernel, plan.workers) if persistent and self._in_place else None
+        self._one_answer = self._direct is not None and (self.makes_scores or len(network.outputs) == 1)
         # for persistent kernels `images` follows the fixed arguments, for others (index, images)
         self._images_at = 4
         self._images = -1
@@ -214,47 +217,44 @@ class VectorExecutable:
     def of_one(self, image: Float32Array) -> dict[str, Any] | None:
         """`scores`, or `run` without a head, for a network with one input, of an image of right dtype and size.
 
-        None if other requests are under way, or the image is not contiguous: then these are to be called. After an
-        inference nothing of the interpreter is left in the caches, so this does no more than it must, and almost all of
-        it before the launch.
+        None if other requests are under way, the image is not contiguous or there are several outputs: then these are
+        to be called. After an inference nothing of the interpreter is left in the caches, so this does no more than it
+        must, and almost all of it before the launch.
         """
         turns = self._turns
-        if self._direct is None or turns.waiting or not image.flags.c_contiguous or not turns.turn.acquire(False):
+        if not self._one_answer or turns.waiting or not image.flags.c_contiguous or not turns.turn.acquire(False):
             return None
+        calls = self._calls
         try:
-            calls = self._calls
-            made: dict[str, Any] | None = None
-            if self.makes_scores:
-                if not self._spare:
-                    self._spare = self._make_spare()
-                made, calls[self._score_place] = self._spare.pop()
-            else:
-                calls[self._score_place] = 0
+            if not self._spare:
+                self._spare = self._make_spare()
+            made, calls[self._answer_place] = self._spare.pop()
             calls[0] = calls[1] = 1
             calls[2] = 0
             calls[CALL_HEADER] = _address(image)
-            self._direct.run()
-            if calls[self._remark_place]:
-                calls[self._remark_place] = 0
-                raise NotFiniteError(NOT_FINITE)
-            if made is None:
-                made = {name: result[:1].copy() for name, result in zip(self._output_names, self._results, strict=True)}
+            self._direct.run()  # type: ignore[union-attr]  # `_one_answer` says so
+            if not calls[self._remark_place]:
+                return made
+            calls[self._remark_place] = 0
+            raise NotFiniteError(NOT_FINITE)
         except self._cl.Error as error:
             raise opencl.device_error("running the network", error) from error
-        else:
-            return made
         finally:
+            calls[self._answer_place] = self._no_answer
             turns.turn.release()
             if turns.asleep:
                 turns.wake()
 
-    def _make_spare(self) -> list[tuple[dict[str, Float32Array], int]]:
-        """Answers of one image yet to be filled, with the addresses of their scores: many at once are cheaper."""
-        if self._head is None:
-            raise DeviceError("this executable was compiled without a head")
-        size = 4 * math.prod(self._head.shape)
-        block = np.empty((max(1, min(SPARE, SPARE_BYTES // size)), 1, *self._head.shape), np.float32)
-        return [({self._head.output: block[n]}, _address(block) + n * size) for n in range(len(block))]
+    def _make_spare(self) -> list[tuple[dict[str, npt.NDArray[Any]], int]]:
+        """Answers of one image yet to be filled, with their addresses: many at once are cheaper."""
+        name = self._output_names[0]
+        dtype: np.dtype[Any] = np.dtype(np.uint8)
+        shape: tuple[int, ...] = self._output_shapes[0]
+        if self._head is not None:
+            name, shape, dtype = self._head.output, self._head.shape, _FLOAT32
+        size = dtype.itemsize * math.prod(shape)
+        block = np.empty((max(1, min(SPARE, SPARE_BYTES // size)), 1, *shape), dtype)
+        return [({name: block[n]}, _address(block) + n * size) for n in range(len(block))]
 
     def submit(self, inputs: Mapping[str, Float32Array]) -> Future[dict[str, UInt8Array]]:
         """As `run`, in the background. The arrays must not be changed before the future is done."""
