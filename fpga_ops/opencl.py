@@ -65,7 +65,7 @@ def cache_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
 def write_atomically(path: Path, *content: bytes | memoryview) -> None:
     """Write a file that another process never sees half-written. A full or read-only disc costs only the cache."""
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.stem}-", delete=False) as stream:
             written = Path(stream.name)
             try:
                 for chunk in content:

@@ -35,6 +35,9 @@ KINDS = ("cpu", "gpu")
 MOST_BYTES = 1 << 30
 """Of all entries together; the least recently used are removed."""
 
+SETTINGS = ("FPGA_OPS_WORKERS", "FPGA_OPS_PORTABLE")
+"""Environment variables that the vector engine reads when it loads a network."""
+
 _ENDING = struct.Struct("<16sQ32s")
 """A mark, the length of the JSON, the SHA-256 of all bytes before it."""
 _MARK = b"fpga_ops plan 1\n"
@@ -62,7 +65,7 @@ class Request:
 
     def path(self, folder: Path, model: str) -> Path:
         """Where the entry of a model is, by the SHA-256 of its file."""
-        settings = [os.environ.get(name, "") for name in ("FPGA_OPS_WORKERS", "FPGA_OPS_PORTABLE")]
+        settings = [os.environ.get(name, "") for name in SETTINGS]
         parts = [_code(), model, self.device or "", str(self.max_batch), *settings, *sorted(opencl.cpu_flags())]
         return folder / f"plan-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:24]}.bin"
 
@@ -182,7 +185,8 @@ def write(origin: Origin, request: Request, cache_dir: Path | None, contents: Co
 def _make_room(folder: Path, size: int) -> None:
     """Remove the entries that were not used for the longest time, until one of that size may come."""
     with contextlib.suppress(OSError):  # another process does the same
-        entries = [(path, path.stat()) for path in folder.glob("plan-*.bin")]
+        # what a process left half-written when it was killed is among them
+        entries = [(path, path.stat()) for path in folder.glob("plan-*")]
         room = MOST_BYTES - size
         for path, status in sorted(entries, key=lambda pair: -pair[1].st_mtime):
             room -= status.st_size
