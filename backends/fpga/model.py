@@ -22,6 +22,7 @@ from triton_server.plugin.chain import Chain, Failure, NoDeviceError, split_rows
 from triton_server.plugin.contracts import contract
 from triton_server.plugin.first_use import NOTES_VARIABLE, FirstUse
 from triton_server.plugin.golden import read_golden
+from triton_server.plugin.leash import LEASH_VARIABLE, hold
 from triton_server.plugin.settings import read_settings
 from triton_server.plugin.version import MODEL_FILE, check_files, describe_onnx
 
@@ -65,6 +66,7 @@ class TritonPythonModel:
                 f"numpy {np.__version__} corrupts tensors in Triton's Python stub; expected numpy < 2 in the server's "
                 'environment: pip install "numpy<2"'
             )
+        hold(os.environ.get(LEASH_VARIABLE))
         self._name = f"{args['model_name']} version {args['model_version']}"
         labels = {"model": args["model_name"], "version": args["model_version"]}
         config = json.loads(args["model_config"])

@@ -19,6 +19,7 @@ from triton_server import shm
 from triton_server.control import Control
 from triton_server.errors import ServerError, ServerStalledError, ServerStartError
 from triton_server.locate import Installation, backend_folder, check_numpy, find_installation
+from triton_server.plugin.leash import LEASH_VARIABLE
 from triton_server.ports import resolve_ports
 from triton_server.processes import cpu_seconds, find_stubs, kill_and_wait, session_members
 from triton_server.rundir import assemble
@@ -316,23 +317,28 @@ class TritonServer:
 
         def keeper() -> None:
             _yield_to_the_woken()
+            leash, held = os.pipe()
             try:
                 process = subprocess.Popen(
                     [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
-                    env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                    env={**environment, LEASH_VARIABLE: str(leash)}, pass_fds=[leash],
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                     umask=0o077,
                     start_new_session=True,  # Ctrl-C is for the one who watches, who then stops the server
                 )  # fmt: skip
             except OSError as error:
+                os.close(held)
                 failure.append(error)
                 started.set()
                 return
             finally:
+                os.close(leash)
                 if output is not None:
                     output.close()
             self._process = process
             started.set()
             process.wait()
+            os.close(held)
             exited.set()
 
         threading.Thread(target=keeper, name="tritonserver", daemon=True).start()

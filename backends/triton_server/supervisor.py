@@ -334,8 +334,12 @@ class Supervisor:
             for model in died:
                 self._loads[model] += 1
                 log.warning("model '%s' is loaded again, since its stub died meanwhile", model)
-                with contextlib.suppress(ControlError):  # the reason is in the index
+                try:
                     self.server.control.load(model)
+                except TimeoutError as error:
+                    raise ServerError(f"the load of model '{model}' does not end") from error
+                except ControlError:
+                    continue  # the reason is in the index
             self._learn(verify_repository(self.server.model_repository))
 
     def _learn_devices(self, served: Mapping[tuple[str, str], ModelHealth]) -> None:

@@ -16,6 +16,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.conftest import COMPLETE, Service, complete, images, serving, write_model
+from triton_server.processes import state
 
 pytestmark = pytest.mark.server
 
@@ -162,6 +163,30 @@ def test_a_stop_with_a_busy_device_is_bounded(tmp_path: Path, tiny_onnx: Path, f
         assert service.process.wait(15) == 0
         assert time.monotonic() - began < 8
         thread.join(10)
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "server"])
+def test_a_stub_that_hangs_with_pythons_lock_outlives_nobody(
+    service: Service, tmp_path: Path, fault: Path, victim: str
+) -> None:
+    stub = service.stub("tiny")
+    fault.write_text("lock")
+    thread = threading.Thread(target=_ask_quietly, args=(service, service.client("grpc")))
+    thread.start()
+    time.sleep(1.0)
+    os.kill(service.process.pid if victim == "supervisor" else service.server_pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while state(stub) not in ("", "Z") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ended = state(stub) in ("", "Z")
+    if not ended:
+        os.kill(stub, signal.SIGKILL)
+    thread.join(30)
+    assert ended
+    if victim == "supervisor":
+        service.process.wait()
+        with serving(tmp_path / "models", COMPLETE):
+            pass  # the next one clears what the killed one could not
 
 
 def _ask_quietly(service: Service, client: object) -> None:

@@ -1,11 +1,12 @@
 """The real plugin over a device that breaks on demand, for the tests of fail-over.
 
 The device "first" is the reference under another name. What the file named by TRITON_FPGA_TEST_FAULT says, it does:
-lost, memory, hang, wrong, poison, sleep, abort. "unbuildable" never opens.
+lost, memory, hang, lock (it hangs with Python's lock), wrong, poison, sleep, abort. "unbuildable" never opens.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from pathlib import Path
@@ -29,6 +30,8 @@ class FaultyNetwork:
             raise MemoryError("out of device memory")
         if fault == "hang":
             time.sleep(3600)
+        if fault == "lock":
+            ctypes.PyDLL(None).sleep(3600)
         if fault.startswith("sleep"):
             seconds = float(fault.partition(" ")[2] or 0.05)
             time.sleep(seconds)
