@@ -18,6 +18,7 @@ import triton_python_backend_utils as pb_utils
 import fpga_ops
 from fpga_ops.errors import FpgaOpsError, InputError
 from triton_server.plugin.accounts import FLUSH_S, Accounts, Metrics
+from triton_server.plugin.afterwards import Afterwards
 from triton_server.plugin.chain import Chain, Failure, NoDeviceError, split_rows
 from triton_server.plugin.contracts import contract
 from triton_server.plugin.first_use import NOTES_VARIABLE, FirstUse
@@ -106,17 +107,22 @@ class TritonPythonModel:
         tested = "known answers right" if golden is not None else "no golden.npz, so no known-answer test"
         pb_utils.Logger.log_info(f"{self._name} serves on {self._chain.device}; {tested}")
         interval = settings.self_test_interval_s if golden is not None else 0.0
+        self._afterwards = Afterwards(
+            pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+            lambda error: pb_utils.Logger.log_error(f"{self._name}: an answer could not be sent: {error}"),
+        )
         self._background = threading.Thread(target=self._keep, args=(interval,), name="accounts", daemon=True)
         self._background.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Check each request, answer the good ones with one device call, and each bad one with its own error."""
         try:
-            return self._answer(requests)
+            responses = self._answer(requests)
         except Exception as error:  # noqa: BLE001 - one that left here would cost Triton shared memory
             pb_utils.Logger.log_error(f"{self._name}: {traceback.format_exc()}")
             message = RuntimeError(f"{self._name}: unexpected {type(error).__name__}: {error}")
-            return [_error(message, pb_utils.TritonError.INTERNAL) for _ in requests]
+            responses = [_error(message, pb_utils.TritonError.INTERNAL) for _ in requests]
+        return self._afterwards.keep_last(requests, responses)
 
     def _answer(self, requests: Sequence[Any]) -> list[Any]:
         responses: list[Any] = [None] * len(requests)
@@ -160,6 +166,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Free the device."""
+        self._afterwards.close()
         self._stop.set()
         self._background.join(5.0)
         self._chain.close()
