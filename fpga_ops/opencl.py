@@ -29,6 +29,7 @@ from fpga_ops.errors import DeviceError
 VENDORS_VARIABLE = "OCL_ICD_VENDORS"
 SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
 CPU_LIBRARY = "libintelocl.so"
+NOT_INSTALLED = "pyopencl is not installed: pip install 'triton-fpga[engine]'"
 
 _SETTING_UP = Lock()
 _LOADING = Lock()
@@ -104,16 +105,15 @@ def cpu_name() -> str:
 
 def _cpu_driver() -> Path | None:
     """The OpenCL library of the `intel-opencl-rt` wheel in this environment."""
-    candidates = [Path(sys.prefix) / "lib" / CPU_LIBRARY, Path(sys.base_prefix) / "lib" / CPU_LIBRARY]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is not None:
-        return found
-    candidates = []
-    try:
+    for prefix in (sys.prefix, sys.base_prefix):
+        library = Path(prefix) / "lib" / CPU_LIBRARY
+        if library.is_file():
+            return library
+    try:  # slower
         files = importlib.metadata.files("intel-opencl-rt") or []
-        candidates += [Path(str(f.locate())).resolve() for f in files if f.name == CPU_LIBRARY]
     except importlib.metadata.PackageNotFoundError:
-        pass
+        return None
+    candidates = (Path(str(f.locate())).resolve() for f in files if f.name == CPU_LIBRARY)
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -158,7 +158,7 @@ def module() -> Any:
     try:
         import pyopencl
     except ImportError as error:
-        raise DeviceError("pyopencl is not installed: pip install 'triton-fpga[engine]'") from error
+        raise DeviceError(NOT_INSTALLED) from error
     return pyopencl
 
 
@@ -180,7 +180,7 @@ def _library() -> ctypes.CDLL:
     places = list(package.submodule_search_locations or ()) if package is not None else []
     linked = importlib.machinery.PathFinder.find_spec("_cl", places)
     if linked is None or linked.origin is None:
-        raise DeviceError("pyopencl is not installed: pip install 'triton-fpga[engine]'")
+        raise DeviceError(NOT_INSTALLED)
     os.environ.setdefault("PYOPENCL_HOME", places[0])  # as pyopencl does: its ICD loader crashes without
     return ctypes.CDLL(linked.origin)
 

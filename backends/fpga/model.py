@@ -195,7 +195,8 @@ class TritonPythonModel:
         last_test = time.monotonic()
         server = os.getppid()
         while not self._stop.wait(FLUSH_S):
-            if os.getppid() != server:  # Triton's own check takes a dead server that nobody reaped for a live one
+            # Without a leash nobody else does: Triton takes a dead server that nobody reaped for a live one.
+            if os.getppid() != server:
                 os._exit(1)
             if self_test_interval and time.monotonic() - last_test >= self_test_interval:
                 device = self._chain.device

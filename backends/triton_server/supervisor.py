@@ -25,7 +25,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from triton_server.control import Control, Json
-from triton_server.errors import ControlError, ServerError
+from triton_server.errors import ControlError, ServerError, ServerStartError
 from triton_server.gate import Gate
 from triton_server.plugin.first_use import NOTES_VARIABLE
 from triton_server.probe import KnownAnswer, ask, known_answer
@@ -255,8 +255,11 @@ class Supervisor:
         self.server.start()
         gate.close()
         self._last_start = time.monotonic()
-        self._learn(verdict)
-        self._load_again()
+        try:
+            self._learn(verdict)
+            self._load_again()
+        except OSError as error:
+            raise ServerStartError(f"the server started and then did not answer for its models: {error}") from error
         with self._lock:
             self._generation += 1
             self._trouble.clear()
@@ -334,12 +337,8 @@ class Supervisor:
             for model in died:
                 self._loads[model] += 1
                 log.warning("model '%s' is loaded again, since its stub died meanwhile", model)
-                try:
+                with contextlib.suppress(ControlError):  # the reason is in the index
                     self.server.control.load(model)
-                except TimeoutError as error:
-                    raise ServerError(f"the load of model '{model}' does not end") from error
-                except ControlError:
-                    continue  # the reason is in the index
             self._learn(verify_repository(self.server.model_repository))
 
     def _learn_devices(self, served: Mapping[tuple[str, str], ModelHealth]) -> None:

@@ -112,12 +112,13 @@ def _scores(model: str, inputs: Inputs, device: str, geometry: Geometry | None, 
     from rich.progress import track
 
     from fpga_ops.importer import import_model
-    from fpga_ops.loading import load
+    from fpga_ops.loading import make
 
+    partition = import_model(model)
     count, found = len(next(iter(inputs.values()))), []
-    with load(model, device, max_batch=_BATCH) as network:
+    with make(partition, device, max_batch=_BATCH) as network:
         if geometry is not None:
-            network._executable = BlockFloatReference(import_model(model).network, geometry)
+            network._executable = BlockFloatReference(partition.network, geometry)
         name = f"bfp, {geometry.name}" if geometry is not None else f"int8, {device}"
         for first in track(range(0, count, _BATCH), description=name, disable=not progress):
             (output,) = network.run({key: value[first : first + _BATCH] for key, value in inputs.items()}).values()

@@ -101,9 +101,8 @@ class VectorExecutable:
         # only the one-launch kernel can be told which cores are to do what
         lanes = min(plan.workers, MOST_LANES) if self._in_place and persistent and not profile else 1
         self.at_once = lanes
-        beside = ThreadPoolExecutor(
-            1
-        )  # the pages of an arena take as long to come as a program that was compiled before
+        # the pages of an arena take as long to come as a program that was compiled before
+        beside = ThreadPoolExecutor(1)
         making = beside.submit(_make_arena, plan, lanes)
         beside.shutdown(wait=False)
         options = ["-cl-std=CL3.0"] if device.language >= (3, 0) else ["-cl-std=CL1.2"]

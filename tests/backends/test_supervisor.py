@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from triton_server import supervisor as module
-from triton_server.errors import ControlError
+from triton_server.control import Control
+from triton_server.errors import ControlError, ServerStartError
+from triton_server.gate import Gate
 from triton_server.probe import Answer, KnownAnswer
 from triton_server.server import TritonServer
 from triton_server.supervisor import (
@@ -119,6 +121,18 @@ def test_without_a_server_process_nothing_is_ready(watcher: Supervisor, monkeypa
     assert watcher.ready
     monkeypatch.setattr(TritonServer, "running", False)
     assert not watcher.ready
+
+
+def test_a_server_that_falls_silent_at_its_start_has_not_started(
+    watcher: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: object, **__: object) -> None:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(TritonServer, "start", lambda server: server)
+    monkeypatch.setattr(Control, "index", silent)
+    with pytest.raises(ServerStartError, match="did not answer for its models: timed out"):
+        watcher._start_server(Gate("127.0.0.1", 0, 0))
 
 
 def test_old_news_is_dropped(watcher: Supervisor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,21 +39,18 @@ def serving(folder: Path, name: str, model: Path, description: dict[str, Any], d
 
     ((given, takes),) = description["inputs"].items()
     ((made, gives),) = description["outputs"].items()
-    repository = folder / "least"
-    version = repository / name / "1"
-    version.mkdir(parents=True)
-    try:
+    config = _CONFIG.format(
+        input=json.dumps(given),
+        input_shape=takes["shape"][1:],
+        output=json.dumps(made),
+        output_shape=gives["shape"][1:],
+        path=json.dumps(str(model.resolve())),
+        device=json.dumps(device),
+    )
+    with tempfile.TemporaryDirectory(dir=folder) as repository:
+        version = Path(repository) / name / "1"
+        version.mkdir(parents=True)
         shutil.copy(_MODEL, version / "model.py")
-        config = _CONFIG.format(
-            input=json.dumps(given),
-            input_shape=takes["shape"][1:],
-            output=json.dumps(made),
-            output_shape=gives["shape"][1:],
-            path=json.dumps(str(model.resolve())),
-            device=json.dumps(device),
-        )
-        (repository / name / "config.pbtxt").write_text(config)
+        (version.parent / "config.pbtxt").write_text(config)
         with TritonServer(repository, auto_complete=False) as server:
             yield server.grpc_url
-    finally:
-        shutil.rmtree(repository)
