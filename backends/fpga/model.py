@@ -97,10 +97,10 @@ class TritonPythonModel:
                 settings.devices,
                 timeout_s=settings.device_timeout_s,
                 on_failure=self._device_failed,
+                on_settled=self._first_use.survived,
             )
             golden = read_golden(version, self._inputs, self._outputs, rows=min(GOLDEN_ROWS, max_batch))
             self._chain.set_golden(golden)
-            self._first_use.survived()
         except FpgaOpsError as error:
             raise pb_utils.TritonModelException(f"{self._name}: {error}") from error
         self._tell_provenance()
@@ -206,7 +206,6 @@ class TritonPythonModel:
                     wrong = str(error)
                 self._accounts.add("fpga_self_tests_total", device=device, result="wrong" if wrong else "right")
                 last_test = time.monotonic()
-            self._first_use.survived()
             self._tell_provenance()
             self._accounts.flush()
 

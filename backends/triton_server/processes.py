@@ -82,12 +82,17 @@ def state(pid: int) -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far, 0 when there is none."""
+    """User and system time of a process so far, with its children that have ended; 0 when there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """The same of a process and all below it."""
+    return sum(cpu_seconds(member) for member in (pid, *descendants(pid)))
 
 
 def find_stubs(server_pid: int) -> list[Stub]:

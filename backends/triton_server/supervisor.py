@@ -29,7 +29,7 @@ from triton_server.errors import ControlError, ServerError, ServerStartError
 from triton_server.gate import Gate
 from triton_server.plugin.first_use import NOTES_VARIABLE
 from triton_server.probe import KnownAnswer, ask, known_answer
-from triton_server.processes import any_ended, cpu_seconds, find_stubs, state
+from triton_server.processes import any_ended, find_stubs, state, tree_cpu_seconds
 from triton_server.server import TritonServer
 from triton_server.verify import Verdict, verify_repository
 
@@ -479,7 +479,7 @@ class Supervisor:
                     progress = int(entry["inference_stats"]["success"]["count"])
         pid = self.server.pid
         if pid is not None:
-            cpu = sum(cpu_seconds(s.pid) for s in find_stubs(pid) if s.instance.startswith(f"{known.model}_"))
+            cpu = sum(tree_cpu_seconds(s.pid) for s in find_stubs(pid) if s.instance.startswith(f"{known.model}_"))
         at_work = cpu - health.cpu_s > 0.3 * (now - began)
         moved = progress != health.progress
         health.progress, health.cpu_s = progress, cpu

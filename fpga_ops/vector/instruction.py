@@ -8,6 +8,7 @@ CPU, driver and platform.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -16,9 +17,12 @@ from pathlib import Path
 from fpga_ops.opencl import OpenCLDevice, cpu_flags, write_atomically
 
 FLAGS = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni"})
-TIMEOUT_S = 120
+TIMEOUT_S = 20
+"""Long beside the second that a verdict takes, and short beside a server's patience with a device that opens."""
 PORTABLE_VARIABLE = "FPGA_OPS_PORTABLE"
 """Set to 1, kernels are standard OpenCL C only: the operator's way out, and how the benchmark times the fallback."""
+
+log = logging.getLogger("fpga_ops")
 
 
 def _interpreter() -> str:
@@ -53,14 +57,15 @@ def _ask(device: OpenCLDevice, feature: str, cache_dir: Path) -> bool:
         return bool(json.loads(path.read_text())["works"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not asked yet, or the file is damaged
-    command = [_interpreter(), "-m", "fpga_ops.vector.probe", feature, device.platform, device.name]
+    command = [_interpreter(), "-m", "fpga_ops.vector.probe", feature, device.platform, device.name, str(os.getpid())]
     search = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
     try:
         outcome = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
             env={**os.environ, "PYTHONPATH": search},
         )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("%s: does without '%s', which could not be tried: %s", device.name, feature, error)
         return False  # nothing was learned: ask again next time
     verdict = {"works": outcome.returncode == 0, "exit_code": outcome.returncode, "detail": outcome.stderr[-500:]}
     write_atomically(path, json.dumps(verdict).encode())

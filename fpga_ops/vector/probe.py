@@ -1,6 +1,6 @@
 """The child process of `instruction.py`: exit code 0 if a feature works on the device named.
 
-usage: python -m fpga_ops.vector.probe dot|yield PLATFORM DEVICE
+usage: python -m fpga_ops.vector.probe dot|yield PLATFORM DEVICE PARENT_PID
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fpga_ops import opencl
+from fpga_ops.parent import end_with
 from fpga_ops.vector.source import kernel_file
 
 _YIELD_KERNEL = """
@@ -78,5 +79,6 @@ def dots(platform: str, name: str) -> bool:
 
 
 if __name__ == "__main__":
+    end_with(int(sys.argv[4]))
     works = {"dot": dots, "yield": yields}[sys.argv[1]](sys.argv[2], sys.argv[3])
     sys.exit(0 if works else 1)

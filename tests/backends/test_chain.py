@@ -89,6 +89,47 @@ def test_a_device_that_cannot_be_built_is_passed_over() -> None:
     assert [(f.device, f.cause) for f in seen] == [("fpga", "build")]
 
 
+def test_a_turn_settles_when_it_ends_and_never_while_a_device_opens() -> None:
+    """The self-test's turn does not settle the opening that a request's turn still waits for."""
+    told: list[str] = []
+    opens, may_open = threading.Event(), threading.Event()
+
+    def load(device: str | None) -> FakeNetwork:
+        if device == "fpga":
+            return FakeNetwork(device, raises(DeviceError("device lost")))
+        opens.set()
+        assert may_open.wait(20)
+        told.append("opened")
+        return FakeNetwork(device)
+
+    spare = Chain(load, ("fpga", "cpu"), timeout_s=5.0, on_settled=lambda: told.append("settled"))
+    assert told == [], "opened, and not yet asked the known answer"
+    spare.set_golden(None)
+    told.clear()
+    request = threading.Thread(target=spare.run, args=(X,))
+    request.start()
+    assert opens.wait(20)
+    test = threading.Thread(target=spare.self_test)
+    test.start()
+    test.join(0.2)
+    assert told == []
+    may_open.set()
+    request.join(20)
+    test.join(20)
+    assert told == ["opened", "settled", "settled"]
+
+
+def test_a_chain_without_a_device_settles_too() -> None:
+    told: list[str] = []
+
+    def load(device: str | None) -> FakeNetwork:
+        raise DeviceError("device lost")
+
+    with pytest.raises(NoDeviceError):
+        Chain(load, ("fpga",), timeout_s=5.0, on_settled=lambda: told.append("settled"))
+    assert told == ["settled"]
+
+
 def test_a_call_that_hangs_is_given_up() -> None:
     seen: list[Failure] = []
     release = threading.Event()

@@ -96,7 +96,7 @@ def test_a_stub_that_triton_gave_up_is_acted_on_at_once(watcher: Supervisor, mon
 def test_silence_at_work_is_slow_for_a_while(watcher: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter(range(1, 100))
     monkeypatch.setattr(module, "find_stubs", lambda pid: [type("Stub", (), {"pid": 1, "instance": "tiny_0"})])
-    monkeypatch.setattr(module, "cpu_seconds", lambda pid: float(next(seconds)))
+    monkeypatch.setattr(module, "tree_cpu_seconds", lambda pid: float(next(seconds)))
     monkeypatch.setattr(TritonServer, "pid", 1)
     answer(monkeypatch, TimeoutError("timed out"), 0.2)
     watcher._probe_all()

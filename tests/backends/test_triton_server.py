@@ -29,7 +29,7 @@ from triton_server.health import metrics
 from triton_server.listening import JsonHandler, Listener
 from triton_server.ports import resolve_ports
 from triton_server.probe import KnownAnswer, compare
-from triton_server.processes import cpu_seconds, kill_and_wait, session_members, state
+from triton_server.processes import cpu_seconds, kill_and_wait, session_members, state, tree_cpu_seconds
 from triton_server.rundir import assemble
 
 
@@ -230,3 +230,26 @@ def test_control_errors_hold_the_servers_message() -> None:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def test_the_work_of_a_process_is_that_of_its_children_too_while_they_run_and_after() -> None:
+    """Else a process that waits for a compiler counts as idle, and as idle once more when the compiler has ended."""
+    burn = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass\nprint('x', flush=True)"
+    program = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {burn + "; input()"!r}], stdin=subprocess.PIPE)
+input(); child.communicate(b"x"); print("ended", flush=True); input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "x\n"
+        running = tree_cpu_seconds(process.pid)
+        process.stdin.write("x\n")
+        assert process.stdout.readline() == "ended\n"
+        ended = tree_cpu_seconds(process.pid)
+        process.stdin.write("x\n")
+    assert running >= 0.29
+    assert ended >= running

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,13 +13,13 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from tests.driver import faulty_driver
 from tests.e2e.conftest import COMPLETE, Service, complete, images, serving, write_model
 from triton_server.processes import state
 
 pytestmark = pytest.mark.server
 
 BACKEND = Path(__file__).parent / "faulty_backend"
-DRIVER = Path(__file__).parent / "aborting_driver.c"
 DEVICES = "unbuildable,first,reference"
 MORE = """
 max_batch_size: 8
@@ -114,14 +112,7 @@ def test_a_driver_that_aborts_the_process_is_survived(service: Service, fault: P
 
 def test_a_driver_that_aborts_when_a_device_opens_is_passed_over(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:
     """At the start and at a load: the next device serves, loudly; and the driver is used again when it is mended."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler to make the driver with")
-    driver = tmp_path / "driver.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", driver, DRIVER, "-ldl"], check=True)
-    environment = {
-        "LD_PRELOAD": str(driver), "TRITON_FPGA_TEST_FAULT": str(fault), "XDG_CACHE_HOME": str(tmp_path / "cache")
-    }  # fmt: skip
+    environment = faulty_driver(tmp_path, fault)
     repository = tmp_path / "aborts"
     write_model(repository, "tiny", tiny_onnx, device="cpu,reference", more=complete(tiny_onnx))
     fault.touch()
@@ -145,6 +136,47 @@ def test_a_driver_that_aborts_when_a_device_opens_is_passed_over(tmp_path: Path,
         service.wait_for(lambda: service.restarts() > restarts and service.get("/ready")[0] == 200)
         service.wait_for(lambda: service.metric("fpga_model_info", 'device="cpu"') == 2)
         np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), answer)
+
+
+@pytest.mark.timeout(900)  # mostly waiting: three minutes on a machine that is not slow
+def test_a_driver_that_hangs_when_a_device_opens_is_passed_over(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:
+    """At the start, in each of three instances, and at a load in service, where the others serve on until it shows."""
+    environment = faulty_driver(tmp_path, fault)
+    repository = tmp_path / "hangs"
+    three = complete(tiny_onnx) + "instance_group [ { kind: KIND_CPU count: 3 } ]\n"
+    write_model(repository, "tiny", tiny_onnx, device="cpu,reference", more=three)
+    fault.write_text("hang")
+    with serving(repository, COMPLETE, environment=environment) as service:
+        assert service.get("/ready")[0] == 200
+        told = "device cpu is taken out of service (aborted): the driver does not come back when the device is opened"
+        assert told in service.log.read_text()
+        service.wait_for(lambda: service.metric("fpga_failovers_total", 'device="cpu"', 'cause="aborted"') == 3)
+        answer = service.infer("grpc", "tiny", images())
+        write_model(repository, "late", tiny_onnx, device="cpu,reference", more=complete(tiny_onnx))
+        time.sleep(5)
+        assert service.get("/ready/late")[0] != 200
+        np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), answer)
+        service.wait_for(lambda: service.get("/ready/late")[0] == 200, 500)
+        np.testing.assert_array_equal(service.infer("grpc", "late", images()), answer)
+
+
+def test_a_driver_that_hangs_at_a_failover_is_passed_over(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:
+    """The device in use is lost, and the next one never opens: the one after it serves after a single restart."""
+    environment = faulty_driver(tmp_path, fault)
+    repository = tmp_path / "hangs_later"
+    write_model(repository, "tiny", tiny_onnx, device="first,cpu,reference", more=complete(tiny_onnx))
+    with serving(repository, COMPLETE, backend=BACKEND, environment=environment) as service:
+        answer = service.infer("grpc", "tiny", images())
+        fault.write_text("lost hang")
+        with pytest.raises(InferenceServerException) as caught:
+            service.infer("grpc", "tiny", images())
+        assert "UNAVAILABLE" in str(caught.value.status())
+        service.wait_for(lambda: service.restarts() and service.get("/ready")[0] == 200, 200)
+        starts = service.log.read_text().count('"loading: tiny:1"')
+        assert starts == 2, "the next start found the note of the opening, and tried the device in a child first"
+        np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), answer)
+        service.wait_for(lambda: service.metric("fpga_failovers_total", 'device="cpu"', 'cause="aborted"') == 1)
+        assert service.metric("fpga_model_info", 'device="reference"') == 1
 
 
 def test_a_stop_with_a_busy_device_is_bounded(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:

@@ -3,10 +3,11 @@
 Every target of fpga_ops equals the integer reference bit for bit, so a change of device changes no answer.
 """
 
+import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,7 +59,8 @@ class Chain:
     """Runs on the first device of ``devices`` that works; ``load`` opens a network on a device.
 
     ``run`` and ``self_test`` may be called from different threads; one inference runs at a time. ``on_failure`` is
-    told of each device that is taken out.
+    told of each device that is taken out, ``on_settled`` of the end of each turn in which devices may have been opened:
+    what was opened has then answered, or was given up.
     """
 
     def __init__(
@@ -68,11 +70,13 @@ class Chain:
         *,
         timeout_s: float,
         on_failure: Callable[[Failure], None] = lambda failure: None,
+        on_settled: Callable[[], None] = lambda: None,
     ) -> None:
         self._load = load
         self._pending = list(devices)
         self._timeout_s = timeout_s
         self._on_failure = on_failure
+        self._on_settled = on_settled
         self._network: Network | None = None
         self._worker: _Worker | None = None
         self._lock = threading.Lock()
@@ -81,11 +85,15 @@ class Chain:
         self.description: dict[str, Any] = {}
         self.device = ""
         """Name of the device in use."""
-        self._advance()
+        try:
+            self._advance()
+        except BaseException:
+            on_settled()
+            raise
 
     def set_golden(self, golden: Golden | None) -> None:
         """Give the known answers and test the present device with them; it is replaced when it fails."""
-        with self._lock:
+        with self._turn():
             self._golden = golden
             self._ensure_right()
 
@@ -98,7 +106,7 @@ class Chain:
         Raises InputError for inputs that no device would take, RequestFailedError for those that fail on a sound
         device, NoDeviceError when no device is left.
         """
-        with self._lock:
+        with self._turn():
             absolved = ""
             while True:
                 try:
@@ -116,7 +124,7 @@ class Chain:
 
     def self_test(self) -> str | None:
         """Ask the known answer and replace a device that gives another. Returns what was wrong, or None."""
-        with self._lock:
+        with self._turn():
             before = len(self.failures)
             self._ensure_right()
             return None if len(self.failures) == before else self.failures[-1].detail
@@ -125,6 +133,14 @@ class Chain:
         """Free the device."""
         with self._lock:
             self._drop()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            finally:
+                self._on_settled()
 
     def _ensure_right(self) -> None:
         while self._golden is not None:

@@ -1,7 +1,8 @@
 """The real plugin over a device that breaks on demand, for the tests of fail-over.
 
 The device "first" is the reference under another name. What the file named by TRITON_FPGA_TEST_FAULT says, it does:
-lost, memory, hang, lock (it hangs with Python's lock), wrong, poison, sleep, abort. "unbuildable" never opens.
+lost, memory, hang, lock (it hangs with Python's lock), wrong, poison, sleep, abort. "lost" may be followed by what
+tests/faulty_driver.c shall do. "unbuildable" never opens.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class FaultyNetwork:
 
     def run_timed(self, inputs: Any) -> Any:
         fault = _fault()
-        if fault == "lost":
+        if fault.startswith("lost"):
             raise fpga_ops.DeviceError("device lost")
         if fault == "memory":
             raise MemoryError("out of device memory")
