@@ -28,9 +28,18 @@ class Replica:
     health: int
 
 
+@dataclass(frozen=True)
+class Running:
+    """A proxy's ports on 127.0.0.1, and its process."""
+
+    grpc: int
+    http: int
+    pid: int
+
+
 @contextlib.contextmanager
-def running(name: str, replica: Replica, folder: Path, secrets: Path | None = None) -> Iterator[tuple[int, int]]:
-    """Run the proxy of the configuration ``name`` in ``folder``; yields its ports for gRPC and HTTP."""
+def running(name: str, replica: Replica, folder: Path, secrets: Path | None = None) -> Iterator[Running]:
+    """Run the proxy of the configuration ``name`` in ``folder``."""
     grpc, http, admin, monitoring = resolve_ports("127.0.0.1", (0, 0, 0, 0))
     # The shipped files, with the places of a container changed to those of this test.
     places = {
@@ -39,7 +48,7 @@ def running(name: str, replica: Replica, folder: Path, secrets: Path | None = No
     }  # fmt: skip
     listeners = dict(zip((*LISTENERS[name], 9901, 9902), (grpc, http, admin, monitoring), strict=True))
     replicas = {8001: replica.grpc, 8000: replica.http, 8003: replica.health}
-    for file in (DOCKER / "envoy").glob("*.yaml"):
+    for file in (DOCKER / "envoy").iterdir():
         text = file.read_text()
         for shipped, here in places.items():
             text = text.replace(shipped, here)
@@ -57,7 +66,7 @@ def running(name: str, replica: Replica, folder: Path, secrets: Path | None = No
             assert process.poll() is None, (folder / "log").read_text()[-3000:]
             assert time.monotonic() < until, (folder / "log").read_text()[-3000:]
             time.sleep(0.05)
-        yield grpc, http
+        yield Running(grpc, http, process.pid)
     finally:
         process.terminate()
         process.wait(30)

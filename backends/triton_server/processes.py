@@ -95,6 +95,15 @@ def tree_cpu_seconds(pid: int) -> float:
     return sum(cpu_seconds(member) for member in (pid, *descendants(pid)))
 
 
+def private_bytes(pid: int) -> int:
+    """Resident memory that a process shares with no file and no other process; 0 when there is none."""
+    try:
+        resident, shared = map(int, Path(f"/proc/{pid}/statm").read_text().split()[1:3])
+    except OSError:
+        return 0
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
 def find_stubs(server_pid: int) -> list[Stub]:
     """The stubs of a server with the model and instance that each one runs."""
     stubs = []

@@ -9,6 +9,7 @@ UNAVAILABLE, which is worth a retry.
     hung    no known answer, no other progress, no processor use  noticed by the probe
     slow    the known answer comes, late                          reported, not restarted
     wrong   the known answer comes and differs                    restarted when it happens twice in a row
+    memory  the server holds more than it may                     noticed within a quarter of a second
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from triton_server.errors import ControlError, ServerError, ServerStartError
 from triton_server.gate import Gate
 from triton_server.plugin.first_use import NOTES_VARIABLE
 from triton_server.probe import KnownAnswer, ask, known_answer
-from triton_server.processes import any_ended, find_stubs, state, tree_cpu_seconds
+from triton_server.processes import any_ended, find_stubs, private_bytes, state, tree_cpu_seconds
 from triton_server.server import TritonServer
 from triton_server.verify import Verdict, verify_repository
 
@@ -86,7 +87,7 @@ class ModelHealth:
 
 @dataclass(frozen=True)
 class Limits:
-    """The supervisor's times in seconds."""
+    """The supervisor's times in seconds, and the server's memory in bytes."""
 
     probe_interval: float = 2.0
     slow: float = 1.0
@@ -97,6 +98,9 @@ class Limits:
     """The same for an instance that uses the processor, as numpy's reference does for seconds."""
     watch_interval: float = 0.25
     repository_interval: float = 2.0
+    server_bytes: int = 2 << 30
+    """Memory of the server's own process, without the models'. Triton takes requests of any size, from as many clients
+    as come, and keeps the buffers of large ones."""
 
 
 class Supervisor:
@@ -397,6 +401,7 @@ class Supervisor:
                 if state(pid) == "T" and name != "the server":
                     self._forget(descriptor)
                     self._report("hung", f"{name} (process {pid}) is stopped", generation)
+            self._watch_memory(generation)
             for descriptor in any_ended(list(self._pidfds), self.limits.watch_interval):
                 pid, name = self._pidfds[descriptor]
                 if name != "the server" and self._was_told_to_end(pid):
@@ -404,6 +409,11 @@ class Supervisor:
                     continue
                 self._forget(descriptor)
                 self._report("dead", f"{name} (process {pid}) has ended", generation)
+
+    def _watch_memory(self, generation: int) -> None:
+        held, limit = private_bytes(self.server.pid or -1), self.limits.server_bytes
+        if held > limit:
+            self._report("memory", f"the server holds {held >> 20} MB, more than {limit >> 20}", generation)
 
     @staticmethod
     def _was_told_to_end(pid: int) -> bool:

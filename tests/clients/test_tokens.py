@@ -65,8 +65,8 @@ def proxy(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     thread.start()
     replica = Replica(triton.grpc_port, triton.http_port, health.port)
     try:
-        with running("envoy-secure.yaml", replica, folder, folder / "secrets" / "proxy") as (grpc, http):
-            yield Proxy(f"localhost:{grpc}", f"localhost:{http}", folder / "secrets")
+        with running("envoy-secure.yaml", replica, folder, folder / "secrets" / "proxy") as envoy:
+            yield Proxy(f"localhost:{envoy.grpc}", f"localhost:{envoy.http}", folder / "secrets")
     finally:
         health.shutdown()
         thread.join()

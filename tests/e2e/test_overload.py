@@ -125,15 +125,18 @@ def test_refusals_through_the_proxy_say_when_to_come_again(service: Service, tmp
             return answer.status, answer.getheader("Retry-After")
 
     replica = Replica(*(int(service.urls[name].rpartition(":")[2]) for name in ("grpc", "http", "health")))
-    with running("envoy.yaml", replica, tmp_path) as (grpc_port, http_port):
-        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+    with running("envoy.yaml", replica, tmp_path) as envoy:
+        with grpc.insecure_channel(f"127.0.0.1:{envoy.grpc}") as channel:
             infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
             calls = [infer.future(by_grpc, timeout=30) for _ in range(200)]
             told = [(call.code(), dict(call.trailing_metadata()).get("grpc-retry-pushback-ms")) for call in calls]
         with ThreadPoolExecutor(64) as pool:
-            answers = list(pool.map(lambda _: ask(http_port), range(200)))
+            answers = list(pool.map(lambda _: ask(envoy.http), range(200)))
     assert set(told) == {(grpc.StatusCode.OK, None), (grpc.StatusCode.UNAVAILABLE, str(RETRY_MS))}
     assert set(answers) == {(200, None), (503, "1")}
+    logged = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
+    failures = {(503, None), (200, "Unavailable")}
+    assert {(entry["status"], entry["grpc"]) for entry in logged} == failures, "failures alone"
 
 
 def test_small_requests_with_priority_overtake(service: Service) -> None:

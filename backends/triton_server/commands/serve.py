@@ -79,6 +79,14 @@ def register(parser: argparse.ArgumentParser) -> None:
         " (default: %(default)s)",
     )
     parser.add_argument(
+        "--memory-limit",
+        type=_megabytes,
+        default=2048,
+        metavar="MB",
+        help="memory of the server's process, without the models, beyond which it is restarted: it takes requests of"
+        " any size (default: %(default)s)",
+    )
+    parser.add_argument(
         "--strict-device", action="store_true", help="not ready while a model serves on another device than its first"
     )
     parser.add_argument("--no-watch", action="store_true", help="do not load what changes in the repository")
@@ -104,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     supervisor = Supervisor(
         server,
-        limits=Limits(probe_interval=args.probe_interval),
+        limits=Limits(probe_interval=args.probe_interval, server_bytes=args.memory_limit << 20),
         watch_repository=not args.no_watch,
         strict_device=args.strict_device,
         drain_s=args.drain,
@@ -205,4 +213,11 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"expected seconds above 0, came {text}")
+    return value
+
+
+def _megabytes(text: str) -> int:
+    value = int(text)
+    if value < 128:  # the server alone holds some 40, and up to twice that while it starts
+        raise argparse.ArgumentTypeError(f"expected 128 MB or more, came {text}")
     return value
