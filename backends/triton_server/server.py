@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -16,12 +17,13 @@ from types import TracebackType
 from typing import Self
 
 from triton_server import shm
+from triton_server.admin_key import ADMIN_HEADER, default_path, read_or_make
 from triton_server.control import Control
 from triton_server.errors import ServerError, ServerStalledError, ServerStartError
 from triton_server.locate import Installation, backend_folder, check_numpy, find_installation
 from triton_server.plugin.leash import LEASH_VARIABLE
 from triton_server.ports import resolve_ports
-from triton_server.processes import cpu_seconds, find_stubs, kill_and_wait, session_members
+from triton_server.processes import cpu_seconds, find_stubs, hide_argument, kill_and_wait, session_members
 from triton_server.rundir import assemble
 from triton_server.verify import verify_repository
 
@@ -41,8 +43,11 @@ class TritonServer:
 
     Ports of 0 become free ones and stay the same over restarts. ``models`` are loaded at start ("*": all); load and
     unload requests are obeyed later. ``log`` is a file to append the server's log to, ``None`` for one in the run
-    directory, or "inherit" for this process's stderr. With ``admin_key`` the calls that change the server need it.
-    ``share_ports`` lets the supervisor's gate listen beside the server. ``extra`` are more tritonserver flags.
+    directory, or "inherit" for this process's stderr. ``share_ports`` lets the supervisor's gate listen beside the
+    server. ``extra`` are more tritonserver flags.
+
+    What changes the server needs ``admin_key``, this user's unless given: a load request brings configurations and
+    files of its own, and so any code, and shared memory may be that of the server's own processes.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class TritonServer:
         self.models = tuple(models)
         self.http_port = self.grpc_port = self.metrics_port = 0
         self.exit_timeout_s = exit_timeout_s
-        self.admin_key = admin_key
+        self.admin_key = admin_key or _own_key()
         self.environment = dict(environment or {})
         """Added to this process's environment for the server."""
         self._shm_default_bytes = shm_default_bytes
@@ -112,9 +117,8 @@ class TritonServer:
 
     @property
     def control(self) -> Control:
-        """The control API of this server, with the admin key where the server wants one."""
-        headers = {ADMIN_HEADER: self.admin_key} if self.admin_key else {}
-        return Control(self.client_host, self.http_port, headers)
+        """The control API of this server, with the admin key."""
+        return Control(self.client_host, self.http_port, {ADMIN_HEADER: self.admin_key})
 
     # -- life
 
@@ -194,6 +198,8 @@ class TritonServer:
             elif time.monotonic() > worked_at + STALL_S:
                 raise ServerStalledError(f"tritonserver has done nothing for {STALL_S:g} s\n{self.log_tail()}")
             self._exited.wait(0.05)
+        if self.pid is not None:
+            hide_argument(self.pid, self.admin_key)
         self.protect()
 
     def protect(self) -> None:
@@ -279,13 +285,10 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
             f"--backend-config=python,shm-default-byte-size={self._shm_default_bytes}",
             f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT_S}",
-        ]  # fmt: skip
-        if self.admin_key:
             # Everyone may infer and ask for health and metadata; only the holder of the key may change what is served.
-            command += [
-                f"--http-restricted-api={RESTRICTED}:{ADMIN_HEADER}={self.admin_key}",
-                f"--grpc-restricted-protocol={RESTRICTED}:{ADMIN_HEADER.removeprefix('triton-grpc-protocol-')}={self.admin_key}",
-            ]
+            f"--http-restricted-api={RESTRICTED}:{ADMIN_HEADER}={self.admin_key}",
+            f"--grpc-restricted-protocol={RESTRICTED}:{ADMIN_HEADER.removeprefix('triton-grpc-protocol-')}={self.admin_key}",
+        ]  # fmt: skip
         completes = self.auto_complete
         if completes is None:
             completes = bool(verify_repository(self.model_repository).incomplete)
@@ -404,10 +407,15 @@ The signal follows the thread that started the server, which is why that thread 
 """
 
 RESTRICTED = "model-repository,shared-memory,trace,logging"
-"""The parts of Triton's API that change the server."""
+"""The parts of Triton's API that change what is served, write files, or let the server read and write named memory."""
 
-ADMIN_HEADER = "triton-grpc-protocol-admin-key"
-"""The header with the admin key. Triton puts this prefix before gRPC keys itself; HTTP uses the same for one rule."""
+
+def _own_key() -> str:
+    """This user's key, or one that nobody knows where it cannot be kept."""
+    try:
+        return read_or_make(default_path())
+    except OSError:
+        return secrets.token_urlsafe(32)
 
 
 def _packages() -> list[Path]:

@@ -55,9 +55,12 @@ def _namespace() -> int:
 
 
 def _start_time(pid: int) -> int:
-    """The process's start in clock ticks since boot (field 22 of /proc/<pid>/stat), or -1: pids are reused."""
+    """The process's start in clock ticks since boot (field 22 of /proc/<pid>/stat), since pids are reused.
+
+    -1 when it has ended, also while nobody has asked for its exit code.
+    """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return -1
-    return int(stat.rpartition(")")[2].split()[19])
+    return -1 if fields[0] in "ZX" else int(fields[19])

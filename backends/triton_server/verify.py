@@ -7,6 +7,7 @@ environment. So a configuration is read before Triton sees it, and anything but 
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -56,6 +57,8 @@ def refusal(model: Path) -> str | None:
 
 
 def _config_refusal(text: str) -> str | None:
+    from google.protobuf import json_format  # type: ignore[import-untyped]
+
     config = _parse(text)
     if isinstance(config, str):
         return f"config.pbtxt: {config}"
@@ -64,14 +67,35 @@ def _config_refusal(text: str) -> str | None:
         return None
     if backend not in ALLOWED_BACKENDS:
         return f'config.pbtxt: expected backend: "fpga", found backend: "{backend or ""}"'
-    if config.runtime or config.default_model_filename:
-        return "config.pbtxt: 'runtime' and 'default_model_filename' choose code to run and are not allowed"
+    if config.runtime or config.default_model_filename or config.model_operations.op_library_filename:
+        choose = "'runtime', 'default_model_filename' and 'op_library_filename'"
+        return f"config.pbtxt: {choose} choose code to run and are not allowed"
     for name, value in ((name, parameter.string_value) for name, parameter in config.parameters.items()):
         if name.upper() == "EXECUTION_ENV_PATH":
             return "config.pbtxt: parameter EXECUTION_ENV_PATH would run foreign code and is not allowed"
-        if ".." in PurePosixPath(value).parts or value.startswith(("/", "~")):
+        if _leaves(value):
             return f"config.pbtxt: parameter {name}: path {value!r} leaves the model's folder"
+    for name, value in _files(json_format.MessageToDict(config, preserving_proto_field_name=True)):
+        if _leaves(value):
+            return f"config.pbtxt: {name}: path {value!r} leaves the model's folder"
     return None
+
+
+def _leaves(path: str) -> bool:
+    return ".." in PurePosixPath(path).parts or path.startswith(("/", "~"))
+
+
+def _files(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every file that a configuration names: label_filename of outputs, input_data_file of warm-ups, and others."""
+    if isinstance(config, str):
+        if "file" in name:
+            yield name, config
+    elif isinstance(config, dict):
+        for key, value in config.items():
+            yield from _files(value, f"{name}.{key}" if name else key)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _files(value, name)
 
 
 def _complete(model: Path) -> bool:
@@ -81,7 +105,7 @@ def _complete(model: Path) -> bool:
 
 def _parse(text: str) -> Any:
     """The configuration, read with Triton's own schema; a sentence when it does not parse."""
-    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
     try:

@@ -95,7 +95,8 @@ class Options:
         tls: Certificates; the URL's scheme (grpcs, https) switches encryption on.
         token: Bearer token, sent as `Authorization`. Refused on an unencrypted connection to another machine unless
             `allow_plaintext_token`.
-        shared_memory: True, False, or None: used for servers on this machine once it has been measured to be faster.
+        shared_memory: True, False, or None: used for servers on this machine once it has been measured to be faster. It
+            takes the server's admin key, so the server has to run as the same user; else requests go inline.
         hedge_after: Send a second copy elsewhere when no answer came for so long; None never does.
         fallback: What to use when no server answers; None raises.
         fallback_after: How long to look for a server before the fallback takes over.

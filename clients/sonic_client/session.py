@@ -30,7 +30,7 @@ from sonic_client.shared_memory import Arena, Lease
 from sonic_client.statistics import Breakdown, CallTiming, ServerTimes, Totals
 from sonic_client.tracing import Identity, child_span
 from sonic_client.transports.base import Call, ModelInfo, RawReply, Tensor, Transport
-from sonic_client.url import ServerUrl
+from sonic_client.url import ServerUrl, with_own_key
 
 _CONTROL_TIMEOUT = 10.0
 """Seconds for one control call (ready, metadata, statistics, registration)."""
@@ -229,7 +229,8 @@ class Session:
         found: dict[str, list[dict[str, str]]] = {}
         for server in self._pool.servers:
             try:
-                found[server.name] = await server.transport.index(self._headers(), _CONTROL_TIMEOUT)
+                headers = with_own_key(server.transport.url, self._headers())
+                found[server.name] = await server.transport.index(headers, _CONTROL_TIMEOUT)
             except Fault:
                 found[server.name] = []
         return found
@@ -313,7 +314,7 @@ class Session:
             server.reason = fault.reason
             return State.DENIED if fault.kind is Kind.AUTHENTICATION else State.OUT
         try:
-            rows = await transport.index(self._headers(), _CONTROL_TIMEOUT)
+            rows = await transport.index(with_own_key(transport.url, self._headers()), _CONTROL_TIMEOUT)
         except Fault:  # the index is often closed to the public; then the metadata must tell
             state, server.reason = await self._without_index(transport)
             return state

@@ -14,6 +14,7 @@ import numpy as np
 
 from sonic_client.faults import Fault
 from sonic_client.transports.base import Region, Tensor, Transport
+from sonic_client.url import with_own_key
 
 SMALLEST = 32 * 1024
 """Requests with fewer bytes are sent inline: the copy costs less than the bookkeeping."""
@@ -155,7 +156,7 @@ class Arena:
         """Forget all regions here and at the server."""
         for block in self._known:
             with suppress(Fault):
-                await transport.unregister(block.name, headers, 1.0)
+                await transport.unregister(block.name, with_own_key(transport.url, headers), 1.0)
         self.reset()
 
     async def _block(self, transport: Transport, size: int, headers: Mapping[str, str], timeout: float) -> _Block:
@@ -165,7 +166,7 @@ class Arena:
                 return free
             block = _Block(size)
             self._known.append(block)
-        await transport.register(block.name, f"/{block.name}", size, headers, timeout)
+        await transport.register(block.name, f"/{block.name}", size, with_own_key(transport.url, headers), timeout)
         return block
 
     def _take(self, size: int) -> _Block | None:

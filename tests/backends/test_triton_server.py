@@ -21,7 +21,8 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from triton_server import locate, shm
-from triton_server.commands.serve import _admin_key, register
+from triton_server.admin_key import ADMIN_HEADER, default_path, own_headers, read_or_make
+from triton_server.commands.serve import _admin_key
 from triton_server.control import Control
 from triton_server.errors import ServerNotFoundError, ServerStartError
 from triton_server.gate import Gate
@@ -29,8 +30,9 @@ from triton_server.health import metrics
 from triton_server.listening import JsonHandler, Listener
 from triton_server.ports import resolve_ports
 from triton_server.probe import KnownAnswer, compare
-from triton_server.processes import cpu_seconds, kill_and_wait, session_members, state, tree_cpu_seconds
+from triton_server.processes import cpu_seconds, hide_argument, kill_and_wait, session_members, state, tree_cpu_seconds
 from triton_server.rundir import assemble
+from triton_server.server import TritonServer
 
 
 def test_numpy_2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +83,21 @@ def test_ports() -> None:
         taken.listen()
         with pytest.raises(ServerStartError, match="choose another port"):
             resolve_ports("127.0.0.1", (0, taken.getsockname()[1], 0))
+
+
+def test_an_owner_whose_exit_code_nobody_asked_for_is_dead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shm, "SHM", tmp_path)
+    monkeypatch.setattr(shm.tempfile, "gettempdir", lambda: str(tmp_path / "nothing"))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
+        assert owner.stdin is not None
+        namespace, started = Path("/proc/self/ns/pid").stat().st_ino, shm._start_time(owner.pid)
+        (tmp_path / f"tfpga-{owner.pid}-{started}-{namespace}-0-x").touch()
+        assert shm.clean_stale() == 0, "it lives"
+        owner.stdin.close()
+        deadline = time.monotonic() + 30
+        while state(owner.pid) != "Z" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert shm.clean_stale() == 1
 
 
 def test_only_what_dead_owners_left_is_cleaned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -193,26 +210,49 @@ def test_health_metrics_are_prometheus_text() -> None:
         assert line.startswith("#") or len(line.rsplit(" ", 1)) == 2
 
 
-def parse(*words: str) -> object:
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    register(parser)
-    return parser.parse_args(words)
-
-
 def test_the_admin_key_is_made_once_and_private(tmp_path: Path) -> None:
     path = tmp_path / "keys" / "admin"
-    args = parse("--address", "192.0.2.1", "--admin-key-file", str(path))
-    key = _admin_key(args)  # type: ignore[arg-type]
-    assert key is not None
+    key = read_or_make(path)
     assert len(key) >= 32
     assert path.stat().st_mode & 0o777 == 0o600
-    assert _admin_key(args) == key  # type: ignore[arg-type]
+    assert read_or_make(path) == key
+    path.write_text("\n")
+    with pytest.raises(OSError, match=r"no key in .*keys/admin"):
+        read_or_make(path)
 
 
-def test_loopback_needs_no_key() -> None:
-    assert _admin_key(parse()) is None  # type: ignore[arg-type]
+def test_a_key_that_cannot_be_kept_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a place for it the server still starts, closed; a file that was asked for has to be there."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    assert _admin_key(None) is None
+    assert len(TritonServer(tmp_path).admin_key) >= 32
+    with pytest.raises(OSError, match="file"):
+        _admin_key(tmp_path / "file" / "key")
+
+
+def test_the_key_is_shown_to_this_users_servers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert own_headers(port) == {}, "there is no key yet"
+        key = read_or_make(default_path())
+        assert own_headers(port) == {ADMIN_HEADER: key}
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+        assert own_headers(port) == {}, "somebody else's server"
+        monkeypatch.undo()
+    assert own_headers(port) == {}, "nobody's"
+
+
+def test_a_secret_argument_is_blotted_out() -> None:
+    command = [sys.executable, "-c", "import sys; print(flush=True); input(); print(sys.argv[1])", "key=s3cret"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        assert hide_argument(process.pid, "s3cret")
+        assert Path(f"/proc/{process.pid}/cmdline").read_text().endswith("\0key=******\0")
+        assert process.communicate("\n")[0] == "key=s3cret\n", "what was read stays as it was"
+    assert not hide_argument(process.pid, "s3cret")
 
 
 def test_control_errors_hold_the_servers_message() -> None:

@@ -17,7 +17,16 @@ def model(repository: Path, name: str, config: str | bytes | None) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("config", ['backend: "fpga"', 'backend: "fpga"\nmax_batch_size: 8', 'platform: "ensemble"'])
+@pytest.mark.parametrize(
+    "config",
+    [
+        'backend: "fpga"',
+        'backend: "fpga"\nmax_batch_size: 8',
+        'platform: "ensemble"',
+        'backend: "fpga" output { name: "y" label_filename: "labels.txt" }',
+        'backend: "fpga" model_warmup { name: "w" inputs { key: "../x" value { input_data_file: "x" } } }',
+    ],
+)
 def test_our_models_may(tmp_path: Path, config: str) -> None:
     assert refusal(model(tmp_path, "tagger", config)) is None
 
@@ -37,6 +46,13 @@ def test_our_models_may(tmp_path: Path, config: str) -> None:
         ),
         ('backend: "fpga" parameters { key: "device" value { string_value: "/etc/passwd" } }', "leaves the model"),
         ('backend: "fpga" parameters { key: "x" value { string_value: "a/../../b" } }', "leaves the model"),
+        ('backend: "fpga" output { name: "y" label_filename: "../other/labels.txt" }', "output.label_filename"),
+        (
+            'backend: "fpga" model_warmup { name: "w" inputs { key: "x" value { input_data_file: "/etc/passwd" } } }',
+            "leaves the model",
+        ),
+        ('backend: "fpga" model_operations { op_library_filename: "x.so" }', "op_library_filename"),
+        ('backend: "fpga" cc_model_filenames { key: "7.0" value: "../x" }', "leaves the model"),
         ('backend: "fpga', "config.pbtxt:"),
         ('backends: "fpga"', "config.pbtxt:"),
         (b"\xff\xfe\x00", "cannot be read"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from tritonclient.utils import InferenceServerException
 
 import fpga_ops
 from tests.fpga_ops.onnx_models import quantise, resnet
+from triton_server.admin_key import ADMIN_HEADER, default_path, read_or_make
 from triton_server.plugin.version import describe_onnx
 from triton_server.processes import descendants, find_stubs, state
 from triton_server.shm import SHM
@@ -112,6 +114,10 @@ class Service:
     """How long the start took: the measure of this machine's speed just now."""
     clients: list[Any] = field(default_factory=list)
 
+    @property
+    def repository(self) -> Path:
+        return Path(str(self.log).removesuffix(".log"))
+
     def status(self) -> dict[str, Any]:
         return self.get("/status")[1]
 
@@ -126,6 +132,11 @@ class Service:
 
     def restarts(self) -> int:
         return sum(self.status()["restarts"].values())
+
+    @property
+    def admin(self) -> dict[str, str]:
+        """Headers of a request that changes what is served."""
+        return {ADMIN_HEADER: read_or_make(default_path())}
 
     def metrics(self) -> str:
         with urllib.request.urlopen(self.urls["metrics"], timeout=5) as answer:  # noqa: S310 - our own URL
@@ -201,7 +212,7 @@ def serving(
     repository: Path, *options: str, backend: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[Service]:
     """Start the service, wait for its announcement, stop it and check that nothing is left."""
-    log = Path(str(repository) + ".log")
+    log = Path(f"{repository}.log")
     command = [sys.executable, "-c", SERVE, "--model-repository", str(repository), "--json"]
     for port in ("http", "grpc", "metrics", "health"):
         command += [f"--{port}-port", "0"]
@@ -246,6 +257,7 @@ class Traffic:
     service: Service
     model: str
     kinds: Sequence[str] = ("grpc", "http")
+    """Each is a client: by calls over "grpc" or "http", or by one "stream" over gRPC."""
     pause_s: float = 0.01
     values: np.ndarray = field(default_factory=lambda: images())
     name: str = "images"
@@ -265,12 +277,12 @@ class Traffic:
             thread.join(30)
 
     def _ask(self, kind: str) -> None:
-        client = self.service.client(kind)
+        ask = self._stream() if kind == "stream" else self._calls(kind)
         while not self._end.is_set():
             began = time.monotonic()
             answer = None
             try:
-                answer = self.service.infer(kind, self.model, self.values, self.name, client=client)
+                answer = ask()
                 status = "ok"
             except InferenceServerException as error:
                 status = str(error.status())
@@ -278,6 +290,27 @@ class Traffic:
                 status = f"connection: {type(error).__name__}"
             self.answers.append((began, time.monotonic() - began, status, answer))
             self._end.wait(self.pause_s)
+
+    def _calls(self, kind: str) -> Callable[[], np.ndarray]:
+        client = self.service.client(kind)
+        return lambda: self.service.infer(kind, self.model, self.values, self.name, client=client)
+
+    def _stream(self) -> Callable[[], np.ndarray]:
+        """One stream over gRPC for all requests."""
+        client = self.service.client("grpc")
+        replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        client.start_stream(lambda result, error: replies.put(error or result))
+        tensor = tritonclient.grpc.InferInput(self.name, list(self.values.shape), "FP32")
+        tensor.set_data_from_numpy(self.values)
+
+        def ask() -> np.ndarray:
+            client.async_stream_infer(self.model, [tensor])
+            reply = replies.get(timeout=60)
+            if isinstance(reply, InferenceServerException):
+                raise reply
+            return np.asarray(reply.as_numpy(reply.get_response().outputs[0].name))
+
+        return ask
 
     def statuses(self) -> set[str]:
         return {status for _, _, status, _ in self.answers}

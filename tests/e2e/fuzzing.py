@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.e2e.conftest import Service, images
 
 INFER = "/v2/models/tiny/infer"
 GRPC_INFER = "/inference.GRPCInferenceService/ModelInfer"
+GRPC_STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,82 @@ def corpus() -> list[HttpCase]:
     return cases
 
 
+@dataclass(frozen=True)
+class GrpcCase:
+    """One ModelInfer message as it goes over the wire."""
+
+    name: str
+    body: bytes
+
+
+def grpc_request(values: bytes | None = None, *, name: str = "images", **fields: Any) -> service_pb2.ModelInferRequest:
+    """A sound request with one image, with other fields of its tensor, or other raw contents."""
+    request = service_pb2.ModelInferRequest(model_name="tiny")
+    request.inputs.add(name=name, **{"datatype": "FP32", "shape": [1, 3, 32, 32], **fields})
+    request.raw_input_contents.append(images().tobytes() if values is None else values)
+    return request
+
+
+ANSWERED = ("sound", "contents twice")
+"""Cases of the gRPC corpus that have an answer; Triton passes over contents that belong to no input."""
+
+
+def grpc_corpus() -> list[GrpcCase]:
+    """The same for gRPC: what a client in another language could send by mistake, and worse."""
+    sound = images().tobytes()
+    typed = service_pb2.InferTensorContents(fp32_contents=images().ravel().tolist())
+    integers = service_pb2.InferTensorContents(int_contents=[1] * 3072)
+    text = service_pb2.InferTensorContents(bytes_contents=[b"x"] * 3072)
+    requests: dict[str, service_pb2.ModelInferRequest] = {
+        "sound": grpc_request(),
+        "no model": grpc_request(),
+        "unknown model": grpc_request(),
+        "unknown version": grpc_request(),
+        "version that is no number": grpc_request(),
+        "no inputs": service_pb2.ModelInferRequest(model_name="tiny"),
+        "input twice": grpc_request(),
+        "another name": grpc_request(name="pictures"),
+        "empty name": grpc_request(name=""),
+        "no contents": grpc_request(),
+        "contents twice": grpc_request(),
+        "empty contents": grpc_request(b""),
+        "half of the contents": grpc_request(sound[:6000]),
+        "too much": grpc_request(sound * 2),
+        "raw and typed": grpc_request(contents=typed),
+        "typed of another type": grpc_request(contents=integers),
+        "typed text": grpc_request(contents=text),
+        "negative shape": grpc_request(shape=[-1, 3, 32, 32]),
+        "no shape": grpc_request(shape=[]),
+        "zero batch": grpc_request(b"", shape=[0, 3, 32, 32]),
+        "huge shape": grpc_request(shape=[1 << 62, 3, 32, 32]),
+        "shape that overflows": grpc_request(shape=[1 << 31, 1 << 31, 32, 32]),
+        "unknown type": grpc_request(datatype="FP33"),
+        "text type": grpc_request(datatype="BYTES"),
+        "unknown output": grpc_request(),
+        "shared memory that is not there": grpc_request(),
+        "priority of text": grpc_request(),
+        "sequence": grpc_request(),
+        "all nan": grpc_request(np.full(3072, np.nan, np.float32).tobytes()),
+    }
+    requests["no model"].model_name = ""
+    requests["unknown model"].model_name = "../tiny"
+    requests["unknown version"].model_version = "7"
+    requests["version that is no number"].model_version = "one"
+    requests["input twice"].MergeFrom(grpc_request())
+    del requests["no contents"].raw_input_contents[:]
+    requests["contents twice"].raw_input_contents.append(sound)
+    for name in ("typed of another type", "typed text"):
+        del requests[name].raw_input_contents[:]
+    requests["unknown output"].outputs.add(name="nothing")
+    del requests["shared memory that is not there"].raw_input_contents[:]
+    requests["shared memory that is not there"].inputs[0].parameters["shared_memory_region"].string_param = "x"
+    requests["shared memory that is not there"].inputs[0].parameters["shared_memory_byte_size"].int64_param = 12288
+    requests["priority of text"].parameters["priority"].string_param = "first"
+    requests["sequence"].parameters["sequence_id"].double_param = 0.5
+    cases = [GrpcCase(name, request.SerializeToString()) for name, request in requests.items()]
+    return [*cases, GrpcCase("no message", b"\xff" * 64), GrpcCase("half a message", cases[0].body[:-100])]
+
+
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
     """Flip, cut, repeat or insert bytes."""
     changed = bytearray(data)
@@ -152,9 +230,7 @@ def send_http(service: Service, case: HttpCase, timeout_s: float = 20.0) -> tupl
 
 def grpc_bodies(seed: int) -> Iterator[bytes]:
     """Mutations of a sound ModelInfer message without end."""
-    request = service_pb2.ModelInferRequest(model_name="tiny", raw_input_contents=[images().tobytes()])
-    request.inputs.add(name="images", datatype="FP32", shape=[1, 3, 32, 32])
-    sound = request.SerializeToString()
+    sound = grpc_request().SerializeToString()
     rng = np.random.default_rng(seed)
     while True:
         # what describes the tensor is as likely to be hit as its contents
@@ -162,14 +238,35 @@ def grpc_bodies(seed: int) -> Iterator[bytes]:
         yield mutate(sound[:edge], rng) + sound[edge:] if rng.random() < 0.7 else mutate(sound, rng)
 
 
-def send_grpc(channel: grpc.Channel, body: bytes, timeout_s: float = 20.0) -> grpc.StatusCode:
-    """Send raw bytes as a ModelInfer message; returns the status."""
+def send_grpc(channel: grpc.Channel, body: bytes, timeout_s: float = 20.0) -> tuple[grpc.StatusCode, str]:
+    """Send raw bytes as a ModelInfer message; returns the status and its reason."""
     call = channel.unary_unary(GRPC_INFER)
     try:
         call(body, timeout=timeout_s)
     except grpc.RpcError as error:
-        return error.code()
-    return grpc.StatusCode.OK
+        return error.code(), error.details() or ""
+    return grpc.StatusCode.OK, ""
+
+
+def send_stream(
+    channel: grpc.Channel, bodies: Iterable[bytes], timeout_s: float = 60.0
+) -> list[service_pb2.ModelStreamInferResponse]:
+    """Send messages one after the other over one stream, each when the one before is answered."""
+    answered = threading.Semaphore(1)
+
+    def sent() -> Iterator[bytes]:
+        for body in bodies:
+            answered.acquire(timeout=timeout_s)
+            yield body
+
+    replies = []
+    call = channel.stream_stream(
+        GRPC_STREAM, response_deserializer=service_pb2.ModelStreamInferResponse.FromString
+    )  # fmt: skip
+    for reply in call(sent(), timeout=timeout_s):
+        replies.append(reply)
+        answered.release()
+    return replies
 
 
 def onnx_bytes(sound: bytes, seed: int) -> Iterator[bytes]:
@@ -201,9 +298,11 @@ def onnx_bytes(sound: bytes, seed: int) -> Iterator[bytes]:
         yield model.SerializeToString()
 
 
-def config_texts(seed: int) -> Iterator[bytes]:
+CONFIG = b'backend: "fpga"\nmax_batch_size: 8\nparameters { key: "device" value { string_value: "reference" } }\n'
+
+
+def config_texts(seed: int, sound: bytes = CONFIG) -> Iterator[bytes]:
     """Mutations of a config.pbtxt without end."""
     rng = np.random.default_rng(seed)
-    sound = b'backend: "fpga"\nmax_batch_size: 8\nparameters { key: "device" value { string_value: "reference" } }\n'
     while True:
         yield mutate(sound, rng)

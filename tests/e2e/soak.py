@@ -74,8 +74,8 @@ def _load_anew(service: Service, model: str) -> None:
 
     def loaded() -> bool:
         control = service.client("http")
-        control.unload_model(model)
-        control.load_model(model)
+        control.unload_model(model, headers=service.admin)
+        control.load_model(model, headers=service.admin)
         return True
 
     def settled() -> bool:

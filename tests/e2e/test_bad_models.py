@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -92,11 +91,7 @@ def test_an_unknown_model_is_named(service: Service) -> None:
 
 
 def test_a_mended_model_is_loaded(service: Service, tiny_onnx: Path) -> None:
-    shutil.rmtree(service_repository(service) / "missing" / "1")
-    write_model(service_repository(service), "missing", tiny_onnx)
+    shutil.rmtree(service.repository / "missing" / "1")
+    write_model(service.repository, "missing", tiny_onnx)
     service.wait_for(lambda: service.infer("grpc", "missing", images()).shape == (1, 2))
     service.wait_for(lambda: "missing" not in service.status()["refused"])
-
-
-def service_repository(service: Service) -> Path:
-    return Path(os.fspath(service.log).removesuffix(".log"))

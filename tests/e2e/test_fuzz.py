@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -13,7 +14,21 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import Service, images, serving, write_model
-from tests.e2e.fuzzing import OURS, HttpCase, config_texts, corpus, grpc_bodies, http_cases, send_grpc, send_http
+from tests.e2e.fuzzing import (
+    ANSWERED,
+    OURS,
+    GrpcCase,
+    HttpCase,
+    config_texts,
+    corpus,
+    grpc_bodies,
+    grpc_corpus,
+    http_cases,
+    send_grpc,
+    send_http,
+    send_stream,
+)
+from tests.e2e.long import mutated_loads
 from triton_server.verify import refusal
 
 pytestmark = pytest.mark.server
@@ -57,11 +72,42 @@ def test_mutated_http(service: Service) -> None:
         assert not any(word in body for word in OURS), case
 
 
-def test_mutated_grpc(service: Service) -> None:
-    with grpc.insecure_channel(service.urls["grpc"]) as channel:
-        for body in itertools.islice(grpc_bodies(seed=1), 300):
-            status = send_grpc(channel, body)
-            assert status not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED), body[:200]
+@pytest.fixture(scope="module")
+def channel(service: Service) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(service.urls["grpc"]) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("case", grpc_corpus(), ids=lambda case: case.name.replace(" ", "-"))
+def test_the_grpc_corpus(channel: grpc.Channel, case: GrpcCase) -> None:
+    status, reason = send_grpc(channel, case.body)
+    if case.name in ANSWERED:
+        assert status is grpc.StatusCode.OK, reason
+        return
+    theirs = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+    if case.name in ("no message", "half a message"):
+        theirs = {grpc.StatusCode.INTERNAL}  # gRPC itself says so
+    assert status in theirs, reason
+    assert reason or grpc.StatusCode.INTERNAL in theirs
+    assert not any(word in reason for word in OURS)
+
+
+def test_the_grpc_corpus_in_one_stream(channel: grpc.Channel) -> None:
+    """Each gets its own answer, and the sound ones between them theirs."""
+    cases = [case for case in grpc_corpus() if case.name not in ("no message", "half a message")]
+    sound = cases[0].body
+    replies = send_stream(channel, itertools.chain.from_iterable((case.body, sound) for case in cases))
+    assert len(replies) == 2 * len(cases)
+    for case, (reply, after) in zip(cases, zip(replies[::2], replies[1::2], strict=True), strict=True):
+        assert bool(reply.error_message) == (case.name not in ANSWERED), case.name
+        assert not after.error_message, case.name
+
+
+def test_mutated_grpc(channel: grpc.Channel) -> None:
+    for body in itertools.islice(grpc_bodies(seed=1), 300):
+        status, reason = send_grpc(channel, body)
+        assert status not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED), body[:200]
+        assert not any(word in reason for word in OURS), body[:200]
 
 
 def test_mutated_configurations(tmp_path: Path) -> None:
@@ -79,3 +125,8 @@ def test_mutated_models(tiny_onnx: Path) -> None:
         capture_output=True, text=True, timeout=250, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
+
+
+def test_mutated_versions_come_into_a_running_server() -> None:
+    """Models and configurations that the server itself loads: a reason each, and the others serve on."""
+    assert mutated_loads(16, seed=1) == 0

@@ -174,11 +174,13 @@ def test_shared_memory(service: Service) -> None:
         shared_memory.set_shared_memory_region(handle, [values])
         for kind, module in (("grpc", tritonclient.grpc), ("http", tritonclient.http)):
             client = service.client(kind)
-            client.register_system_shared_memory("images", f"/test-{service.process.pid}", values.nbytes)
+            client.register_system_shared_memory(
+                "images", f"/test-{service.process.pid}", values.nbytes, headers=service.admin
+            )
             tensor = module.InferInput("images", list(values.shape), "FP32")
             tensor.set_shared_memory("images", values.nbytes)
             answer = client.infer("resnet50_top", [tensor]).as_numpy("probabilities")
             np.testing.assert_array_equal(answer, expected)
-            client.unregister_system_shared_memory("images")
+            client.unregister_system_shared_memory("images", headers=service.admin)
     finally:
         shared_memory.destroy_shared_memory_region(handle)

@@ -26,7 +26,7 @@ def test_versions_come_and_go_under_traffic(tmp_path: Path, tiny_onnx: Path, tin
         def answers(expected: np.ndarray) -> bool:
             return np.array_equal(service.infer("grpc", "tiny", images()), expected)
 
-        with Traffic(service, "tiny", pause_s=0.02) as traffic:
+        with Traffic(service, "tiny", ("grpc", "http", "stream"), pause_s=0.02) as traffic:
             write_model(repository, "tiny", tiny_onnx_2, version=2)
             service.wait_for(lambda: not answers(first), what="version 2")
             second = service.infer("grpc", "tiny", images())
@@ -68,10 +68,10 @@ def test_version_policy(tmp_path: Path, tiny_onnx: Path, tiny_onnx_2: Path) -> N
 def test_what_a_user_unloads_stays_unloaded(repository: Path, tiny_onnx: Path) -> None:
     write_model(repository, "other", tiny_onnx, more=complete(tiny_onnx))
     with serving(repository, COMPLETE, "--probe-interval", "0.3") as service:
-        service.client("http").unload_model("other")
+        service.client("http").unload_model("other", headers=service.admin)
         service.wait_for(lambda: [entry["model"] for entry in service.status()["models"]] == ["tiny"])
         service.wait_ready()
-        service.client("grpc").load_model("other")
+        service.client("grpc").load_model("other", headers=service.admin)
         service.wait_for(lambda: len(service.status()["models"]) == 2)
         assert service.infer("grpc", "other", images()).shape == (1, 2)
         assert not service.restarts(), "nothing of this was a failure"
@@ -87,10 +87,10 @@ def test_two_operators_load_and_unload_at_once(repository: Path, tiny_onnx: Path
             client = service.client(kind)
             for _ in range(4):
                 with contextlib.suppress(InferenceServerException):  # the other has just unloaded it
-                    client.unload_model("other")
-                    client.load_model("other")
+                    client.unload_model("other", headers=service.admin)
+                    client.load_model("other", headers=service.admin)
 
-        with Traffic(service, "tiny", pause_s=0.02) as traffic:
+        with Traffic(service, "tiny", ("grpc", "http", "stream"), pause_s=0.02) as traffic:
             operators = [threading.Thread(target=operate, args=(kind,)) for kind in ("http", "grpc")]
             for operator in operators:
                 operator.start()
@@ -99,6 +99,6 @@ def test_two_operators_load_and_unload_at_once(repository: Path, tiny_onnx: Path
         assert not any(operator.is_alive() for operator in operators)
         assert traffic.statuses() == {"ok"}
         assert all(np.array_equal(answer, expected) for *_, answer in traffic.answers)
-        service.client("http").load_model("other")
+        service.client("http").load_model("other", headers=service.admin)
         assert service.infer("grpc", "other", images()).shape == (1, 2)
         assert not service.restarts(), "nothing of this was a failure"

@@ -1,11 +1,9 @@
 """Serve a model repository with the real Triton server, watched, until Ctrl-C or SIGTERM."""
 
 import argparse
-import ipaddress
 import json
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -41,14 +39,14 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address",
         default="127.0.0.1",
-        help="address to listen on; anything but loopback closes the calls that change the server to "
-        "all who lack the admin key (default: %(default)s)",
+        help="address to listen on (default: %(default)s)",
     )
     parser.add_argument(
         "--admin-key-file",
         type=Path,
         metavar="FILE",
-        help="file with the admin key; made (mode 0600) when it is missing",
+        help="file with the key that load, unload, shared memory and other changes need; made (mode 0600) when it is "
+        "missing (default: ~/.config/triton-fpga/admin-key)",
     )
     parser.add_argument(
         "--device",
@@ -103,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     from triton_server.supervisor import Limits, Supervisor
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s serve: %(message)s")
-    key = _admin_key(args)
+    key = _admin_key(args.admin_key_file)
     server = TritonServer(
         args.model_repository,
         http_port=args.http_port, grpc_port=args.grpc_port, metrics_port=args.metrics_port, address=args.address,
@@ -172,26 +170,21 @@ def _announce(
     _notify("READY=1")
 
 
-def _admin_key(args: argparse.Namespace) -> str | None:
-    """The key from its file, a new one where the file is missing, None on loopback without a file."""
-    path: Path | None = args.admin_key_file
-    if path is None:
-        if _loopback(args.address):
-            return None
-        path = Path.home() / ".config" / "triton-fpga" / "admin-key"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            stream.write(secrets.token_urlsafe(32) + "\n")
-    logging.getLogger("triton_server").info("calls that change the server need the admin key in %s", path)
-    return path.read_text().strip()
+def _admin_key(file: Path | None) -> str | None:
+    """The key in the file, or in its usual place; None where it was not asked for and cannot be kept."""
+    from triton_server.admin_key import default_path, read_or_make
 
-
-def _loopback(address: str) -> bool:
+    log = logging.getLogger("triton_server")
+    path = file or default_path()
     try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
+        key = read_or_make(path)
+    except OSError as error:
+        if file is not None:
+            raise
+        log.info("nobody can change what is served: cannot keep an admin key (%s); give --admin-key-file", error)
+        return None
+    log.info("requests that change what is served need the admin key in %s", path)
+    return key
 
 
 def _notify(message: str) -> None:
