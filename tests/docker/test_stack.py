@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import re
 import shutil
@@ -11,6 +13,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -216,16 +219,7 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
 """
 
 
-@pytest.mark.parametrize(
-    ("victim", "signal"),
-    [
-        ("tritonserver", "SIGKILL"),
-        ("triton_python_backend_stub", "SIGKILL"),
-        ("triton_python_backend_stub", "SIGSTOP"),
-        ("the container", "SIGKILL"),
-    ],
-)
-def test_a_killed_replica_costs_no_request(
+def strike(
     stack: Stack, addresses: tuple[str, str], docker: Docker, note: Callable[[str], None], victim: str, signal: str
 ) -> None:
     replica = stack.containers("server")[0]
@@ -248,6 +242,21 @@ def test_a_killed_replica_costs_no_request(
     assert traffic.slowest < (20 if signal == "SIGSTOP" else 5)
 
 
+@pytest.mark.parametrize(
+    ("victim", "signal"),
+    [
+        ("tritonserver", "SIGKILL"),
+        ("triton_python_backend_stub", "SIGKILL"),
+        ("triton_python_backend_stub", "SIGSTOP"),
+        ("the container", "SIGKILL"),
+    ],
+)
+def test_a_killed_replica_costs_no_request(
+    stack: Stack, addresses: tuple[str, str], docker: Docker, note: Callable[[str], None], victim: str, signal: str
+) -> None:
+    strike(stack, addresses, docker, note, victim, signal)
+
+
 def test_big_requests_survive_a_kill_too(stack: Stack, addresses: tuple[str, str], docker: Docker) -> None:
     """4.8 MB of images: the proxy keeps the whole request to send it again."""
     replica = stack.containers("server")[1]
@@ -260,6 +269,29 @@ def test_big_requests_survive_a_kill_too(stack: Stack, addresses: tuple[str, str
     until(lambda: ready(stack, replica), 90, "the replica is ready again")
 
 
+def test_a_bomb_ends_one_replica_alone(stack: Stack, addresses: tuple[str, str]) -> None:
+    """A small compressed request that is gigabytes: who takes it is restarted, and the proxy does not send it on."""
+
+    def bombed() -> int:
+        return sum(status(stack, replica)["restarts"].get("memory", 0) for replica in stack.containers("server"))
+
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(4000)) + packer.flush()
+    assert len(bomb) < 32 << 20, "the proxy takes it"
+    before = bombed()
+    with Traffic(*addresses, "top_tagger", constituents()) as traffic:
+        traffic.run(10)
+        connection = http.client.HTTPConnection(addresses[1], timeout=90)
+        with contextlib.closing(connection):
+            headers = {"Content-Encoding": "gzip", "Inference-Header-Content-Length": "100"}
+            connection.request("POST", "/v2/models/top_tagger/infer", bomb, headers)
+            assert connection.getresponse().status == 503
+        until(lambda: all(ready(stack, replica) for replica in stack.containers("server")), 90, "all are ready again")
+        traffic.run(40)
+    assert bombed() == before + 1
+    assert traffic.failures == []
+
+
 def test_removed_replicas_finish_what_they_have(stack: Stack, addresses: tuple[str, str]) -> None:
     with Traffic(*addresses, "top_tagger", constituents()) as traffic:
         traffic.run(20)
@@ -267,6 +299,14 @@ def test_removed_replicas_finish_what_they_have(stack: Stack, addresses: tuple[s
         traffic.run(40)
     assert len(stack.containers("server")) == 2
     assert traffic.failures == []
+
+
+def test_a_killed_server_costs_no_request_with_two_replicas_either(
+    stack: Stack, addresses: tuple[str, str], docker: Docker, note: Callable[[str], None]
+) -> None:
+    """While it restarts it refuses at once, so it always has fewer requests than the one that is left."""
+    for _ in range(3):
+        strike(stack, addresses, docker, note, "tritonserver", "SIGKILL")
 
 
 # -- published

@@ -164,6 +164,7 @@ def test_a_stub_killed_while_it_loads_does_not_stop_the_others(tmp_path: Path, t
                 os.kill(fresh[0], signal.SIGKILL)
                 break
             time.sleep(0.005)
+        assert fresh, "no stub came to be killed"
         service.wait_ready()
         assert service.infer("grpc", "tiny", images()).shape == (1, 2)
 
