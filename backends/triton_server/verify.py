@@ -63,9 +63,8 @@ def _config_refusal(text: str) -> str | None:
     if isinstance(config, str):
         return f"config.pbtxt: {config}"
     backend = config.backend
-    if config.platform == "ensemble" and not backend:
-        return None
-    if backend not in ALLOWED_BACKENDS:
+    ensemble = config.platform == "ensemble" and not backend
+    if not ensemble and backend not in ALLOWED_BACKENDS:
         return f'config.pbtxt: expected backend: "fpga", found backend: "{backend or ""}"'
     if config.runtime or config.default_model_filename or config.model_operations.op_library_filename:
         choose = "'runtime', 'default_model_filename' and 'op_library_filename'"

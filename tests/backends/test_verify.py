@@ -51,6 +51,7 @@ def test_our_models_may(tmp_path: Path, config: str) -> None:
             'backend: "fpga" model_warmup { name: "w" inputs { key: "x" value { input_data_file: "/etc/passwd" } } }',
             "leaves the model",
         ),
+        ('platform: "ensemble" output { name: "y" label_filename: "/etc/passwd" }', "output.label_filename"),
         ('backend: "fpga" model_operations { op_library_filename: "x.so" }', "op_library_filename"),
         ('backend: "fpga" cc_model_filenames { key: "7.0" value: "../x" }', "leaves the model"),
         ('backend: "fpga', "config.pbtxt:"),
