@@ -13,8 +13,12 @@ _LISTENS = "0A"
 
 
 def default_path() -> Path:
-    """Where the key is unless another file is named."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "triton-fpga" / "admin-key"
+    """Where the key is unless another file is named. Raises OSError for a user without a home."""
+    folder = os.environ.get("XDG_CONFIG_HOME")
+    try:
+        return (Path(folder) if folder else Path.home() / ".config") / "triton-fpga" / "admin-key"
+    except RuntimeError as error:
+        raise OSError(f"no place for an admin key: {error}") from error
 
 
 def read_or_make(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import struct
 import subprocess
@@ -226,6 +227,11 @@ def test_a_key_that_cannot_be_kept_is_nobodys(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     assert _admin_key(None) is None
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert _admin_key(None) is None, "a user without a home"
+    assert own_headers(1) == {}
     assert len(TritonServer(tmp_path).admin_key) >= 32
     with pytest.raises(OSError, match="file"):
         _admin_key(tmp_path / "file" / "key")

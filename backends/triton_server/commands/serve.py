@@ -175,8 +175,8 @@ def _admin_key(file: Path | None) -> str | None:
     from triton_server.admin_key import default_path, read_or_make
 
     log = logging.getLogger("triton_server")
-    path = file or default_path()
     try:
+        path = file or default_path()
         key = read_or_make(path)
     except OSError as error:
         if file is not None:
