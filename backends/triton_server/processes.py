@@ -81,6 +81,15 @@ def state(pid: int) -> str:
         return ""
 
 
+def ended_by_itself(pid: int) -> bool:
+    """Whether a process that nobody has waited for yet (state Z) ended with exit code 0."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] == "Z" and int(fields[49]) == 0  # exit_code of proc(5), as waitpid gives it
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process so far, with its children that have ended; 0 when there is none."""
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from triton_server.control import Control
 from triton_server.errors import ControlError, ServerStartError
 from triton_server.gate import Gate
 from triton_server.probe import Answer, KnownAnswer
+from triton_server.processes import state
 from triton_server.server import TritonServer
 from triton_server.supervisor import (
     Limits,
@@ -133,6 +137,30 @@ def test_a_server_that_falls_silent_at_its_start_has_not_started(
     monkeypatch.setattr(Control, "index", silent)
     with pytest.raises(ServerStartError, match="did not answer for its models: timed out"):
         watcher._start_server(Gate("127.0.0.1", 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("program", "reaped_after_s", "told"),
+    [
+        ("pass", 0.3, True),
+        ("pass", None, False),
+        ("raise SystemExit(1)", 0.3, False),
+        ("import os; os.kill(os.getpid(), 9)", 0.3, False),
+    ],
+    ids=["told, Triton is late", "ended unasked", "failed", "killed"],
+)
+def test_a_stub_that_was_told_to_end_is_told_from_one_that_died(
+    monkeypatch: pytest.MonkeyPatch, program: str, reaped_after_s: float | None, told: bool
+) -> None:
+    monkeypatch.setattr(module, "TOLD_S", 2.0 if told else 0.1)
+    stub = subprocess.Popen([sys.executable, "-c", program])
+    deadline = time.monotonic() + 30
+    while state(stub.pid) != "Z" and time.monotonic() < deadline:
+        time.sleep(0.001)
+    late = threading.Timer(reaped_after_s or 1.0, stub.wait)  # Triton, which waits for what it told to end
+    late.start()
+    assert Supervisor._was_told_to_end(stub.pid) is told
+    late.join()
 
 
 def test_old_news_is_dropped(watcher: Supervisor) -> None:
