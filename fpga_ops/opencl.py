@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -29,11 +29,14 @@ from fpga_ops.errors import DeviceError
 VENDORS_VARIABLE = "OCL_ICD_VENDORS"
 SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
 CPU_LIBRARY = "libintelocl.so"
+TARGET_VARIABLE = "CL_CONFIG_CPU_TARGET_ARCH"
+"""Instruction set that Intel's drivers for the CPU compile for, if not the CPU's own; read with a context."""
 NOT_INSTALLED = "pyopencl is not installed: pip install 'triton-fpga[engine]'"
 
 _SETTING_UP = Lock()
 _LOADING = Lock()
 _BUILDING = Lock()
+_CHANGING_ENVIRONMENT = Lock()
 
 
 def cache_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
@@ -281,13 +284,49 @@ def list_devices() -> list[OpenCLDevice]:
     return result
 
 
+def open_context(device: OpenCLDevice) -> Any:
+    """A `pyopencl.Context` of one device.
+
+    Raises:
+        DeviceError: The driver refuses it.
+    """
+    with _environment(_target(device)), checked("opening the device"):
+        return module().Context([device.handle])
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Some more environment variables; they are the process's, so one thread at a time."""
+    if not changes:
+        yield
+        return
+    with _CHANGING_ENVIRONMENT:
+        os.environ.update(changes)
+        try:
+            yield
+        finally:
+            for name in changes:
+                del os.environ[name]
+
+
+def _target(device: OpenCLDevice) -> dict[str, str]:
+    """Environment that tells a driver what to compile for; empty where it finds that out by itself, or the user says.
+
+    The emulator's compiler (2025.0) goes by the CPU, and for one that it does not know (AMD's family 26) it makes code
+    that it cannot finish, and ends the process. So it is told, the same on every CPU.
+    """
+    if not device.is_emulator or TARGET_VARIABLE in os.environ:
+        return {}
+    return {TARGET_VARIABLE: "core-avx2" if "avx2" in cpu_flags() else "corei7"}
+
+
 def build(
     context: Any, device: OpenCLDevice, source: str, options: Sequence[str], cache_dir: Path | None
 ) -> tuple[Any, str]:
     """Build a program, from the cache where its binary is there.
 
     Args:
-        context: A `pyopencl.Context` of `device`.
+        context: Of `device`, made by `open_context`.
         device: Its key is part of the cache's key, so code never meets a CPU it was not made for.
         source: OpenCL C.
         options: Compiler options.
@@ -300,7 +339,8 @@ def build(
         DeviceError: The compiler refused the source; the message holds its log.
     """
     cl = module()
-    key = hashlib.sha256("\0".join((device.key, *options, source)).encode()).hexdigest()[:24]
+    parts = (device.key, *_target(device).values(), *options, source)
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     path = cache_dir / f"program-{key}.bin" if cache_dir is not None else None
     if path is not None and path.is_file():
         try:

@@ -62,7 +62,7 @@ class Ceiling:
 def ceiling(device: opencl.OpenCLDevice, fast: bool, workers: int, repeats: int = 40) -> Ceiling:
     """Measure the ceiling: the best of many short bursts."""
     cl = opencl.module()
-    context = cl.Context([device.handle])
+    context = opencl.open_context(device)
     source = f"#define FAST {int(fast)}\n#define PERSISTENT 0\n" + kernel_file("types.cl") + kernel_file("ceiling.cl")
     program, _ = opencl.build(context, device, source, ["-cl-std=CL3.0"], None)
     queue = cl.CommandQueue(context)

@@ -123,7 +123,7 @@ class Device:
         device = next((d for d in found if header["platform"] in d.platform), None)
         if device is None:
             raise RuntimeError(f"no OpenCL platform '{header['platform']}'; there are {[d.platform for d in found]}")
-        self.context = cl.Context([device.handle])
+        self.context = opencl.open_context(device)
         if header.get("binary"):
             binary = Path(header["binary"]).read_bytes()
             built = cl.Program(self.context, [device.handle], [binary]).build()

@@ -88,7 +88,7 @@ class VectorExecutable:
         self._pool: ThreadPoolExecutor | None = None
         network = plan.network
         with opencl.checked("opening the device"):
-            self._context = cl.Context([device.handle])
+            self._context = opencl.open_context(device)
             self._queue = cl.CommandQueue(self._context)
         # a device that reads and writes the caller's memory in place needs no staging
         self._in_place = self.checks_values = works_in_place(device)

@@ -33,7 +33,7 @@ def _program(feature: str, platform: str, name: str) -> tuple[Any, Any, Any]:
     """The context, a queue and the feature's kernel."""
     cl = opencl.module()
     device = next(d for d in opencl.list_devices() if d.platform == platform and d.name == name)
-    context = cl.Context([device.handle])
+    context = opencl.open_context(device)
     head = {"dot": "#define FAST 1\n", "yield": "#define FAST 0\n"}[feature] + "#define PERSISTENT 0\n"
     source = head + kernel_file("types.cl") + {"dot": _DOT_KERNEL, "yield": _YIELD_KERNEL}[feature]
     program, _ = opencl.build(context, device, source, ["-cl-std=CL3.0"], None)

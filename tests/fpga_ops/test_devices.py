@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +87,17 @@ def test_a_driver_that_the_user_chose_is_respected(tmp_path: object) -> None:
     environment = {**os.environ, opencl.VENDORS_VARIABLE: str(tmp_path)}
     outcome = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert outcome.stdout.strip() == "0"
+
+
+@pytest.mark.emulator
+def test_the_emulator_is_told_what_to_compile_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # rounding a single number is what ended the process on CPUs that the emulator's compiler does not know
+    source = "kernel void nearest(global float* x, float by) { for (int i = 0; i < 9; ++i) x[i] = rint(x[i] * by); }"
+    device = next(one for one in opencl.list_devices() if one.is_emulator)
+    environment = dict(os.environ)
+    _, key = opencl.build(opencl.open_context(device), device, source, [], tmp_path)
+    assert dict(os.environ) == environment
+    monkeypatch.setenv(opencl.TARGET_VARIABLE, "corei7")  # who says it is obeyed, and the programs are kept apart
+    _, chosen = opencl.build(opencl.open_context(device), device, source, [], tmp_path)
+    assert chosen != key
+    assert len(list(tmp_path.glob("program-*.bin"))) == 2
