@@ -33,10 +33,10 @@ WORKERS_VARIABLE = "FPGA_OPS_WORKERS"
 FINE_GRAIN_SYSTEM = 4
 """CL_DEVICE_SVM_FINE_GRAIN_SYSTEM: kernels may follow any pointer of the host."""
 
-MOST_LANES = 8
-"""Images under way together, at most: each has activations of its own."""
-MOST_ROWS = 64
-"""Images of one launch, at most."""
+MOST_TOGETHER = 8
+"""Images of one launch, at most: each has activations of its own."""
+TOGETHER_PER_WORKER = 2
+"""Images of one launch for each core: with these, weights are read seldom enough and cores wait for each other little."""
 
 MOST_RESULTS = 1 << 25
 """Bytes of outputs kept for one launch; fewer images are launched at once where outputs are large."""
@@ -60,13 +60,13 @@ class VectorExecutable:
         fast: True if the CPU's int8 dot instruction is used.
         persistent: True if the network is one launch, False if each layer is one.
         checks_values: `run` refuses NaN and infinities.
-        at_once: Images that can be under way together.
+        at_once: Images of one launch, at most.
         makes_scores: The kernel does the head too: `scores` may be called.
         image_size: Numbers of one image of the first input.
     """
 
     concurrent = True
-    """Several threads may call `run` at once; their images share the cores (`turns.py`)."""
+    """Several threads may call `run` at once; their images share launches (`turns.py`)."""
 
     def __init__(
         self,
@@ -98,12 +98,13 @@ class VectorExecutable:
             plan, persistent=persistent, intel=device.is_intel_cpu or device.is_emulator, in_place=self._in_place,
             gives_way=gives_way, profile=profile, head=self._head,
         )  # fmt: skip
-        # only the one-launch kernel can be told which cores are to do what
-        lanes = min(plan.workers, MOST_LANES) if self._in_place and persistent and not profile else 1
-        self.at_once = lanes
+        self._in_sizes = [network.tensors[name].size for name in network.inputs]
+        self._out_sizes = [network.tensors[name].size for name in network.outputs]
+        fits = max(1, min(plan.max_batch, MOST_RESULTS // sum(self._out_sizes)))
+        self.at_once = fits if self._in_place and not profile else 1
         # the pages of an arena take as long to come as a program that was compiled before
         beside = ThreadPoolExecutor(1)
-        making = beside.submit(_make_arena, plan, lanes)
+        making = beside.submit(_make_arena, plan)
         beside.shutdown(wait=False)
         options = ["-cl-std=CL3.0"] if device.language >= (3, 0) else ["-cl-std=CL1.2"]
         self._program, self.kernel_hash = opencl.build(self._context, device, source, options, cache_dir)
@@ -116,33 +117,27 @@ class VectorExecutable:
             self._arena = cl.Buffer(self._context, flags.READ_WRITE | place, hostbuf=arena)
             self._constants = cl.Buffer(self._context, flags.READ_ONLY | place, hostbuf=plan.constants)
             self._records = cl.Buffer(self._context, flags.READ_ONLY | flags.COPY_HOST_PTR, hostbuf=plan.records)
-            counters = np.zeros(sync_ints(plan) * lanes, np.int32)
+            counters = np.zeros(sync_ints(plan), np.int32)
             self._sync = cl.Buffer(self._context, flags.READ_WRITE | flags.COPY_HOST_PTR, hostbuf=counters)
             self._profile: Any = None
             if profile:
                 stamps = np.zeros((self._tasks(), 4), np.uint64)
                 self._profile = cl.Buffer(self._context, flags.READ_WRITE | flags.COPY_HOST_PTR, hostbuf=stamps)
-            self._in_sizes = [network.tensors[name].size for name in network.inputs]
-            self._out_sizes = [network.tensors[name].size for name in network.outputs]
             self.image_size = self._in_sizes[0]
             self._staging: list[Any] = []
             if not self._in_place:
                 sizes = [4 * size for size in self._in_sizes] + self._out_sizes
                 self._staging = [cl.Buffer(self._context, flags.READ_WRITE, size * plan.max_batch) for size in sizes]
-        # a lane of one core goes on with the next image by itself
-        alone = persistent and lanes == plan.workers
-        rows = min(MOST_ROWS, MOST_RESULTS // sum(self._out_sizes)) // lanes * lanes if alone else lanes
-        rows = max(rows, lanes)
+        rows = self.at_once
         self._output_names = network.outputs
         self._output_shapes = [(t.channels,) if t.flat else (t.channels, t.height, t.width)
                                for t in (network.tensors[name] for name in network.outputs)]  # fmt: skip
         # results are written here and copied: the memory of the caller's arrays is slow to ask numpy for
         self._results = [np.zeros((rows, *shape), np.uint8) for shape in self._output_shapes]
         call = np.zeros(CALL_HEADER + rows * call_row(plan), np.int64)
-        call[3] = plan.arena_size
         if self._head is not None:
             self._head_table = self._head.table()
-            call[4] = _address(self._head_table)
+            call[1] = _address(self._head_table)
         self._spare: list[tuple[dict[str, npt.NDArray[Any]], int]] = []
         table = call[CALL_HEADER:].reshape(rows, -1)
         for number, result in enumerate(self._results, len(network.inputs)):
@@ -153,7 +148,7 @@ class VectorExecutable:
         # where the address of the answer stands in the call for one image, and what stands there else
         self._answer_place = CALL_HEADER + (self._scores_at if self.makes_scores else len(network.inputs))
         self._no_answer = self._calls[self._answer_place]
-        self._turns = Turns(self._launch, lanes, rows)
+        self._turns = Turns(self._launch, rows)
         with opencl.checked("setting the kernel's arguments"):
             self._kernel = self._make_kernel()
         self._size = (plan.workers,)
@@ -228,8 +223,7 @@ class VectorExecutable:
             if not self._spare:
                 self._spare = self._make_spare()
             made, calls[self._answer_place] = self._spare.pop()
-            calls[0] = calls[1] = 1
-            calls[2] = 0
+            calls[0] = 1
             calls[CALL_HEADER] = _address(image)
             self._direct.run()  # type: ignore[union-attr]  # `_one_answer` says so
             if not calls[self._remark_place]:
@@ -354,7 +348,7 @@ class VectorExecutable:
         (its code has left the cache while the last inference ran).
         """
         calls, step = self._calls, self._scores_at + 2
-        calls[0], calls[1], calls[2] = len(work), min(len(work), self.at_once), 0
+        calls[0] = len(work)
         place = CALL_HEADER
         for request, image in work:
             for number, array in enumerate(request.arrays):
@@ -362,7 +356,7 @@ class VectorExecutable:
             wanted = request.scores
             calls[place + self._scores_at] = 0 if wanted is None else _address(wanted) + image * wanted[0].nbytes
             place += step
-        self._execute()
+        self._execute(len(work))
         for row, (request, image) in enumerate(work):
             remark = CALL_HEADER + row * step + step - 1
             if calls[remark]:
@@ -371,12 +365,12 @@ class VectorExecutable:
             elif request.scores is None:
                 request.outputs[image] = [result[row : row + 1].copy() for result in self._results]
 
-    def _execute(self) -> None:
+    def _execute(self, images: int) -> None:
         """Run what `_call` says, to its end."""
         if self._direct is not None:
             self._direct.run()
         else:
-            self._launch_layers(self._kernel, 1).wait()
+            self._launch_layers(self._kernel, images).wait()
 
     def _launch_layers(self, kernel: Any, images: int) -> Any:
         event = None
@@ -428,14 +422,12 @@ def _address_function() -> Callable[[npt.NDArray[Any]], int]:
 _address = _address_function()
 
 
-def _make_arena(plan: Plan, lanes: int) -> npt.NDArray[np.uint8]:
+def _make_arena(plan: Plan) -> npt.NDArray[np.uint8]:
     """Memory for activations, zero points around every framed tensor; the maps are written by each inference."""
-    arena = aligned(plan.arena_size * lanes)
-    for lane in range(lanes):
-        for name, place in plan.places.items():
-            if name not in plan.direct and place.framed:
-                start = lane * plan.arena_size + place.offset
-                arena[start : start + plan.max_batch * place.step] = place.fill
+    arena = aligned(plan.arena_size)
+    for name, place in plan.places.items():
+        if name not in plan.direct and place.framed:
+            arena[place.offset : place.offset + plan.max_batch * place.step] = place.fill
     return arena
 
 
@@ -571,4 +563,6 @@ def _set_up(
         table = tiles.TileTable(count, fast, small=True)
     if table is None:
         table = tiles.load(device, count, fast, folder, allow_winograd=persistent)
-    return _Setup(device, folder, table, fast, persistent, 1 if works_in_place(device) else max_batch)
+    # in place, images of several callers go together, and those of one caller need not
+    together = min(MOST_TOGETHER, TOGETHER_PER_WORKER * count)
+    return _Setup(device, folder, table, fast, persistent, together if works_in_place(device) else max_batch)

@@ -11,7 +11,7 @@ from fpga_ops.vector.plan import FIELDS, RECORD, Layer, Plan
 KERNELS = Path(__file__).parents[1] / "kernels" / "vector"
 
 
-CALL_HEADER = 5
+CALL_HEADER = 2
 """Longs in front of the rows of a call's array (kernels/vector/net.cl)."""
 SYNC_STEP = 16
 """Ints between two counters: a cache line."""
@@ -23,7 +23,7 @@ def call_row(plan: Plan) -> int:
 
 
 def sync_ints(plan: Plan) -> int:
-    """Ints of the counters of one lane."""
+    """Ints of the one-launch kernel's counters."""
     return (2 * len(plan.layers) + 1) * SYNC_STEP
 
 
@@ -71,20 +71,24 @@ def generate(
     values = [f"in{i}" for i in range(len(plan.network.inputs))]
     values += [f"out{i}" for i in range(len(plan.network.outputs))]
     text += _define({f"L_{name}": index for index, name in enumerate(FIELDS)})
-    macros = {"FIELDS": RECORD, "LAYERS": len(plan.layers), "SYNC": sync_ints(plan), "IN_PLACE": int(in_place)}
+    macros = {"FIELDS": RECORD, "LAYERS": len(plan.layers), "IN_PLACE": int(in_place)}
     text += _define(macros | {"HEADER": CALL_HEADER, "ROW": call_row(plan)})
     given, passed = ", ".join(arguments), ", ".join(values)
     text += f"#define PLACES , {given}\n"
-    text += f"#define ARGUMENTS , {given}, G int* not_finite\n#define VALUES , {passed}, not_finite\n"
+    if in_place:
+        text += "#define ARGUMENTS , G long* addresses\n#define VALUES , addresses\n"
+    else:
+        text += f"#define ARGUMENTS , {given}, G int* not_finite\n#define VALUES , {passed}, not_finite\n"
     text += _head(plan, head)
     text += f"#define TRACE {', G ulong* trace' * profile}\n#define TRACED {', trace' * profile}\n"
     unpack = "".join(
         f"{argument} = ({argument.rsplit(' ', 1)[0].removesuffix(' restrict')})(row)[{number}]; "
         for number, argument in enumerate(arguments)
     )
-    text += f"#define UNPACK(row) {unpack} G int* not_finite = (G int*)((row) + {len(arguments) + 1});\n"
+    unpack += f"G int* not_finite = (G int*)((row) + {len(arguments) + 1});"
+    text += f"#define UNPACK(row) {unpack * in_place}\n"
     direct = "".join(
-        f"if (layer[L_DIRECT] == {number + 1}) output = out{number} + image * layer[L_OUTPUT_STEP]; "
+        f"if (layer[L_DIRECT] == {number + 1}) output = out{number}{_of_image('layer[L_OUTPUT_STEP]', in_place)}; "
         for number in plan.direct.values()
     )
     seen: set[int] = set()
@@ -92,7 +96,7 @@ def generate(
     for layer in plan.layers:
         if layer.case not in seen:
             seen.add(layer.case)
-            cases += f" \\\n  case {layer.case}: {_case(plan, layer)} break;"
+            cases += f" \\\n  case {layer.case}: {_case(plan, layer, in_place)} break;"
     return text + f"#define REDIRECT {direct}\n#define CASES {cases}\n\n" + kernel_file("net.cl")
 
 
@@ -114,11 +118,16 @@ def _head(plan: Plan, head: Head | None) -> str:
     text += f"#define EXPONENTIAL_LN2_LOW {LN2_LOW!r}\n#define EXPONENTIAL_LEAST {LEAST!r}\n"
     scores = f"(row)[{place}]"
     text += f"#define FINISH(call, row) if ({scores}) head((G const uchar*)(row)[{len(plan.network.inputs) + source}], "
-    text += f"(G const double*)(call)[4], (G float*){scores});\n"
+    text += f"(G const double*)(call)[1], (G float*){scores});\n"
     return text + kernel_file("head.cl")
 
 
-def _case(plan: Plan, layer: Layer) -> str:
+def _of_image(size: object, in_place: bool) -> str:
+    """What is added to an argument to get to an image's part of it; in place each image has its own."""
+    return "" if in_place else f" + image * {size}"
+
+
+def _case(plan: Plan, layer: Layer, in_place: bool) -> str:
     """The call that runs one task."""
     if layer.shape is not None and layer.shape.tile.winograd:
         return (
@@ -142,16 +151,16 @@ def _case(plan: Plan, layer: Layer) -> str:
     if layer.kind == "quantise":
         tensor, place = plan.network.tensors[layer.writes], plan.places[layer.writes]
         return (
-            f"quantise_input(in{layer.argument} + image * {tensor.size}L, output, {tensor.channels}, {place.channels}, "
-            f"{tensor.height}, {tensor.width}, {place.pitch * place.channels}L, as_float((int)rule[0]), "
+            f"quantise_input(in{layer.argument}{_of_image(f'{tensor.size}L', in_place)}, output, {tensor.channels}, "
+            f"{place.channels}, {tensor.height}, {tensor.width}, {place.pitch * place.channels}L, as_float((int)rule[0]), "
             "(int)rule[1], not_finite, from, to);"
         )
     read = plan.places[layer.reads[0]]
     if layer.kind == "emit":
         tensor = plan.network.tensors[layer.reads[0]]
         return (
-            f"emit(source, out{layer.argument} + image * {tensor.size}L, {tensor.channels}, {read.channels}, "
-            f"{read.height}, {read.width}, {read.pitch * read.channels}L, from, to);"
+            f"emit(source, out{layer.argument}{_of_image(f'{tensor.size}L', in_place)}, {tensor.channels}, "
+            f"{read.channels}, {read.height}, {read.width}, {read.pitch * read.channels}L, from, to);"
         )
     written = plan.places[layer.writes]
     if layer.kind == "max_pool":

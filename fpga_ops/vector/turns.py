@@ -1,8 +1,8 @@
 """What the device does next, out of the images of all requests that wait.
 
-One image on all cores is answered soonest. When several wait, each gets its share of the cores, down to one: cores that
-work alone never wait for each other, so more images are done per second. There is one launch at a time, and of the
-threads that wait for a result, one makes it (it is also one of the workers while it waits for its end).
+One image that waits alone is answered soonest. When several wait, they go together, layer by layer: each core then
+finds a layer's weights in its caches for all of them, and waits less for the other cores. There is one launch at a time,
+and of the threads that wait for a result, one makes it (it is also one of the workers while it waits for its end).
 """
 
 from __future__ import annotations
@@ -49,8 +49,7 @@ class Turns:
 
     Args:
         launch: Runs so many images and returns when they are done; sets the `outputs` or the `error` of a request.
-        lanes: Images that can be under way together.
-        most: Images of one launch: more than `lanes` if each lane is one core and goes on by itself.
+        most: Images of one launch.
 
     Attributes:
         turn: Held by the thread that launches, and for ever after `close`. Who finds nobody in `waiting` may take it,
@@ -60,8 +59,8 @@ class Turns:
         closed: True after `close`.
     """
 
-    def __init__(self, launch: Callable[[Work], None], lanes: int, most: int) -> None:
-        self._launch, self._lanes, self._most = launch, lanes, most
+    def __init__(self, launch: Callable[[Work], None], most: int) -> None:
+        self._launch, self._most = launch, most
         self.turn = Lock()
         self.waiting: deque[Request] = deque()
         self.asleep = 0
@@ -130,13 +129,8 @@ class Turns:
 
     def _choose(self) -> Work:
         """Images for one launch, first come, first served."""
-        head = self.waiting[0].images - self.waiting[0].launched
-        count = self._lanes
-        if self._most > self._lanes:
-            # a batch stays together as far as it fills all lanes evenly: no lane is idle at the end
-            count = min(max(count, head // self._lanes * self._lanes), self._most)
         work: Work = []
-        while self.waiting and len(work) < count:
+        while self.waiting and len(work) < self._most:
             request = self.waiting[0]
             work.append((request, request.launched))
             request.launched += 1

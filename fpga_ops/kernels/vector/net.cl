@@ -1,10 +1,10 @@
 // The whole network in one launch. The generator defines before this file: LAYERS, FIELDS (longs per layer record),
-// L_<FIELD> (their places), SYNC (ints of counters per lane), PLACES (inputs and outputs as parameters: float in0...,
-// uchar out0...), ARGUMENTS and VALUES (these and `not_finite`, where to say that an input holds NaN or an infinity),
-// CASES (one call per kind of layer and shape of convolution), REDIRECT (sends outputs to their argument), PROFILE with
-// TRACE and TRACED (a parameter more), and IN_PLACE: the device works in the caller's memory, and inputs and outputs come
-// as addresses in an array, a row of ROW longs per image after HEADER, which UNPACK(row) makes VALUES of; FINISH(call, row)
-// makes the scores of an image that is done (head.cl).
+// L_<FIELD> (their places), PLACES (inputs and outputs as parameters: float in0..., uchar out0...), ARGUMENTS and VALUES
+// (what a task gets of these, and `not_finite`, where to say that an input holds NaN or an infinity), CASES (one call per
+// kind of layer and shape of convolution), REDIRECT (sends outputs to their argument), PROFILE with TRACE and TRACED (a
+// parameter more), and IN_PLACE: the device works in the caller's memory. There a task gets `addresses`, a row of ROW
+// longs per image, of which UNPACK(row) makes that image's in0 ..., out0 ... and not_finite; FINISH(call, row) makes the
+// scores of an image that is done (head.cl).
 //
 // A layer is cut into tasks, and workers (one work-group each) take them, layer after layer. Before its first task of a
 // layer a worker waits until all tasks of the layers it depends on are done. It waits only for tasks that a running
@@ -45,6 +45,7 @@ SEPARATE void run_task(G uchar* restrict arena, G const char* restrict constants
   const int group = group_of(layer, part);
   const int strip = layer[L_HEAVY] ? part % (int)layer[L_STRIPS] : part / (int)layer[L_GROUPS];
   const int from = part * step, to = min(from + step, rows);
+  UNPACK(addresses + image * ROW)
   REDIRECT
   switch ((int)layer[L_KIND]) {
   CASES
@@ -115,20 +116,14 @@ SEPARATE bool all_layers(G uchar* arena, G const char* constants, G const long* 
 }
 
 #if IN_PLACE
-// `call`: images of this launch, lanes, images taken besides the first of each lane, bytes of a lane's arena, address of
-// the head's table; then a row per image. A lane works on one image at a time in memory of its own; the workers are dealt out to the lanes.
+// `call`: images of this launch, address of the head's table; then a row per image.
 SINGLE __kernel void network(G uchar* arena, G const char* constants, G const long* layers, G int* sync,
                              G long* call TRACE)
 {
-  const int group = (int)get_group_id(0), lanes = (int)call[1], lane = group % lanes;
-  const int workers = ((int)get_num_groups(0) - lane + lanes - 1) / lanes;
-  for (int row = lane; row < (int)call[0];) {
-    UNPACK(call + HEADER + row * ROW)
-    if (all_layers(arena + lane * call[3], constants, layers, sync + lane * SYNC, group / lanes, workers, 1 TRACED VALUES)) {
-      FINISH(call, call + HEADER + row * ROW)
-    }
-    row = workers > 1 ? (int)call[0] : lanes + ADD(call + 2, 1, memory_order_relaxed);
-  }
+  G long* addresses = call + HEADER;
+  const int images = (int)call[0], worker = (int)get_group_id(0), workers = (int)get_num_groups(0);
+  if (all_layers(arena, constants, layers, sync, worker, workers, images TRACED VALUES))
+    for (int image = 0; image < images; ++image) { FINISH(call, addresses + image * ROW) }
 }
 #else
 SINGLE __kernel void network(G uchar* arena, G const char* constants, G const long* layers, G int* sync,
@@ -145,8 +140,8 @@ SINGLE __kernel void network(G uchar* arena, G const char* constants, G const lo
 SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const long* layers, const int index,
                                G long* call)
 {
-  UNPACK(call + HEADER)
-  run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), 1, 0, constants VALUES);
+  G long* addresses = call + HEADER;
+  run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), (int)call[0], 0, constants VALUES);
 }
 #else
 SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const long* layers, const int index,
