@@ -36,7 +36,7 @@ FINE_GRAIN_SYSTEM = 4
 MOST_TOGETHER = 8
 """Images of one launch, at most: each has activations of its own."""
 TOGETHER_PER_WORKER = 2
-"""Images of one launch for each core: with these, weights are read seldom enough and cores wait for each other little."""
+"""Images of one launch for each core: so weights are read seldom, and cores seldom wait for each other."""
 
 MOST_RESULTS = 1 << 25
 """Bytes of outputs kept for one launch; fewer images are launched at once where outputs are large."""

@@ -152,8 +152,8 @@ def _case(plan: Plan, layer: Layer, in_place: bool) -> str:
         tensor, place = plan.network.tensors[layer.writes], plan.places[layer.writes]
         return (
             f"quantise_input(in{layer.argument}{_of_image(f'{tensor.size}L', in_place)}, output, {tensor.channels}, "
-            f"{place.channels}, {tensor.height}, {tensor.width}, {place.pitch * place.channels}L, as_float((int)rule[0]), "
-            "(int)rule[1], not_finite, from, to);"
+            f"{place.channels}, {tensor.height}, {tensor.width}, {place.pitch * place.channels}L, "
+            "as_float((int)rule[0]), (int)rule[1], not_finite, from, to);"
         )
     read = plan.places[layer.reads[0]]
     if layer.kind == "emit":

@@ -1,8 +1,8 @@
 """What the device does next, out of the images of all requests that wait.
 
 One image that waits alone is answered soonest. When several wait, they go together, layer by layer: each core then
-finds a layer's weights in its caches for all of them, and waits less for the other cores. There is one launch at a time,
-and of the threads that wait for a result, one makes it (it is also one of the workers while it waits for its end).
+finds a layer's weights in its caches for all of them, and waits less for the other cores. There is one launch at a
+time, and of the threads that wait for a result, one makes it (it is also one of the workers while it waits).
 """
 
 from __future__ import annotations
