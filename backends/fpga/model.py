@@ -126,25 +126,24 @@ class TritonPythonModel:
 
     def _answer(self, requests: Sequence[Any]) -> list[Any]:
         responses: list[Any] = [None] * len(requests)
-        good: list[int] = []
-        feeds: list[dict[str, Any]] = []
-        for place, request in enumerate(requests):
-            try:
-                feed = {}
-                for name in self._inputs:
-                    values = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
-                    self._check(name, values)
-                    feed[name] = values
-            except InputError as error:
-                self._accounts.add("fpga_rejected_requests_total")
-                responses[place] = _error(error, pb_utils.TritonError.INVALID_ARG)
-            else:
-                good.append(place)
-                feeds.append(feed)
-        if not good:
-            return responses
+        good = list(range(len(requests)))
+        feeds = [
+            {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}
+            for request in requests
+        ]
+        batch = self._together(feeds)
+        if self._fault(batch) is not None:  # whose it is, is only asked then
+            faults = [self._fault(feed) for feed in feeds]
+            for place, fault in enumerate(faults):
+                if fault is not None:
+                    self._accounts.add("fpga_rejected_requests_total")
+                    responses[place] = _error(fault, pb_utils.TritonError.INVALID_ARG)
+            good = [place for place in good if faults[place] is None]
+            feeds = [feeds[place] for place in good]
+            if not good:
+                return responses
+            batch = self._together(feeds)
         counts = [len(feed[self._inputs[0]]) for feed in feeds]
-        batch = feeds[0] if len(feeds) == 1 else {n: np.concatenate([feed[n] for feed in feeds]) for n in self._inputs}
         try:
             outputs, seconds, device = self._chain.run(batch)
         except FpgaOpsError as error:
@@ -163,6 +162,19 @@ class TritonPythonModel:
             for place, share in zip(good, shares, strict=True):
                 responses[place] = pb_utils.InferenceResponse([pb_utils.Tensor(n, share[n]) for n in self._outputs])
         return responses
+
+    def _together(self, feeds: list[dict[str, Any]]) -> dict[str, Any]:
+        """The inputs of several requests as those of one."""
+        return feeds[0] if len(feeds) == 1 else {n: np.concatenate([feed[n] for feed in feeds]) for n in self._inputs}
+
+    def _fault(self, inputs: dict[str, Any]) -> InputError | None:
+        """What is wrong with inputs."""
+        try:
+            for name, values in inputs.items():
+                self._check(name, values)
+        except InputError as error:
+            return error
+        return None
 
     def finalize(self) -> None:
         """Free the device."""

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc
 
+from sonic_client.bench.flood import Generator, Job, Result
 from tests.e2e.conftest import COMPLETE, MODEL_REPOSITORY, Traffic, complete, images, serving, write_model
-from tests.e2e.flood import Generator, Job, Result
 from tests.e2e.soak import PAGE
 from triton_server.processes import find_stubs
 

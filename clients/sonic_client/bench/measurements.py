@@ -55,6 +55,7 @@ class Plan:
 
 
 CONSTITUENTS, IMAGES = "top_tagger", "resnet50_top"
+INPUTS = {CONSTITUENTS: "constituents", IMAGES: "images"}
 
 
 def find_models(plan: Plan) -> dict[str, Model]:
@@ -147,6 +148,16 @@ def throughput_of_bare_call(model: Model, device: str, seconds: float) -> float:
     rate = count / (time.perf_counter() - began)
     network.close()
     return rate
+
+
+def request_of(model: Model) -> bytes:
+    """A whole request with the model's first row, as it goes over the wire."""
+    from tritonclient.grpc import service_pb2
+
+    request = service_pb2.ModelInferRequest(model_name=model.name)
+    request.inputs.add(name=INPUTS[model.name], datatype="FP32", shape=[1, *model.rows.shape[1:]])
+    request.raw_input_contents.append(np.ascontiguousarray(model.rows[:1]).tobytes())
+    return bytes(request.SerializeToString())
 
 
 def scaling(plan: Plan, grpc: str, model: Model) -> Numbers:

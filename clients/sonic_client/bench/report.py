@@ -81,7 +81,7 @@ def markdown(numbers: Numbers) -> str:
             f"| {m[f'throughput_ratio_8_clients{way}']:.3f} | {m[f'load_generator_cores{way}']:.2f} "
             f"| {m['bytes_per_inference'] if not way else 0:.0f} |"
             for model, m in numbers["latency"].items()
-            for way in ("", "_shared_memory")
+            for way in ("", "_same_cores", "_same_cores_shared_memory")
             if f"eight_connections_per_s{way}" in m
         ]
         lines.append("")

@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from sonic_client.bench import link, measurements, report
+from sonic_client.bench.flood import Generator, Job
 from sonic_client.bench.load import Load, measure
 from sonic_client.bench.measurements import CONSTITUENTS, IMAGES, Model, Plan
 from sonic_client.errors import ClientError, ConfigurationError
@@ -113,27 +114,48 @@ def _starter(plan: Plan) -> Callable[..., Any]:
 
 
 def _eight(plan: Plan, grpc: str, model: Model, latency: Numbers, device: str) -> float:
-    """Throughput of eight connections, put beside that of the bare call in a loop just before and just after.
+    """Throughput of eight clients, each with one request under way, beside the bare call in a loop before and after.
 
-    Once more through shared memory, where a request is large enough for it.
+    First clients of other machines: eight connections of the light generator, which takes next to nothing of the cores
+    that serve. Then eight of this client on the same cores, and once more through shared memory, where a request is
+    large enough for it. In turns, of which the median counts.
     """
     plan.say(f"{model.name}: eight connections beside the bare call")
     inline = Load(f"triton+grpc://{grpc}/{model.name}", str(model.file), plan.seconds, connections=8)
-    loads = {"": inline}
+    loads = {"_same_cores": inline}
     if model.rows[0].nbytes >= SMALLEST:
-        loads["_shared_memory"] = dataclasses.replace(inline, shared_memory=True)
-    bare = [measurements.throughput_of_bare_call(model, device, plan.seconds / 2)]
-    found = {}
-    for name, load in loads.items():
-        found[name] = measure(load, plan.folder)
-        bare.append(measurements.throughput_of_bare_call(model, device, plan.seconds / 2))
-    latency["bare_per_s"] = sum(bare) / len(bare)
-    for name, eight in found.items():
-        latency[f"eight_connections_per_s{name}"] = eight.throughput_per_s
-        latency[f"throughput_ratio_8_clients{name}"] = eight.throughput_per_s / latency["bare_per_s"]
-        latency[f"load_generator_cores{name}"] = eight.cores
-    latency["bytes_per_inference"] = found[""].bytes_per_inference
-    return found[""].throughput_per_s
+        loads["_same_cores_shared_memory"] = dataclasses.replace(inline, shared_memory=True)
+    runs: dict[str, list[Numbers]] = {}
+
+    def bare() -> float:
+        return measurements.throughput_of_bare_call(model, device, plan.seconds / 2)
+
+    def turn(name: str, per_s: float, cores: float, before: float) -> float:
+        after = bare()
+        ratio = per_s / ((before + after) / 2)
+        runs.setdefault(name, []).append({"ratio": ratio, "per_s": per_s, "cores": cores, "bare": (before + after) / 2})
+        return after
+
+    now = bare()
+    with Generator(grpc, measurements.request_of(model), 8) as generator:
+        for _ in range(plan.turns):
+            light = generator.run(Job(plan.seconds, 1.0, in_flight=8))
+            if light.ended.keys() - {"ok"}:
+                raise ClientError(f"eight requests at once: expected answers alone, got {light.ended}")
+            now = turn("", light.answers_per_s, light.cpu_share, now)
+            for name, load in loads.items():
+                found = measure(load, plan.folder)
+                if not load.shared_memory:
+                    latency["bytes_per_inference"] = found.bytes_per_inference
+                now = turn(name, found.throughput_per_s, found.cores, now)
+    for name, every in runs.items():
+        middle = sorted(every, key=lambda run: float(run["ratio"]))[len(every) // 2]
+        latency[f"throughput_ratio_8_clients{name}"] = middle["ratio"]
+        latency[f"throughput_ratios_8_clients{name}"] = [run["ratio"] for run in every]
+        latency[f"eight_connections_per_s{name}"] = middle["per_s"]
+        latency[f"load_generator_cores{name}"] = middle["cores"]
+    latency["bare_per_s"] = sorted(run["bare"] for run in runs[""])[len(runs[""]) // 2]
+    return float(latency["eight_connections_per_s"])
 
 
 def _about(plan: Plan) -> Numbers:
@@ -173,8 +195,12 @@ def _summary(numbers: Numbers) -> Numbers:
         "added_ms_constituents_least": latency.get(CONSTITUENTS, {}).get("added_least"),
         "throughput_ratio_8_clients": main.get("throughput_ratio_8_clients"),
         "throughput_ratio_8_clients_image": latency.get(IMAGES, {}).get("throughput_ratio_8_clients"),
-        "throughput_ratio_8_clients_image_shared_memory": latency.get(IMAGES, {}).get(
-            "throughput_ratio_8_clients_shared_memory"
+        "throughput_ratio_8_clients_same_cores": main.get("throughput_ratio_8_clients_same_cores"),
+        "throughput_ratio_8_clients_image_same_cores": latency.get(IMAGES, {}).get(
+            "throughput_ratio_8_clients_same_cores"
+        ),
+        "throughput_ratio_8_clients_image_same_cores_shared_memory": latency.get(IMAGES, {}).get(
+            "throughput_ratio_8_clients_same_cores_shared_memory"
         ),
         "bytes_per_inference": main.get("bytes_per_inference"),
         "bytes_per_inference_image": latency.get(IMAGES, {}).get("bytes_per_inference"),
