@@ -24,6 +24,7 @@ from triton_server.plugin.contracts import contract
 from triton_server.plugin.first_use import NOTES_VARIABLE, FirstUse
 from triton_server.plugin.golden import read_golden
 from triton_server.plugin.leash import LEASH_VARIABLE, hold
+from triton_server.plugin.precedence import Precedence
 from triton_server.plugin.settings import read_settings
 from triton_server.plugin.version import MODEL_FILE, check_files, describe_onnx
 
@@ -111,11 +112,14 @@ class TritonPythonModel:
             pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
             lambda error: pb_utils.Logger.log_error(f"{self._name}: an answer could not be sent: {error}"),
         )
+        self._precedence = Precedence()
         self._background = threading.Thread(target=self._keep, args=(interval,), name="accounts", daemon=True)
         self._background.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Check each request, answer the good ones with one device call, and each bad one with its own error."""
+        if self._precedence.sought and self._precedence.seek() is not None:
+            pb_utils.Logger.log_info(f"{self._name}: the server's thread of this instance goes first")
         try:
             responses = self._answer(requests)
         except Exception as error:  # noqa: BLE001 - one that left here would cost Triton shared memory

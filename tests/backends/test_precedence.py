@@ -1,0 +1,68 @@
+"""Finding the server's thread of an instance: what stands against it leaves everything as it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from triton_server.plugin import precedence
+from triton_server.plugin.precedence import ATTEMPTS, Precedence
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[set[int]]]:
+    """What waits in the shared memory, at one look after the other; and what was made to go first."""
+    looks: list[set[int]] = []
+    monkeypatch.setattr(precedence, "waiting", lambda *_: looks.pop(0))
+    return looks
+
+
+@pytest.fixture
+def preferred(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    threads: list[int] = []
+    monkeypatch.setattr(os, "sched_setscheduler", lambda thread, *_: threads.append(thread))
+    return threads
+
+
+def test_the_one_that_waits_only_while_the_stub_executes(found: list[set[int]], preferred: list[int]) -> None:
+    found += [{1, 2}, {1, 2, 3}]
+    one = Precedence()
+    assert one.sought
+    assert one.seek() == 3
+    assert preferred == [3]
+    assert not one.sought
+
+
+def test_several_or_none_are_looked_at_again_and_then_left_alone(found: list[set[int]], preferred: list[int]) -> None:
+    found += [{1}, {1, 2, 3}, *([{1}] * (ATTEMPTS - 1))]
+    one = Precedence()
+    for _ in range(ATTEMPTS):
+        assert one.sought
+        assert one.seek() is None
+    assert not one.sought
+    assert not preferred
+
+
+def test_without_the_right_to_look_nothing_is_sought(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> set[int]:
+        raise PermissionError
+
+    monkeypatch.setattr(precedence, "waiting", refuse)
+    assert not Precedence().sought
+
+
+def test_without_the_right_to_go_first_it_is_given_up(found: list[set[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    found += [set(), {7}]
+    one = Precedence()
+    assert one.seek() is None
+    assert not one.sought
+
+
+def test_nobody_waits_in_memory_that_is_not_there() -> None:
+    assert precedence.waiting(os.getpid(), "no-such-region") == set()
