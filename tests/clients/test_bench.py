@@ -9,11 +9,15 @@ import time
 from argparse import ArgumentParser
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2
 
 from sonic_client.bench import inputs, link, report, service
+from sonic_client.bench.flood import Generator, Job
 from sonic_client.bench.load import Load, measure
+from sonic_client.errors import ClientError
 from sonic_client.jets import prepare
 from sonic_client.provenance import parse_provenance
 from tests.clients.fake_server import FakeTriton, serving
@@ -47,6 +51,42 @@ def test_open_loop_counts_from_when_a_request_was_due(rows: str, tmp_path: Path)
         url = f"grpc://{address}/top_tagger"
         overloaded = measure(Load(url, rows, 1.0, rate=100.0, warm_up=0.0), tmp_path)
     assert overloaded.p99_ms > 300.0  # 100/s offered, 50/s served: the last ones were due long before
+
+
+@pytest.mark.parametrize("jets", [1, 300], ids=["one jet", "beyond every window"])
+def test_the_light_generator_sends_whole_requests_over_all_its_connections(jets: int) -> None:
+    fake = FakeTriton()
+    values = np.arange(jets * 800, dtype=np.float32).reshape(jets, 200, 4)
+    request = service_pb2.ModelInferRequest(model_name="top_tagger", id="light")
+    request.inputs.add(name="constituents", datatype="FP32", shape=values.shape)
+    request.raw_input_contents.append(values.tobytes())
+    with serving(fake) as (_, address), Generator(address, request.SerializeToString(), 4) as generator:
+        closed = generator.run(Job(0.5, 0.1, in_flight=8))
+        opened = generator.run(Job(0.5, 0.0, rate=20.0))
+    assert closed.ended == {"ok": closed.sent}
+    assert opened.ended == {"ok": 10}
+    assert closed.sent > 8
+    assert closed.answers_per_s > 0
+    assert len(fake.requests) == closed.sent + opened.sent
+    assert all(one == request for one in fake.requests)
+    assert len(set(fake.peers)) == 4
+    assert fake.most_under_way <= 8
+
+
+def test_the_light_generator_tells_how_requests_ended_and_that_it_did() -> None:
+    def refuse(number: int, request: object, context: grpc.ServicerContext) -> None:
+        if number % 2:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "full")
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
+
+    body = service_pb2.ModelInferRequest(model_name="top_tagger").SerializeToString()
+    with serving(FakeTriton(behaviour=refuse)) as (server, address), Generator(address, body) as generator:
+        ended = generator.run(Job(0.2, 0.0, in_flight=2)).ended
+        server.stop(0).wait(5)
+        with pytest.raises(ClientError, match="ended with code"):
+            generator.run(Job(0.2, 0.0, in_flight=2))
+    assert set(ended) == {"UNAVAILABLE", "3"}
+    assert abs(ended["UNAVAILABLE"] - ended["3"]) <= 2
 
 
 def test_images_and_constituents_are_valid_inputs() -> None:
