@@ -53,6 +53,11 @@ def test_without_the_right_to_look_nothing_is_sought(monkeypatch: pytest.MonkeyP
     assert not Precedence().sought
 
 
+def test_a_stub_that_is_called_otherwise_seeks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precedence, "_REGION_ARGUMENT", 1000)
+    assert not Precedence().sought
+
+
 def test_without_the_right_to_go_first_it_is_given_up(found: list[set[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError

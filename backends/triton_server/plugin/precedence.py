@@ -32,12 +32,12 @@ class Precedence:
 
     def __init__(self) -> None:
         self._server = os.getppid()
-        self._region = Path("/proc/self/cmdline").read_bytes().split(b"\0")[_REGION_ARGUMENT].decode()
         self._attempts = ATTEMPTS
         self.sought = True
         try:
+            self._region = Path("/proc/self/cmdline").read_bytes().split(b"\0")[_REGION_ARGUMENT].decode()
             self._others = waiting(self._server, self._region)
-        except OSError:
+        except (OSError, IndexError):  # IndexError: another version of Triton calls its stub otherwise
             self.sought = False
 
     def seek(self) -> int | None:
