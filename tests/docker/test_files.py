@@ -95,6 +95,7 @@ def test_gpu_overlay(docker: Docker) -> None:
 def test_memlock_overlay(docker: Docker) -> None:
     server = config(docker, "compose.memlock.yaml")["services"]["server"]
     assert server["ulimits"]["memlock"] == {"soft": -1, "hard": -1}  # type: ignore[index]
+    assert server["ulimits"]["rtprio"] == 1  # type: ignore[index]
 
 
 # -- proxy and monitoring
