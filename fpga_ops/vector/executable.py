@@ -87,8 +87,8 @@ class VectorExecutable:
         self._lock = Lock()
         self._pool: ThreadPoolExecutor | None = None
         network = plan.network
+        self._context = opencl.open_context(device)
         with opencl.checked("opening the device"):
-            self._context = opencl.open_context(device)
             self._queue = cl.CommandQueue(self._context)
         # a device that reads and writes the caller's memory in place needs no staging
         self._in_place = self.checks_values = works_in_place(device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,8 +11,8 @@ from triton_server.plugin.precedence import ATTEMPTS, Precedence
 
 
 @pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[set[int]]]:
-    """What waits in the shared memory, at one look after the other; and what was made to go first."""
+def found(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
+    """What waits in the shared memory, at one look after the other."""
     looks: list[set[int]] = []
     monkeypatch.setattr(precedence, "waiting", lambda *_: looks.pop(0))
     return looks
@@ -21,6 +20,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[set[int]]]:
 
 @pytest.fixture
 def preferred(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The threads that were made to go first."""
     threads: list[int] = []
     monkeypatch.setattr(os, "sched_setscheduler", lambda thread, *_: threads.append(thread))
     return threads

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tritonclient.grpc
 
 from sonic_client.bench.flood import Generator, Job, Result
+from sonic_client.bench.inputs import encode
 from tests.e2e.conftest import COMPLETE, MODEL_REPOSITORY, Traffic, complete, images, serving, write_model
 from tests.e2e.soak import PAGE
 from triton_server.processes import find_stubs
@@ -99,7 +99,7 @@ def _goodput(
 ) -> dict[str, Any]:  # fmt: skip
     with (
         serving(repository, COMPLETE, "--no-watch", backend=backend, environment=environment) as service,
-        Generator(service.urls["grpc"], request_bytes(model, values)) as load,
+        Generator(service.urls["grpc"], encode(model, INPUTS.get(model, "images"), values)) as load,
     ):
         stubs = [stub for stub in find_stubs(service.server_pid) if stub.instance.startswith(f"{model}_")]
         rate = load.run(WAITING).answers_per_s
@@ -147,11 +147,3 @@ WAITING = Job(3.0, 0.5, in_flight=16)
 
 def _median(results: list[Result]) -> float:
     return float(np.median([result.answers_per_s for result in results] or [0.0]))
-
-
-def request_bytes(model: str, values: np.ndarray) -> bytes:
-    """A whole request for the model's only input, as it goes over the wire."""
-    request = tritonclient.grpc.service_pb2.ModelInferRequest(model_name=model)
-    request.inputs.add(name=INPUTS.get(model, "images"), datatype="FP32", shape=values.shape)
-    request.raw_input_contents.append(values.tobytes())
-    return bytes(request.SerializeToString())

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -128,9 +128,11 @@ class Connection:
         self._stream = -1
         self._window = WINDOW
         self._first_window = WINDOW
-        self._windows: dict[int, int] = {}
-        self._unsent: deque[tuple[int, int]] = deque()
-        """Streams of which the message is not sent, or not to its end, and how much is."""
+        self._stream_window = WINDOW
+        self._sending = 0
+        """The stream of which the message is not sent to its end; 0 if there is none."""
+        self._done = 0
+        """Bytes of it that are."""
         self._out = bytearray(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         # No table of headers, so that a status always comes spelled out; windows that answers never fill.
         self._out += _frame(SETTINGS, 0, 0, struct.pack(">HIHI", 1, 0, INITIAL_WINDOW_SIZE, 1 << 24))
@@ -148,15 +150,14 @@ class Connection:
 
     def ready(self) -> bool:
         """Whether one more request may be sent now."""
-        return not self._unsent
+        return not self._sending
 
     def send(self) -> None:
-        """Begin a request."""
+        """Begin a request; only when `ready`."""
         self._stream += 2
         self.under_way += 1
-        self._windows[self._stream] = self._first_window
         self._out += _frame(HEADERS, END_HEADERS, self._stream, self._headers)
-        self._unsent.append((self._stream, 0))
+        self._sending, self._done, self._stream_window = self._stream, 0, self._first_window
 
     def wants_to_write(self) -> bool:
         """Whether something waits that the other side takes."""
@@ -181,20 +182,19 @@ class Connection:
         return self._ended()
 
     def _fill(self) -> None:
-        """Put messages into frames, as far as both windows allow."""
-        while self._unsent and len(self._out) < CHUNK:
-            stream, done = self._unsent[0]
-            size = min(FRAME, len(self._message) - done, self._window, self._windows[stream])
+        """Put the message into frames, as far as both windows allow."""
+        while self._sending and len(self._out) < CHUNK:
+            size = min(FRAME, len(self._message) - self._done, self._window, self._stream_window)
             if size <= 0:
                 return
             self._window -= size
-            self._windows[stream] -= size
-            last = done + size == len(self._message)
-            self._out += _frame(DATA, END_STREAM * last, stream, self._message[done : done + size])
+            self._stream_window -= size
+            piece = self._message[self._done : self._done + size]
+            self._done += size
+            last = self._done == len(self._message)
+            self._out += _frame(DATA, END_STREAM * last, self._sending, piece)
             if last:
-                self._unsent.popleft()
-            else:
-                self._unsent[0] = (stream, done + size)
+                self._sending = 0
 
     def _ended(self) -> list[str]:
         ended, place = [], 0
@@ -208,16 +208,15 @@ class Connection:
             place += 9 + length
             if (kind == HEADERS and flags & END_STREAM) or kind == RST_STREAM:
                 ended.append(_status(payload) if kind == HEADERS else "reset")
-                self._windows.pop(stream, None)
-                if self._unsent and self._unsent[0][0] == stream:  # refused before all of it was sent
-                    self._unsent.popleft()
+                if stream == self._sending:  # refused before all of it was sent
+                    self._sending = 0
                 self.under_way -= 1
             elif kind == WINDOW_UPDATE:
                 more = int.from_bytes(payload)
                 if stream == 0:
                     self._window += more
-                elif stream in self._windows:
-                    self._windows[stream] += more
+                elif stream == self._sending:
+                    self._stream_window += more
             elif kind in (SETTINGS, PING) and not flags & ACK:
                 if kind == SETTINGS:
                     self._learn(payload)
@@ -228,11 +227,10 @@ class Connection:
         return ended
 
     def _learn(self, settings: bytes) -> None:
-        """A new first window counts for the streams that are open, too (RFC 9113, section 6.9.2)."""
+        """A new first window counts for a stream that is open, too (RFC 9113, section 6.9.2)."""
         for name, value in struct.iter_unpack(">HI", settings):
             if name == INITIAL_WINDOW_SIZE:
-                for stream in self._windows:
-                    self._windows[stream] += value - self._first_window
+                self._stream_window += value - self._first_window
                 self._first_window = value
 
 

@@ -33,3 +33,13 @@ def images(shape: tuple[int, ...], seed: int = 1) -> NDArray[np.float32]:
         np.add.at(image[0], (y, x), rng.exponential(1.0, 60).astype(np.float32))
         image[:] = image[0] / image[0].sum()
     return result
+
+
+def encode(model: str, tensor: str, values: NDArray[np.float32]) -> bytes:
+    """A whole request for a model with one input, float32, as it goes over the wire."""
+    from tritonclient.grpc import service_pb2
+
+    request = service_pb2.ModelInferRequest(model_name=model)
+    request.inputs.add(name=tensor, datatype="FP32", shape=values.shape)
+    request.raw_input_contents.append(values.tobytes())
+    return bytes(request.SerializeToString())

@@ -150,16 +150,6 @@ def throughput_of_bare_call(model: Model, device: str, seconds: float) -> float:
     return rate
 
 
-def request_of(model: Model) -> bytes:
-    """A whole request with the model's first row, as it goes over the wire."""
-    from tritonclient.grpc import service_pb2
-
-    request = service_pb2.ModelInferRequest(model_name=model.name)
-    request.inputs.add(name=INPUTS[model.name], datatype="FP32", shape=[1, *model.rows.shape[1:]])
-    request.raw_input_contents.append(np.ascontiguousarray(model.rows[:1]).tobytes())
-    return bytes(request.SerializeToString())
-
-
 def scaling(plan: Plan, grpc: str, model: Model) -> Numbers:
     """Latency and throughput against simultaneous connections, and against the rate of Poisson arrivals."""
     url = f"triton+grpc://{grpc}/{model.name}"

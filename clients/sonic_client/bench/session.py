@@ -16,10 +16,10 @@ from typing import Any
 
 from rich.console import Console
 
-from sonic_client.bench import link, measurements, report
+from sonic_client.bench import inputs, link, measurements, report
 from sonic_client.bench.flood import Generator, Job
 from sonic_client.bench.load import Load, measure
-from sonic_client.bench.measurements import CONSTITUENTS, IMAGES, Model, Plan
+from sonic_client.bench.measurements import CONSTITUENTS, IMAGES, INPUTS, Model, Plan
 from sonic_client.errors import ClientError, ConfigurationError
 from sonic_client.provenance import read_provenance
 from sonic_client.shared_memory import SMALLEST
@@ -137,7 +137,7 @@ def _eight(plan: Plan, grpc: str, model: Model, latency: Numbers, device: str) -
         return after
 
     now = bare()
-    with Generator(grpc, measurements.request_of(model), 8) as generator:
+    with Generator(grpc, inputs.encode(model.name, INPUTS[model.name], model.rows[:1]), 8) as generator:
         for _ in range(plan.turns):
             light = generator.run(Job(plan.seconds, 1.0, in_flight=8))
             if light.ended.keys() - {"ok"}:
