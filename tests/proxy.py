@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,19 @@ class Running:
 
     grpc: int
     http: int
+    admin: int
     pid: int
+
+    def allocated(self) -> int:
+        """Bytes of its heap that are in use."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/memory", timeout=10) as page:
+            return int(json.load(page)["allocated"])
+
+    def most_memory(self) -> int:
+        """Bytes that the process held in memory at the most, its program among them."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        (kilobytes,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(kilobytes) * 1024
 
 
 @contextlib.contextmanager
@@ -66,7 +79,7 @@ def running(name: str, replica: Replica, folder: Path, secrets: Path | None = No
             assert process.poll() is None, (folder / "log").read_text()[-3000:]
             assert time.monotonic() < until, (folder / "log").read_text()[-3000:]
             time.sleep(0.05)
-        yield Running(grpc, http, process.pid)
+        yield Running(grpc, http, admin, process.pid)
     finally:
         process.terminate()
         process.wait(30)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import http.server
 import json
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
+from typing import ClassVar
 
 import grpc
 import numpy as np
@@ -29,22 +34,57 @@ PROXY_MEMORY = 1 << 30
 
 
 @contextlib.contextmanager
-def uploads(port: int, count: int, megabytes: int) -> Iterator[list[socket.socket]]:
-    """Send all but the end of so many requests, and hold them."""
+def uploads(port: int, count: int, megabytes: int, pause: float = 0.0) -> Iterator[None]:
+    """Begin so many requests together, or one each `pause` seconds; send all but their ends, and hold them."""
     head = (
         "POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: 2\r\n"
         f"Content-Length: {megabytes * MB + 1}\r\n\r\n"
     )
+    begun = threading.Barrier(count)
+
+    def send(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # who is asked to hold too much hangs up
+            client.sendall(head.encode())
+            if not pause:
+                begun.wait(10)
+            for _ in range(megabytes):
+                client.sendall(ZEROS)
+
     with contextlib.ExitStack() as stack:
-        held = []
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(count)]
+        with futures.ThreadPoolExecutor(count) as pool:
+            for client in clients:
+                pool.submit(send, client)
+                time.sleep(pause)
+        yield
+
+
+@contextlib.contextmanager
+def grpc_uploads(port: int, count: int, megabytes: int) -> Iterator[None]:
+    """The same over gRPC, each with a connection of its own: a request that comes in pieces, and never to its end."""
+    ending = threading.Event()
+
+    def pieces(complete: threading.Event) -> Iterator[bytes]:
+        for _ in range(megabytes):
+            yield ZEROS
+        complete.set()
+        ending.wait()
+
+    with contextlib.ExitStack() as stack:
+        calls = []
         for _ in range(count):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
-            with contextlib.suppress(OSError):  # who holds too much hangs up
-                client.sendall(head.encode())
-                for _ in range(megabytes):
-                    client.sendall(ZEROS)
-            held.append(client)
-        yield held
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}", options))
+            complete = threading.Event()
+            call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer").future(pieces(complete))
+            call.add_done_callback(lambda _, complete=complete: complete.set())  # refused, or broken off
+            calls.append((call, complete))
+        for _, complete in calls:
+            assert complete.wait(30)
+        yield
+        ending.set()
+        for call, _ in calls:
+            call.cancel()
 
 
 def test_a_server_that_holds_too_much_is_restarted(repository: Path) -> None:
@@ -112,8 +152,74 @@ def test_the_proxy_takes_requests_of_32_mib(service: Service, proxy: Running) ->
     assert (code, told in reason) == (grpc.StatusCode.INVALID_ARGUMENT, False), "Triton's own answer"
 
 
-def test_the_proxy_serves_on_beside_uploads_that_stand_still(service: Service, proxy: Running) -> None:
-    """It takes what its memory allows, refuses the rest at once, and gives the room to others after some seconds."""
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """A replica that is ready, takes each request whole, and refuses the first."""
+
+    taken: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        self.answer(200)
+
+    def do_POST(self) -> None:
+        self.taken.append(len(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.answer(503 if len(self.taken) == 1 else 200)
+
+    def answer(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_the_largest_requests_are_sent_again_too(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def infer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        sizes.append(len(request))
+        if len(sizes) == 1:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        return b""
+
+    options = [("grpc.max_receive_message_length", -1)]
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as replica,
+        futures.ThreadPoolExecutor(4) as pool,
+    ):
+        handler = grpc.method_handlers_generic_handler(
+            "inference.GRPCInferenceService", {"ModelInfer": grpc.unary_unary_rpc_method_handler(infer)}
+        )
+        server = grpc.server(pool, [handler], options=options)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        threading.Thread(target=replica.serve_forever).start()
+        body = bytes(31 * MB)
+        try:
+            with running("envoy.yaml", Replica(port, replica.server_port, replica.server_port), tmp_path) as proxy:
+                connection = http.client.HTTPConnection("127.0.0.1", proxy.http, timeout=60)
+                with contextlib.closing(connection):
+                    connection.request("POST", "/v2/models/tiny/infer", body)
+                    assert connection.getresponse().status == 200
+                assert Refusing.taken == [len(body)] * 2
+                with grpc.insecure_channel(f"127.0.0.1:{proxy.grpc}") as channel:
+                    assert channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(body, timeout=60) == b""
+                assert sizes == [len(body)] * 2
+        finally:
+            replica.shutdown()
+            server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "pause"), [("http", 0.0), ("http", 0.05), ("grpc", 0.0)], ids=["together", "in turn", "grpc"]
+)
+def test_the_proxy_serves_on_beside_uploads_that_stand_still(
+    service: Service, proxy: Running, protocol: str, pause: float
+) -> None:
+    """It takes what its memory allows, refuses or cuts off the rest, and gives the room to others after some seconds.
+
+    What its allocator keeps for the next requests is not given back to the system each time, but does not grow.
+    """
     expected = service.infer("grpc", "tiny", images())
     client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{proxy.grpc}")
     refusals = set()
@@ -127,10 +233,11 @@ def test_the_proxy_serves_on_beside_uploads_that_stand_still(service: Service, p
         return np.array_equal(answer, expected)
 
     with contextlib.closing(client):
-        with uploads(proxy.http, 80, 30):
-            assert 256 * MB < private_bytes(proxy.pid) < PROXY_MEMORY
-            service.wait_for(answered)
-        service.wait_for(lambda: private_bytes(proxy.pid) < 256 * MB)
-        assert answered()
+        for _ in range(2):
+            with uploads(proxy.http, 80, 30, pause) if protocol == "http" else grpc_uploads(proxy.grpc, 80, 30):
+                service.wait_for(answered)
+            service.wait_for(lambda: proxy.allocated() < 64 * MB)
+            assert 256 * MB < proxy.most_memory() < PROXY_MEMORY
+            assert answered()
     assert refusals <= {"StatusCode.UNAVAILABLE"}
     assert not service.restarts()
