@@ -57,6 +57,7 @@ class Gate:
 
 class _Listener(Listener):
     handler: type[socketserver.BaseRequestHandler]
+    most = 2048
 
     def __init__(self, address: str, port: int, message: str) -> None:
         self.message = message

@@ -7,25 +7,35 @@ import logging
 import socket
 import socketserver
 import sys
+import threading
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
+
+from triton_server.processes import files_allowed
 
 log = logging.getLogger("triton_server")
 
 
 class Listener(socketserver.ThreadingTCPServer):
-    """One thread a connection. ``shared`` lets another process of the same user listen on the same port."""
+    """One thread a connection. ``shared`` lets another process of the same user listen on the same port.
+
+    Of more connections than ``most`` the oldest goes: it has had its answer, or asks for none.
+    """
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 512
+    most: ClassVar[int] = 256
 
     def __init__(
         self, address: str, port: int, handler: type[socketserver.BaseRequestHandler], *, shared: bool = False
     ) -> None:
         self._options = [socket.SO_REUSEADDR, *([socket.SO_REUSEPORT] if shared else [])]
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._limit = min(self.most, files_allowed() // 4)
+        self._open: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
         super().__init__((address, port), handler)
 
     @property
@@ -39,6 +49,23 @@ class Listener(socketserver.ThreadingTCPServer):
             self.socket.setsockopt(socket.SOL_SOCKET, option, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, beside as many others as there may be."""
+        with self._lock:
+            self._open[request] = None
+            oldest = next(iter(self._open)) if len(self._open) > self._limit else None
+            if oldest is not None:
+                del self._open[oldest]
+                with contextlib.suppress(OSError):  # it has just gone
+                    oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection that is done."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away before its answer, or sent no HTTP, is no news; a fault of ours is."""

@@ -10,6 +10,7 @@ UNAVAILABLE, which is worth a retry.
     slow    the known answer comes, late                          reported, not restarted
     wrong   the known answer comes and differs                    restarted when it happens twice in a row
     memory  the server holds more than it may                     noticed within a quarter of a second
+    full    the server can soon take no more connections          the same
 """
 
 import contextlib
@@ -33,7 +34,9 @@ from triton_server.probe import KnownAnswer, ask, known_answer
 from triton_server.processes import (
     any_ended,
     ended_by_itself,
+    files_allowed,
     find_stubs,
+    open_files,
     private_bytes,
     state,
     tree_cpu_seconds,
@@ -54,6 +57,8 @@ DIED_S = 0.03
 """A stub that was killed counts as dead when Triton has not waited for it after this time."""
 TOLD_S = 2.0
 """The same for one that ended by itself with exit code 0."""
+FULL = 0.9
+"""Share of the file descriptors that the server may open."""
 LOADS = 3
 """How often in a row a model is loaded again whose stub dies meanwhile."""
 
@@ -287,7 +292,7 @@ class Supervisor:
             self._up = False
             self.restarts[cause] = self.restarts.get(cause, 0) + 1
         gate.open(f"the model server is restarting ({cause})")
-        self.server.kill()
+        self._kill()
         if began - self._last_start > CALM_S:
             self._series = 0
         while not self._stop.is_set():
@@ -299,7 +304,7 @@ class Supervisor:
                 self._start_server(gate)
             except (ServerError, OSError) as error:
                 log.error("the server does not start: %s", error)  # noqa: TRY400 - the message is the whole story
-                self.server.kill()
+                self._kill()
                 gate.open("the model server does not start")
             else:
                 break
@@ -309,6 +314,13 @@ class Supervisor:
             self.last_outage_s = time.monotonic() - began
         self._probe_all()
         log.warning("serving again after %.1f s", self.last_outage_s)
+
+    def _kill(self) -> None:
+        """End the server; what cannot be cleaned up now is found by the next start."""
+        try:
+            self.server.kill()
+        except OSError as error:
+            log.error("cannot clean up after the server: %s", error)  # noqa: TRY400 - the message is the whole story
 
     def _report(self, cause: str, detail: str, generation: int | None = None) -> None:
         """Ask for a restart; ``generation`` says of which start of the server the news is, to drop old news."""
@@ -412,7 +424,7 @@ class Supervisor:
                 if state(pid) == "T" and name != "the server":
                     self._forget(descriptor)
                     self._report("hung", f"{name} (process {pid}) is stopped", generation)
-            self._watch_memory(generation)
+            self._watch_limits(generation)
             for descriptor in any_ended(list(self._pidfds), self.limits.watch_interval):
                 pid, name = self._pidfds[descriptor]
                 if name != "the server" and self._was_told_to_end(pid):
@@ -421,10 +433,15 @@ class Supervisor:
                 self._forget(descriptor)
                 self._report("dead", f"{name} (process {pid}) has ended", generation)
 
-    def _watch_memory(self, generation: int) -> None:
-        held, limit = private_bytes(self.server.pid or -1), self.limits.server_bytes
+    def _watch_limits(self, generation: int) -> None:
+        pid = self.server.pid or -1
+        held, limit = private_bytes(pid), self.limits.server_bytes
         if held > limit:
             self._report("memory", f"the server holds {held >> 20} MB, more than {limit >> 20}", generation)
+        files, allowed = open_files(pid), files_allowed()
+        if files > FULL * allowed:
+            detail = f"the server has {files} files and connections open, and may have {allowed}"
+            self._report("full", detail, generation)
 
     @staticmethod
     def _was_told_to_end(pid: int) -> bool:

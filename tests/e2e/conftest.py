@@ -209,11 +209,12 @@ def _quietly(condition: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def serving(
-    repository: Path, *options: str, backend: Path | None = None, environment: Mapping[str, str] | None = None
-) -> Iterator[Service]:
-    """Start the service, wait for its announcement, stop it and check that nothing is left."""
+    repository: Path, *options: str, backend: Path | None = None, environment: Mapping[str, str] | None = None,
+    under: Sequence[str] = (),
+) -> Iterator[Service]:  # fmt: skip
+    """Start the service (``under`` a command that runs it), wait for its word, stop it, check that nothing is left."""
     log = Path(f"{repository}.log")
-    command = [sys.executable, "-c", SERVE, "--model-repository", str(repository), "--json"]
+    command = [*under, sys.executable, "-c", SERVE, "--model-repository", str(repository), "--json"]
     for port in ("http", "grpc", "metrics", "health"):
         command += [f"--{port}-port", "0"]
     if backend is not None:

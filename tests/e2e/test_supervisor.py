@@ -110,12 +110,19 @@ def command(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")[:150].decode(errors="replace")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_told_stop_is_clean(repository: Path, number: int) -> None:
-    with serving(repository, COMPLETE) as service:
+    with serving(repository, COMPLETE, under=["env", "--default-signal=HUP"]) as service:
         service.infer("grpc", "tiny", images())
         assert service.stop(number) == 0  # what is left behind is checked by serving()
         assert "submit a bug report" not in service.log.read_text(), "a stub crashed while it ended"
+
+
+def test_nohup_is_respected(repository: Path) -> None:
+    with serving(repository, COMPLETE, under=["env", "--ignore-signal=HUP"]) as service:
+        service.process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        service.infer("grpc", "tiny", images())
 
 
 def test_a_stop_with_a_stopped_stub_is_bounded(repository: Path) -> None:

@@ -97,9 +97,11 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; returns 0 after a clean stop."""
     from triton_server.health import HealthServer
+    from triton_server.processes import allow_files
     from triton_server.server import TritonServer
     from triton_server.supervisor import Limits, Supervisor
 
+    allow_files()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s serve: %(message)s")
     key = _admin_key(args.admin_key_file)
     server = TritonServer(
@@ -121,18 +123,21 @@ def run(args: argparse.Namespace) -> int:
     # Python runs a handler in the main thread between two of its steps. That may be never, if the signal comes just
     # before the thread sleeps, and it may be where the thread holds a lock that `stop` takes. So the byte that the
     # interpreter's own C handler writes is what counts, and a thread of its own acts on it.
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        numbers.append(signal.SIGHUP)
     told, tell = socket.socketpair()
     tell.setblocking(False)
 
     def stop() -> None:
         while received := told.recv(1):
-            if received[0] in (signal.SIGTERM, signal.SIGINT):
+            if received[0] in numbers:
                 _notify("STOPPING=1")
                 supervisor.stop()
 
     threading.Thread(target=stop, name="signals", daemon=True).start()
     signal.set_wakeup_fd(tell.fileno())
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         signal.signal(number, lambda *_: None)
     try:
         supervisor.run()
