@@ -57,7 +57,7 @@ class Gate:
 
 class _Listener(Listener):
     handler: type[socketserver.BaseRequestHandler]
-    most = 2048
+    most = 512
 
     def __init__(self, address: str, port: int, message: str) -> None:
         self.message = message

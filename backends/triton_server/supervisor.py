@@ -59,6 +59,8 @@ TOLD_S = 2.0
 """The same for one that ended by itself with exit code 0."""
 FULL = 0.9
 """Share of the file descriptors that the server may open."""
+RETRY_S = (5.0, 600.0)
+"""Pause before what Triton refused is loaded once more, doubled up to the second: a device may be free later."""
 LOADS = 3
 """How often in a row a model is loaded again whose stub dies meanwhile."""
 
@@ -150,6 +152,8 @@ class Supervisor:
         self._pidfds: dict[int, tuple[int, str]] = {}
         self._fingerprints: dict[str, tuple[tuple[str, int, int], ...]] = {}
         self._loads: Counter[str] = Counter()
+        self._retries: dict[str, tuple[float, float]] = {}
+        """Of each model that is not served: when it is loaded once more, and the pause after that."""
 
     # -- what the world asks
 
@@ -560,11 +564,34 @@ class Supervisor:
                 if self._watch_repository:
                     self._load_changes()
                 if self._up:
-                    self._learn(verify_repository(self.server.model_repository))
+                    verdict = verify_repository(self.server.model_repository)
+                    self._learn(verdict)
                     self._load_again()
+                    self._load_later(verdict)
             except (OSError, ServerError, ValueError) as error:
                 if self._up:
                     log.warning("cannot follow the repository: %s", error)
+
+    def _load_later(self, verdict: Verdict) -> None:
+        """Try again, ever more rarely, what Triton refused and the verification does not: the cause may have gone."""
+        waiting = self.refused.keys() - verdict.refused.keys() - {model for model, _ in self.models}
+        now = time.monotonic()
+        self._retries = {
+            model: self._retries.get(model, (now + RETRY_S[0], 2 * RETRY_S[0])) for model in sorted(waiting)
+        }
+        for model, (due, pause) in list(self._retries.items()):
+            if now < due or self._stop.is_set():
+                continue
+            self._retries[model] = (now + pause, min(2 * pause, RETRY_S[1]))
+            try:
+                self.server.control.load(model)
+            except TimeoutError:
+                self._report("stalled", f"model '{model}' was loaded once more and its load does not end")
+                return
+            except ControlError:
+                log.debug("model '%s' does not load yet", model)
+            else:
+                log.warning("model '%s', which was refused, was loaded", model)
 
     def _load_changes(self) -> None:
         seen = fingerprints(self.server.model_repository)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from triton_server.supervisor import (
     fingerprints,
     read_metrics,
 )
+from triton_server.verify import Verdict
 
 
 @pytest.fixture(autouse=True)
@@ -169,6 +171,37 @@ def test_old_news_is_dropped(watcher: Supervisor) -> None:
     assert not watcher._trouble
     watcher._report("dead", "a stub", 2)
     assert watcher._trouble
+
+
+def test_what_triton_refuses_is_tried_again_more_and_more_rarely(
+    watcher: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    tried: list[tuple[float, str]] = []
+
+    def load(control: Control, model: str) -> None:
+        tried.append((now, model))
+        raise ControlError("no such device", 400)
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(Control, "load", load)
+    watcher.refused = {"absent": "no device", "swapped": "other SHA-256", "tiny": "version 2 is faulty, 1 serves"}
+    verdict = Verdict(refused={"swapped": "other SHA-256"})
+    while now < 4000:
+        watcher._load_later(verdict)
+        now += 1.0
+    assert tried == [(at, "absent") for at in (5, 15, 35, 75, 155, 315, 635, 1235, 1835, 2435, 3035, 3635)]
+
+
+def test_a_refused_model_whose_load_stalls_is_acted_on(watcher: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(control: Control, model: str) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(module, "RETRY_S", (0.0, 0.0))
+    monkeypatch.setattr(Control, "load", load)
+    watcher.refused = {"absent": "no device"}
+    watcher._load_later(Verdict())
+    assert [cause for cause, _ in watcher._trouble] == ["stalled"]
 
 
 def test_reasons_lose_their_wrapping() -> None:

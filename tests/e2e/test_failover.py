@@ -43,6 +43,23 @@ def service(tmp_path: Path, tiny_onnx: Path, fault: Path) -> Iterator[Service]:
         yield running
 
 
+def test_a_model_whose_device_is_there_later_is_served_then(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:
+    repository = tmp_path / "models"
+    for name, device in (("tiny", "first"), ("other", "reference")):
+        write_model(repository, name, tiny_onnx, device=device, more=complete(tiny_onnx))
+    fault.write_text("missing")
+    with serving(
+        repository, COMPLETE, backend=BACKEND, environment={"TRITON_FPGA_TEST_FAULT": str(fault)}
+    ) as service:  # fmt: skip
+        assert "no bitstream" in service.status()["refused"]["tiny"]
+        expected = service.infer("grpc", "other", images())
+        fault.unlink()
+        service.wait_for(lambda: not service.status()["refused"])
+        np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), expected)
+        assert not service.restarts()
+        assert "model 'tiny', which was refused, was loaded" in service.log.read_text()
+
+
 @pytest.mark.parametrize(
     ("what", "cause"), [("lost", "lost"), ("memory", "lost"), ("hang", "timeout"), ("wrong", "wrong_answer")]
 )

@@ -1,8 +1,8 @@
 """The real plugin over a device that breaks on demand, for the tests of fail-over.
 
 The device "first" is the reference under another name. What the file named by TRITON_FPGA_TEST_FAULT says, it does:
-lost, memory, hang, lock (it hangs with Python's lock), wrong, poison, sleep, abort. "lost" may be followed by what
-tests/faulty_driver.c shall do. "unbuildable" never opens.
+missing (it does not open), lost, memory, hang, lock (it hangs with Python's lock), wrong, poison, sleep, abort. "lost"
+may be followed by what tests/faulty_driver.c shall do. "unbuildable" never opens.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _fault() -> str:
 
 
 def load(path: Any, device: str | None = None, **options: Any) -> Any:
-    if device == "unbuildable":
+    if device == "unbuildable" or (device == "first" and _fault() == "missing"):
         raise fpga_ops.DeviceError("no bitstream for this board")
     if device == "first":
         return FaultyNetwork(_load(path, "reference", **options), device)
