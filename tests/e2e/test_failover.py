@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from tests.driver import faulty_driver
@@ -41,6 +42,21 @@ def service(tmp_path: Path, tiny_onnx: Path, fault: Path) -> Iterator[Service]:
     environment = {"TRITON_FPGA_TEST_FAULT": str(fault)}
     with serving(repository, COMPLETE, backend=BACKEND, environment=environment) as running:
         yield running
+
+
+def test_a_device_that_was_taken_out_is_back_when_the_model_is_loaded_anew(service: Service, fault: Path) -> None:
+    expected = service.infer("grpc", "tiny", images())
+    fault.write_text("lost")
+    np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), expected)
+    fault.unlink()
+    time.sleep(1.5)  # its self-test comes each second
+    service.wait_for(lambda: service.metric("fpga_model_info", 'device="reference"') == 1)
+    with tritonclient.http.InferenceServerClient(service.urls["http"]) as client:
+        client.unload_model("tiny", headers=service.admin)
+        client.load_model("tiny", headers=service.admin)
+    service.wait_for(lambda: service.metric("fpga_model_info", 'device="first"') == 1)
+    np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), expected)
+    assert not service.restarts()
 
 
 def test_a_model_whose_device_is_there_later_is_served_then(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:
