@@ -16,7 +16,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 import fpga_ops
-from fpga_ops.errors import FpgaOpsError, InputError
+from fpga_ops.errors import FpgaOpsError, InputError, ModelError
 from triton_server.plugin.accounts import FLUSH_S, Accounts, Metrics
 from triton_server.plugin.afterwards import Afterwards
 from triton_server.plugin.chain import Chain, Failure, NoDeviceError, split_rows
@@ -101,6 +101,9 @@ class TritonPythonModel:
                 on_settled=self._first_use.survived,
             )
             golden = read_golden(version, self._inputs, self._outputs, rows=min(GOLDEN_ROWS, max_batch))
+            fault = None if golden is None else self._fault(golden.inputs)
+            if fault is not None:
+                raise ModelError(f"golden.npz: {fault}")
             self._chain.set_golden(golden)
         except FpgaOpsError as error:
             raise pb_utils.TritonModelException(f"{self._name}: {error}") from error

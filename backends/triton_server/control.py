@@ -37,9 +37,13 @@ class Control:
         """Every version of every model in the repository with its state and the reason of a failed load."""
         return cast("list[Json]", json.loads(self.request("POST", "/v2/repository/index", b"{}", timeout=timeout)))
 
-    def load(self, model: str, timeout: float = 120.0) -> None:
-        """Load the model, or reload it where its files changed; the old version serves until the new one is ready."""
-        self.request("POST", f"/v2/repository/models/{quote(model)}/load", b"{}", timeout=timeout)
+    def load(self, model: str, timeout: float = 120.0, *, config: str | None = None) -> None:
+        """Load the model, or reload it where its files changed; the old version serves until the new one is ready.
+
+        ``config``, in JSON, stands for the one of the repository until the next load.
+        """
+        body = json.dumps({} if config is None else {"parameters": {"config": config}}).encode()
+        self.request("POST", f"/v2/repository/models/{quote(model)}/load", body, timeout=timeout)
 
     def unload(self, model: str, timeout: float = 10.0) -> None:
         """Stop serving the model."""

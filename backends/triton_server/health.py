@@ -9,6 +9,7 @@ GET /metrics   the same for Prometheus
 
 import threading
 from http import HTTPStatus
+from urllib.parse import unquote
 
 from triton_server.control import Json
 from triton_server.errors import ServerStartError
@@ -52,7 +53,7 @@ class _Handler(JsonHandler):
         elif path == "/ready":
             self._judge(status["ready"], status)
         elif path.startswith("/ready/"):
-            versions = [entry for entry in status["models"] if entry["model"] == path.removeprefix("/ready/")]
+            versions = [entry for entry in status["models"] if entry["model"] == unquote(path).removeprefix("/ready/")]
             good = status["up"] and bool(versions) and all(entry["state"] in _SERVES for entry in versions)
             self._judge(good, {"ready": good, "versions": versions})
         elif path == "/status":

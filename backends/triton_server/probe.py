@@ -43,9 +43,16 @@ class Answer:
 
 
 def known_answer(control: Control, repository: Path, model: str, version: str) -> KnownAnswer:
-    """The known answer of a served version: from its golden.npz, else from a made-up valid input."""
+    """The known answer of a served version: from its golden.npz, else from a made-up valid input.
+
+    Raises ServerError or OSError when Triton does not describe the version, ValueError for inputs that cannot be asked,
+    and what numpy raises for a damaged golden.npz.
+    """
     metadata = control.metadata(model, version)
     described = metadata["inputs"][0]
+    if len(metadata["inputs"]) != 1 or described["datatype"] not in _DTYPES:
+        found = ", ".join(f"{entry['name']} ({entry['datatype']})" for entry in metadata["inputs"])
+        raise ValueError(f"expected one input of a numeric type, found {found}")
     output_name = str(metadata["outputs"][0]["name"])
     golden = repository / model / version / "golden.npz"
     row: npt.NDArray[np.generic]

@@ -303,7 +303,7 @@ class TritonServer:
         for name in ("PYTHONHOME", "VIRTUAL_ENV"):
             environment.pop(name, None)
         # The stub embeds the first python3 on PATH: it must be the interpreter whose packages were checked here.
-        environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath)))
+        environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH") or os.defpath))
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(
             (*installation.library_path, *filter(None, [environment.get("LD_LIBRARY_PATH")]))
         )
@@ -325,7 +325,7 @@ class TritonServer:
                 process = subprocess.Popen(
                     [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
                     env={**environment, LEASH_VARIABLE: str(leash)}, pass_fds=[leash],
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                    stdin=subprocess.DEVNULL, stdout=_stderr() if output is None else output, stderr=output,
                     umask=0o077,
                     start_new_session=True,  # Ctrl-C is for the one who watches, who then stops the server
                 )  # fmt: skip
@@ -382,6 +382,14 @@ class TritonServer:
             self._run = None
 
 
+def _stderr() -> int:
+    """Where an inherited log goes: what is on our own stdout is for programs."""
+    with contextlib.suppress(OSError):
+        os.fstat(2)
+        return 2
+    return subprocess.DEVNULL
+
+
 def _yield_to_the_woken() -> None:
     """Let this thread, and the server that it starts, run as SCHED_BATCH: a thread that wakes displaces none of ours.
 
@@ -396,14 +404,21 @@ def _yield_to_the_woken() -> None:
 
 
 _DIE_WITH_PARENT = """
-import ctypes, os, signal, sys
+import ctypes, os, resource, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    stack = 512 << 20 if hard == resource.RLIM_INFINITY else min(512 << 20, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
 """Starts the server so that the kernel kills it when this process dies, however it dies (PR_SET_PDEATHSIG is 1).
 
 The signal follows the thread that started the server, which is why that thread waits for it.
+
+Triton 2.51 reads nested JSON, and splits the body of a form, on the stack of a thread; at the usual 8 MiB a request of
+0.6 MB ends it. The stack is only reserved, and becomes memory where it is used, so this costs address space.
 """
 
 RESTRICTED = "model-repository,shared-memory,trace,logging"

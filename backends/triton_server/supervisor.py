@@ -42,7 +42,7 @@ from triton_server.processes import (
     tree_cpu_seconds,
 )
 from triton_server.server import TritonServer
-from triton_server.verify import Verdict, verify_repository
+from triton_server.verify import Verdict, pinned, verify_repository, versions
 
 log = logging.getLogger("triton_server")
 
@@ -61,6 +61,10 @@ FULL = 0.9
 """Share of the file descriptors that the server may open."""
 RETRY_S = (5.0, 600.0)
 """Pause before what Triton refused is loaded once more, doubled up to the second: a device may be free later."""
+WRONG_RESTARTS, WRONG_S = 2, 600.0
+"""Restarts in so many seconds for one version's wrong answers; if they go on, it is unloaded."""
+ASIDE_S = 60.0
+"""Pause before a version whose known answer was refused is asked again."""
 LOADS = 3
 """How often in a row a model is loaded again whose stub dies meanwhile."""
 
@@ -101,6 +105,16 @@ class ModelHealth:
     def serves(self) -> bool:
         """Whether requests are answered, and rightly."""
         return self.state in (ModelState.SERVING, ModelState.SLOW, ModelState.BUSY)
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A version that is not supervised, so that it does not take the others with it."""
+
+    files: tuple[tuple[str, int, int], ...]
+    reason: str
+    until: float
+    """When it is asked again; infinite for one that was unloaded."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +166,14 @@ class Supervisor:
         self._pidfds: dict[int, tuple[int, str]] = {}
         self._fingerprints: dict[str, tuple[tuple[str, int, int], ...]] = {}
         self._loads: Counter[str] = Counter()
+        self._aside: dict[tuple[str, str], Aside] = {}
+        self._wrong: dict[tuple[str, str], list[float]] = {}
+        """When the server was restarted for a version's wrong answers."""
+        self._behind: set[str] = set()
+        """Models whose files changed since they were loaded."""
+        self._fallen: dict[str, tuple[tuple[tuple[str, int, int], ...], str]] = {}
+        """Models that were tried with an older version: their files then, and why the newest is refused."""
+        self._index_error = ""
         self._retries: dict[str, tuple[float, float]] = {}
         """Of each model that is not served: when it is loaded once more, and the pause after that."""
 
@@ -276,12 +298,15 @@ class Supervisor:
         if self.server.auto_complete is not None:
             self.server.auto_complete = not self.restarts or bool(verdict.incomplete)
         self._fingerprints = fingerprints(self.server.model_repository)
+        self._behind.clear()
+        self._fallen.clear()
         self.server.start()
         gate.close()
         self._last_start = time.monotonic()
         try:
             self._learn(verdict)
             self._load_again()
+            self._fall_back(verdict)
         except OSError as error:
             raise ServerStartError(f"the server started and then did not answer for its models: {error}") from error
         with self._lock:
@@ -308,6 +333,10 @@ class Supervisor:
                 self._start_server(gate)
             except (ServerError, OSError) as error:
                 log.error("the server does not start: %s", error)  # noqa: TRY400 - the message is the whole story
+                self._kill()
+                gate.open("the model server does not start")
+            except Exception:
+                log.exception("the server does not start")
                 self._kill()
                 gate.open("the model server does not start")
             else:
@@ -337,28 +366,81 @@ class Supervisor:
     def _learn(self, verdict: Verdict) -> None:
         """Which versions are served now, each with its known answer, and which models were refused."""
         served: dict[tuple[str, str], ModelHealth] = {}
+        new: list[ModelHealth] = []
         refused = dict(verdict.refused)
-        for entry in self.server.control.index():
+        ready = set()
+        for entry in self._index():
             model, version = str(entry["name"]), str(entry.get("version", ""))
             if entry.get("state") == "READY" and version:
                 key = (model, version)
+                ready.add(key)
                 try:
                     files = version_files(self.server.model_repository / model / version)
                     health = self.models.get(key)
-                    if health is None or health.files != files:
+                    if self._is_aside(key, files):
+                        continue
+                    if health is None or (health.files != files and self._is_loaded(model, version, files)):
                         known = known_answer(self.server.control, self.server.model_repository, model, version)
                         health = ModelHealth(known, files)
+                        new.append(health)
                     served[key] = health
-                except (ServerError, OSError, ValueError, KeyError) as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is, the other models go on
                     refused[model] = f"no known answer can be asked: {error}"
             elif entry.get("state") == "UNAVAILABLE" and entry.get("reason") not in (None, "unloaded"):
                 refused[model] = clean_reason(str(entry["reason"]))
         self._learn_devices(served)
+        if self._up:  # else they would count as not serving until the next round
+            self._probe_each(new)
+        for model, (facts, reason) in self._fallen.items():
+            if self._fingerprints.get(model) == facts:
+                refused.setdefault(model, reason)
         with self._lock:
+            for key, aside in list(self._aside.items()):
+                if key in ready or (aside.until == float("inf") and key[0] in verdict.accepted):
+                    refused[key[0]] = aside.reason
+                else:
+                    del self._aside[key]
             for model in refused.keys() - self.refused.keys():
                 log.error("model '%s' is refused: %s", model, refused[model])
-            self.models = served
+            self.models = {key: health for key, health in served.items() if key not in self._aside}
             self.refused = refused
+
+    def _index(self) -> list[Json]:
+        """What Triton serves; without the reasons of refusals where it cannot list the repository."""
+        try:
+            return self.server.control.index()
+        except ControlError as error:
+            if str(error) != self._index_error:
+                log.warning("Triton cannot list the repository: %s", error)
+                self._index_error = str(error)
+        return [{**entry, "state": "READY"} for entry in self.server.control.statistics()]
+
+    def _is_loaded(self, model: str, version: str, files: tuple[tuple[str, int, int], ...]) -> bool:
+        """Whether the files are those that Triton loaded. It is asked before they are looked at, so nearly always."""
+        if not self._watch_repository:
+            return True
+        loaded = {(f"{version}/{name}", *rest) for name, *rest in files} <= set(self._fingerprints.get(model, ()))
+        return loaded and model not in self._behind
+
+    def _is_aside(self, key: tuple[str, str], files: tuple[tuple[str, int, int], ...]) -> bool:
+        """Whether a version that is loaded is not asked: until its time comes, its files change, or it is loaded."""
+        aside = self._aside.get(key)
+        if aside is None:
+            return False
+        if aside.files == files and time.monotonic() < aside.until < float("inf"):
+            return True
+        del self._aside[key]
+        return False
+
+    def _set_aside(self, health: ModelHealth, reason: str, until: float) -> None:
+        """No longer supervise a version; what it is asked says nothing about the server."""
+        key = (health.known.model, health.known.version)
+        with self._lock:
+            if self.refused.get(key[0]) != reason:
+                log.error("%s version %s: %s", *key, reason)
+            self._aside[key] = Aside(health.files, reason, until)
+            self.models.pop(key, None)
+            self.refused[key[0]] = reason
 
     def _load_again(self) -> None:
         """Load again what is refused because its stub died: it then tries the device of its end in a child first."""
@@ -370,6 +452,7 @@ class Supervisor:
                 log.warning("model '%s' is loaded again, since its stub died meanwhile", model)
                 with contextlib.suppress(ControlError):  # the reason is in the index
                     self.server.control.load(model)
+                    self._behind.discard(model)
             self._learn(verify_repository(self.server.model_repository))
 
     def _learn_devices(self, served: Mapping[tuple[str, str], ModelHealth]) -> None:
@@ -470,6 +553,9 @@ class Supervisor:
     def _probe_all(self) -> None:
         with self._lock:
             healths = list(self.models.values())
+        self._probe_each(healths)
+
+    def _probe_each(self, healths: list[ModelHealth]) -> None:
         threads = [threading.Thread(target=self._probe, args=(health,), daemon=True) for health in healths]
         for thread in threads:
             thread.start()
@@ -484,8 +570,13 @@ class Supervisor:
         except ControlError as error:
             if not self._up or self._gone(known):
                 return
-            # Refused at once is an overloaded queue (503, 429); anything else is a model that does not do its work.
+            # Refused at once is an overloaded queue (503, 429) or what was asked (400); anything else is a model that
+            # does not do its work.
             busy = error.status in (429, 503)
+            if 400 <= error.status < 500 and not busy:
+                until = time.monotonic() + ASIDE_S
+                self._set_aside(health, f"its known answer cannot be asked: {error}", until)
+                return
             if GIVEN_UP in str(error):
                 self._report("hung", f"{known.model} version {known.version}: {error}")
             self._judge(health, ModelState.BUSY if busy else ModelState.WRONG, str(error), began)
@@ -510,7 +601,21 @@ class Supervisor:
             health.last_good = health.progress_at = now
         if health.wrong_in_a_row >= 2:
             health.wrong_in_a_row = 0
-            self._report("wrong", f"{name}: {detail}")
+            self._act_on_wrong(health, f"{name}: {detail}")
+
+    def _act_on_wrong(self, health: ModelHealth, detail: str) -> None:
+        """Restart the server; where that has not helped, unload the model, which is better than wrong answers."""
+        now = time.monotonic()
+        key = (health.known.model, health.known.version)
+        restarts = self._wrong[key] = [at for at in self._wrong.get(key, []) if now - at < WRONG_S]
+        if len(restarts) < WRONG_RESTARTS:
+            restarts.append(now)
+            self._report("wrong", detail)
+            return
+        reason = f"it is wrong after {len(restarts)} restarts, too, and was unloaded: {detail}"
+        self._set_aside(health, reason, float("inf"))
+        with contextlib.suppress(OSError, ServerError):
+            self.server.control.unload(health.known.model)
 
     def _judge_silence(self, health: ModelHealth, error: OSError, began: float) -> None:
         """No answer in time: hung, unless other requests are answered or the processor is used."""
@@ -523,8 +628,9 @@ class Supervisor:
                 if (entry["name"], entry["version"]) == (known.model, known.version):
                     progress = int(entry["inference_stats"]["success"]["count"])
         pid = self.server.pid
+        instance = re.escape(known.model) + r"_\d+(_\d+)?"
         if pid is not None:
-            cpu = sum(tree_cpu_seconds(s.pid) for s in find_stubs(pid) if s.instance.startswith(f"{known.model}_"))
+            cpu = sum(tree_cpu_seconds(s.pid) for s in find_stubs(pid) if re.fullmatch(instance, s.instance))
         at_work = cpu - health.cpu_s > 0.3 * (now - began)
         moved = progress != health.progress
         health.progress, health.cpu_s = progress, cpu
@@ -572,9 +678,27 @@ class Supervisor:
                 if self._up:
                     log.warning("cannot follow the repository: %s", error)
 
+    def _fall_back(self, verdict: Verdict) -> None:
+        """Serve an older version where the newest is faulty, as before the restart, of which Triton knows nothing."""
+        served = {model for model, _ in (*self.models, *self._aside)}
+        for model in sorted((self.refused.keys() & set(verdict.accepted)) - served):
+            facts, reason = self._fingerprints.get(model, ()), self.refused[model]
+            if self._fallen.get(model, ((), ""))[0] == facts or GIVEN_UP in reason:
+                continue
+            self._fallen[model] = (facts, reason)
+            folder = self.server.model_repository / model
+            for version in versions(folder)[1:]:
+                with contextlib.suppress(ControlError, ValueError):
+                    self.server.control.load(model, config=pinned(folder, version))
+                    log.warning("model '%s': version %d serves, since the newest is refused", model, version)
+                    break
+        if self._fallen:
+            self._learn(verdict)
+
     def _load_later(self, verdict: Verdict) -> None:
         """Try again, ever more rarely, what Triton refused and the verification does not: the cause may have gone."""
-        waiting = self.refused.keys() - verdict.refused.keys() - {model for model, _ in self.models}
+        served = {model for model, _ in (*self.models, *self._aside)}
+        waiting = self.refused.keys() - verdict.refused.keys() - served
         now = time.monotonic()
         self._retries = {
             model: self._retries.get(model, (now + RETRY_S[0], 2 * RETRY_S[0])) for model in sorted(waiting)
@@ -591,12 +715,14 @@ class Supervisor:
             except ControlError:
                 log.debug("model '%s' does not load yet", model)
             else:
+                self._behind.discard(model)
                 log.warning("model '%s', which was refused, was loaded", model)
 
     def _load_changes(self) -> None:
         seen = fingerprints(self.server.model_repository)
         changed = [model for model, files in seen.items() if self._fingerprints.get(model) != files]
         removed = self._fingerprints.keys() - seen.keys()
+        self._behind.update(changed)
         if changed and self._stop.wait(self.limits.watch_interval):
             return
         if changed and fingerprints(self.server.model_repository) != seen:
@@ -618,6 +744,7 @@ class Supervisor:
             except ControlError as error:
                 log.error("model '%s' changed and does not load: %s", model, clean_reason(str(error)))  # noqa: TRY400
             else:
+                self._behind.discard(model)
                 log.info("model '%s' changed and was loaded", model)
         for model in removed:
             with contextlib.suppress(ControlError):

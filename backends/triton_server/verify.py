@@ -6,6 +6,7 @@ environment. So a configuration is read before Triton sees it, and anything but 
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 ALLOWED_BACKENDS = ("fpga",)
+NO_MODELS = ("lost+found",)
+"""Folders that a file system has of itself."""
 _CHUNK = 1 << 20
 
 
@@ -30,30 +33,52 @@ def verify_repository(repository: Path) -> Verdict:
     """Judge every model folder of a repository; cheap for files that did not change since the last look."""
     verdict = Verdict()
     for model in sorted(repository.iterdir()):
-        if not model.is_dir() or model.name.startswith("."):
+        if model.name.startswith(".") or model.name in NO_MODELS:
+            continue
+        if not model.is_dir():
+            if model.is_symlink() and not model.exists():  # Triton gives up the whole repository over it
+                verdict.refused[model.name] = "it is a link that leads nowhere"
             continue
         reason = refusal(model)
-        if reason is None:
-            verdict.accepted.append(model.name)
-            if not _complete(model):
-                verdict.incomplete.append(model.name)
-        else:
+        if reason is not None:
             verdict.refused[model.name] = reason
+            continue
+        verdict.accepted.append(model.name)
+        if not _complete(model):
+            verdict.incomplete.append(model.name)
     return verdict
 
 
 def refusal(model: Path) -> str | None:
     """Why a model folder must not be loaded, None when it may."""
+    try:
+        return _refusal(model)
+    except (OSError, UnicodeDecodeError) as error:
+        return f"it cannot be read: {error}"
+
+
+def _refusal(model: Path) -> str | None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", model.name):
         return f"the folder's name {model.name!r} is not a model name (letters, digits, '_', '.', '-')"
     config = model / "config.pbtxt"
     if not config.is_file():
         return 'config.pbtxt is missing: expected at least the line: backend: "fpga"'
-    try:
-        text = config.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        return f"config.pbtxt cannot be read: {error}"
-    return _config_refusal(text)
+    return _config_refusal(config.read_text(encoding="utf-8")) or _version_refusal(model)
+
+
+def _version_refusal(model: Path) -> str | None:
+    """Triton takes every folder for a version whose name begins with a digit, and the number that it begins with."""
+    for entry in sorted(model.iterdir()):
+        digits = re.match(r"[0-9]+", entry.name)
+        if digits is None or entry.is_file():
+            continue
+        number = int(digits[0])
+        folder = model / str(number)
+        if number >= 1 << 63 or not folder.is_dir():
+            return f"{entry.name!r} counts as version {number}: expected a folder of this name; hide others with a dot"
+        if not os.access(folder, os.R_OK | os.X_OK):
+            return f"version {number} cannot be read: let user {os.getuid()} read it"
+    return None
 
 
 def _config_refusal(text: str) -> str | None:
@@ -100,6 +125,28 @@ def _files(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
 def _complete(model: Path) -> bool:
     config = _parse((model / "config.pbtxt").read_text(encoding="utf-8"))
     return not isinstance(config, str) and bool(config.input) and bool(config.output)
+
+
+def pinned(model: Path, version: int) -> str:
+    """The model's configuration as JSON, but that it serves one version in place of the newest.
+
+    Raises ValueError for a faulty configuration, or one that names its versions.
+    """
+    from google.protobuf import json_format
+
+    config = _parse((model / "config.pbtxt").read_text(encoding="utf-8"))
+    if isinstance(config, str):
+        raise ValueError(f"config.pbtxt: {config}")  # noqa: TRY004 - a sentence says what is wrong
+    if config.version_policy.WhichOneof("policy_choice") not in (None, "latest"):
+        raise ValueError("config.pbtxt: version_policy names the versions to serve")
+    config.name = model.name
+    config.version_policy.specific.versions[:] = [version]
+    return str(json_format.MessageToJson(config, preserving_proto_field_name=True))
+
+
+def versions(model: Path) -> list[int]:
+    """The versions of a model folder, the newest first."""
+    return sorted((int(entry.name) for entry in model.glob("[1-9]*") if entry.name.isdecimal()), reverse=True)
 
 
 def _parse(text: str) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from triton_server.verify import refusal, verify_repository
+from triton_server.verify import pinned, refusal, verify_repository, versions
 
 
 def model(repository: Path, name: str, config: str | bytes | None) -> Path:
@@ -71,3 +72,51 @@ def test_one_bad_model_does_not_shut_out_the_others(tmp_path: Path) -> None:
     verdict = verify_repository(tmp_path)
     assert verdict.accepted == ["good"]
     assert list(verdict.refused) == ["bad"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        (["2", "3.bak", "3", "01", ".4", "-5", "notes"], None),
+        (["2_old"], "'2_old' counts as version 2"),
+        (["99999999999999999999"], "counts as version 99999999999999999999"),
+    ],
+)
+def test_folders_that_count_as_versions_are_ones(tmp_path: Path, entries: list[str], words: str | None) -> None:
+    """Triton reads as much of a name as is a number, looks for the folder of that, and ends when it is too large."""
+    tagger = model(tmp_path, "tagger", 'backend: "fpga"')
+    for entry in entries:
+        (tagger / entry).mkdir()
+    (tagger / "7").touch()  # no folder, so no version
+    reason = refusal(tagger)
+    assert reason is None if words is None else reason is not None and words in reason
+
+
+def test_a_version_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    tagger = model(tmp_path, "tagger", 'backend: "fpga"')
+    (tagger / "2").symlink_to(tmp_path / "nowhere")
+    assert "'2' counts as version 2" in str(refusal(tagger))
+
+
+def test_what_is_no_model_does_not_hinder_the_others(tmp_path: Path) -> None:
+    model(tmp_path, "tagger", 'backend: "fpga"')
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "README").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    verdict = verify_repository(tmp_path)
+    assert verdict.accepted == ["tagger"]
+    assert verdict.refused == {"link": "it is a link that leads nowhere"}
+
+
+def test_one_version_can_be_pinned(tmp_path: Path) -> None:
+    tagger = model(tmp_path, "tagger", 'backend: "fpga"\nmax_batch_size: 8')
+    for name in ("2", "10", "x"):
+        (tagger / name).mkdir()
+    assert versions(tagger) == [10, 2, 1]
+    config = json.loads(pinned(tagger, 2))
+    assert config == {
+        "name": "tagger", "backend": "fpga", "max_batch_size": 8, "version_policy": {"specific": {"versions": ["2"]}},
+    }  # fmt: skip
+    own = model(tmp_path, "own", 'backend: "fpga"\nversion_policy { all {} }')
+    with pytest.raises(ValueError, match="names the versions"):
+        pinned(own, 1)

@@ -210,6 +210,47 @@ def test_the_largest_requests_are_sent_again_too(tmp_path: Path) -> None:
             server.stop(None)
 
 
+def deep(levels: int) -> bytes:
+    """JSON that is nested so deep."""
+    return b'{"inputs":[],"parameters":{"a":' + b"[" * levels + b"]" * levels + b"}}"
+
+
+def post(port: int, body: bytes | Iterator[bytes], kind: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("POST", "/v2/models/tiny/infer", body, {"Content-Type": kind})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())["error"]
+
+
+JSON, FORM = "application/json", "application/x-www-form-urlencoded"
+
+
+def test_a_request_that_fills_the_stack_of_a_thread_ends_nobody(service: Service, proxy: Running) -> None:
+    """Nested JSON and forms, for which Triton needs the more of it the larger they are: it has enough, or sees none."""
+    server = int(service.urls["http"].rpartition(":")[2])
+    for port in (server, proxy.http):
+        assert post(port, deep(500_000), JSON)[0] in (400, 500), "Triton's own answer"
+        assert post(port, b"x" * 31 * MB, FORM)[0] in (400, 500), "Triton's own answer"
+    told = "expected JSON of at most 64 levels and 2000000 brackets"
+    assert post(proxy.http, deep(15_000_000), JSON) == (400, told)
+    assert post(proxy.http, iter([deep(15_000_000)]), JSON) == (400, told), "its length is not said before"
+    assert not service.restarts()
+
+
+def test_the_largest_sound_json_passes_the_proxy(service: Service, proxy: Running) -> None:
+    values = images(8, 3, 32, 32)
+    image = {"name": "images", "shape": [8, 3, 32, 32], "datatype": "FP32", "data": values.tolist()}
+    body = json.dumps({"inputs": [image]}).encode()
+    body += b" " * (25 * MB - len(body))
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.http, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("POST", "/v2/models/tiny/infer", body, {"Content-Type": JSON})
+        answer = json.loads(connection.getresponse().read())
+    expected = service.infer("grpc", "tiny", values)
+    np.testing.assert_allclose(np.reshape(answer["outputs"][0]["data"], expected.shape), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("protocol", "pause"), [("http", 0.0), ("http", 0.05), ("grpc", 0.0)], ids=["together", "in turn", "grpc"]
 )

@@ -1,5 +1,7 @@
 """The known-answer test: an input of the version folder must give exactly the recorded integers, and the scores."""
 
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from fpga_ops.errors import ModelError
 from triton_server.probe import SCORE_TOLERANCE
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises for a damaged archive."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,6 @@ def read_golden(version: Path, inputs: Sequence[str], outputs: Sequence[str], ro
             given = np.ascontiguousarray(archive["input"][:rows])
             answers = {name: archive[name][:rows] for name in outputs if name in archive}
             features = archive["features"][:rows] if "features" in archive else None
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except UNREADABLE as error:
         raise ModelError(f"golden.npz cannot be read: {error}") from error
     return Golden({inputs[0]: given}, answers, features)

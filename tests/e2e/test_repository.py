@@ -1,0 +1,127 @@
+"""Faults in the repository that cost one model at the most, while the others, and the versions before, serve on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.e2e.conftest import COMPLETE, Service, Traffic, complete, images, serving, write_model
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def service(repository: Path, tiny_onnx: Path) -> Iterator[Service]:
+    write_model(repository, "other", tiny_onnx, more=complete(tiny_onnx))
+    with serving(repository, COMPLETE) as started:
+        yield started
+
+
+def restart(service: Service) -> None:
+    """As after a fault that has nothing to do with the repository."""
+    before = service.restarts()
+    os.kill(service.server_pid, signal.SIGKILL)
+    service.wait_for(lambda: service.restarts() > before)
+    service.wait_ready()
+
+
+def state(service: Service, model: str) -> tuple[str, str]:
+    """Version and state of a model, empty when it is not supervised."""
+    found = [entry for entry in service.status()["models"] if entry["model"] == model]
+    return (found[0]["version"], found[0]["state"]) if found else ("", "")
+
+
+def test_the_version_before_serves_over_a_restart(service: Service, tiny_onnx: Path) -> None:
+    expected = service.infer("grpc", "tiny", images())
+    tiny = service.repository / "tiny"
+    shutil.copytree(tiny / "1", tiny / ".2")
+    (tiny / ".2" / "model.onnx").write_bytes(b"junk")
+    (tiny / ".2").rename(tiny / "2")
+    service.wait_for(lambda: "version 2" in service.status()["refused"].get("tiny", ""))
+    for _ in range(2):
+        assert state(service, "tiny") == ("1", "serving")
+        np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), expected)
+        restart(service)
+        assert "version 2" in service.status()["refused"]["tiny"], "it is told on"
+    write_model(service.repository, "tiny", tiny_onnx, version=3)
+    service.wait_for(lambda: state(service, "tiny") == ("3", "serving") and not service.status()["refused"])
+
+
+@pytest.mark.parametrize(
+    ("option", "reason", "restarts"),
+    [
+        ("sequence_batching { max_sequence_idle_microseconds: 5000000 }", "known answer cannot be asked", {}),
+        ("model_transaction_policy { decoupled: true }", "wrong after 2 restarts", {"wrong": 2}),
+    ],
+    ids=["refused", "wrong"],
+)
+def test_a_model_that_cannot_be_right_does_not_take_the_others_with_it(
+    repository: Path, tiny_onnx: Path, option: str, reason: str, restarts: dict[str, int]
+) -> None:
+    write_model(repository, "odd", tiny_onnx, more=complete(tiny_onnx) + option)
+    with serving(repository, COMPLETE, "--probe-interval", "0.2") as service:
+        service.wait_for(lambda: reason in service.status()["refused"].get("odd", ""))
+        time.sleep(3)
+        assert reason in service.status()["refused"]["odd"]
+        assert service.status()["restarts"] == restarts
+        assert service.get("/ready")[0] == 200
+        service.infer("grpc", "tiny", images())
+
+
+def test_a_damaged_known_answer_hides_nothing(service: Service, tiny_onnx: Path) -> None:
+    (service.repository / "tiny" / "1" / "golden.npz").write_bytes(b"PK\x03\x04" + b"junk" * 100)
+    write_model(service.repository, "third", tiny_onnx, more=complete(tiny_onnx))
+    service.wait_for(lambda: state(service, "third") == ("1", "serving"))
+    assert state(service, "tiny") == ("1", "serving")
+    restart(service)
+    assert "golden.npz" in service.status()["refused"]["tiny"]
+    assert state(service, "third") == ("1", "serving")
+
+
+def test_a_link_that_leads_nowhere_is_refused_alone(service: Service, tiny_onnx: Path) -> None:
+    (service.repository / "link").symlink_to(service.repository / "nowhere")
+    service.wait_for(lambda: "link" in service.status()["refused"])
+    write_model(service.repository, "third", tiny_onnx, more=complete(tiny_onnx))
+    service.wait_for(lambda: state(service, "third") == ("1", "serving"))
+    restart(service)
+    assert {entry["model"] for entry in service.status()["models"]} == {"tiny", "other", "third"}
+
+
+def test_a_folder_that_triton_takes_for_a_huge_version_ends_nobody(service: Service) -> None:
+    (service.repository / "other" / ("9" * 20)).mkdir()
+    service.wait_for(lambda: "counts as version" in service.status()["refused"].get("other", ""))
+    restart(service)
+    service.wait_for(lambda: state(service, "tiny") == ("1", "serving"))
+    assert service.restarts() == 1
+
+
+def test_a_publication_is_never_unready(service: Service, tiny_onnx: Path) -> None:
+    write_model(service.repository, "tiny", tiny_onnx, version=2)
+    seen = set()
+    until = time.monotonic() + 30
+    while state(service, "tiny") != ("2", "serving"):
+        seen.add(service.get("/ready")[0])
+        assert time.monotonic() < until
+    assert seen == {200}
+
+
+def test_files_replaced_one_by_one_are_served_when_they_fit(
+    service: Service, tiny_onnx_2: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    """Not as it should be done; what was loaded serves until then, and is judged by its own known answer."""
+    before = service.infer("grpc", "tiny", images())
+    new = write_model(tmp_path / "elsewhere", "tiny", tiny_onnx_2)
+    with Traffic(service, "tiny") as traffic:
+        for name in ("golden.npz", "model_card.json", "model.onnx"):
+            shutil.copy(new / name, service.repository / "tiny" / "1" / name)
+            time.sleep(5)
+    assert {status for _, _, status, _ in traffic.answers} == {"ok"}
+    assert not service.restarts()
+    assert not np.array_equal(service.infer("grpc", "tiny", images()), before)
