@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -173,6 +174,12 @@ class TritonServer:
             raise ServerStartError(f"no model repository at {self.model_repository}: expected a folder of models")
         if not os.access(self.model_repository, os.R_OK | os.X_OK):
             raise ServerStartError(f"cannot read {self.model_repository}: let user {os.getuid()} read it")
+        temporary = tempfile.gettempdir()
+        if not re.fullmatch(r"[\w./,=:@%+~-]+", temporary):
+            raise ServerStartError(
+                f"cannot use {temporary!r} for temporary files, since Triton starts its workers through a shell: set "
+                "TMPDIR to a folder without spaces and quotes in its path"
+            )
         if not self.http_port:
             self.http_port, self.grpc_port, self.metrics_port = resolve_ports(self.address, self._wanted_ports)
         return installation
@@ -406,7 +413,9 @@ def _yield_to_the_woken() -> None:
 _DIE_WITH_PARENT = """
 import ctypes, os, resource, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+with open("/proc/sys/vm/overcommit_memory") as mode:
+    strict = mode.read().strip() == "2"
+if not strict and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     stack = 512 << 20 if hard == resource.RLIM_INFINITY else min(512 << 20, hard)
     resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
@@ -418,7 +427,8 @@ if os.getppid() == int(sys.argv[1]):
 The signal follows the thread that started the server, which is why that thread waits for it.
 
 Triton 2.51 reads nested JSON, and splits the body of a form, on the stack of a thread; at the usual 8 MiB a request of
-0.6 MB ends it. The stack is only reserved, and becomes memory where it is used, so this costs address space.
+0.6 MB ends it. The stack is only reserved, and becomes memory where it is used. So this costs address space, and is
+left alone where that is limited (RLIMIT_AS) or counted (vm.overcommit_memory 2).
 """
 
 RESTRICTED = "model-repository,shared-memory,trace,logging"

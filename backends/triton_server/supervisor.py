@@ -368,7 +368,8 @@ class Supervisor:
         served: dict[tuple[str, str], ModelHealth] = {}
         new: list[ModelHealth] = []
         refused = dict(verdict.refused)
-        ready = set()
+        ready: set[tuple[str, str]] = set()
+        failed: dict[tuple[str, str], str] = {}
         for entry in self._index():
             model, version = str(entry["name"]), str(entry.get("version", ""))
             if entry.get("state") == "READY" and version:
@@ -387,12 +388,18 @@ class Supervisor:
                 except Exception as error:  # noqa: BLE001 - whatever it is, the other models go on
                     refused[model] = f"no known answer can be asked: {error}"
             elif entry.get("state") == "UNAVAILABLE" and entry.get("reason") not in (None, "unloaded"):
-                refused[model] = clean_reason(str(entry["reason"]))
+                failed[model, version] = clean_reason(str(entry["reason"]))
+        for (model, version), reason in failed.items():
+            if not any(name == model and int(newer) > int(version or 0) for name, newer in ready):
+                refused[model] = reason
         self._learn_devices(served)
         if self._up:  # else they would count as not serving until the next round
             self._probe_each(new)
-        for model, (facts, reason) in self._fallen.items():
-            if self._fingerprints.get(model) == facts:
+        for model, (facts, reason) in list(self._fallen.items()):
+            newest = versions(self.server.model_repository / model)[:1]
+            if self._fingerprints.get(model) != facts or any((model, str(version)) in served for version in newest):
+                del self._fallen[model]
+            else:
                 refused.setdefault(model, reason)
         with self._lock:
             for key, aside in list(self._aside.items()):
@@ -688,7 +695,7 @@ class Supervisor:
             self._fallen[model] = (facts, reason)
             folder = self.server.model_repository / model
             for version in versions(folder)[1:]:
-                with contextlib.suppress(ControlError, ValueError):
+                with contextlib.suppress(ControlError, OSError, ValueError):
                     self.server.control.load(model, config=pinned(folder, version))
                     log.warning("model '%s': version %d serves, since the newest is refused", model, version)
                     break

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -63,6 +64,15 @@ def test_a_system_installation_is_found(monkeypatch: pytest.MonkeyPatch, tmp_pat
         (tmp_path / name).touch()
     monkeypatch.setenv("TRITON_SERVER_ROOT", str(tmp_path))
     assert locate.find_installation().kind == "system"
+
+
+@pytest.mark.parametrize("name", ["with space", "it's", "$HOME", "a;b"])
+def test_a_temporary_folder_that_a_shell_would_misread_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+    with pytest.raises(ServerStartError, match="set TMPDIR"):
+        TritonServer(tmp_path).prepare()
 
 
 def test_the_run_directory_is_what_triton_wants(tmp_path: Path) -> None:
