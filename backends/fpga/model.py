@@ -31,6 +31,8 @@ from triton_server.plugin.version import MODEL_FILE, check_files, describe_onnx
 DEFAULT_MAX_BATCH = 8
 GOLDEN_ROWS = 2
 """Known answers asked at load and on the timer: few, since requests wait meanwhile."""
+MOST_TEXT = 4000
+"""Characters of an error; gRPC breaks the stream off over more than 16 KiB."""
 _MODEL_PATH_ARGUMENT = 1
 """Place of <model>/<version>/model.py in the stub's command line: all that tells auto-completion where it is."""
 
@@ -237,4 +239,6 @@ def _code(error: FpgaOpsError) -> Any:
 
 
 def _error(error: Exception, code: Any) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+    text = str(error)
+    text = text if len(text) <= MOST_TEXT else text[:MOST_TEXT] + " ..."
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))

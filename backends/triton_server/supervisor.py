@@ -10,6 +10,7 @@ UNAVAILABLE, which is worth a retry.
     slow    the known answer comes, late                          reported, not restarted
     wrong   the known answer comes and differs                    restarted when it happens twice in a row
     memory  the server holds more than it may                     noticed within a quarter of a second
+    lost    the model has no device left                          the model alone is loaded anew
     full    the server can soon take no more connections          the same
 """
 
@@ -29,6 +30,7 @@ from pathlib import Path
 from triton_server.control import Control, Json
 from triton_server.errors import ControlError, ServerError, ServerStartError
 from triton_server.gate import Gate
+from triton_server.plugin.chain import NO_DEVICE
 from triton_server.plugin.first_use import NOTES_VARIABLE
 from triton_server.probe import KnownAnswer, ask, known_answer
 from triton_server.processes import (
@@ -63,6 +65,8 @@ RETRY_S = (5.0, 600.0)
 """Pause before what Triton refused is loaded once more, doubled up to the second: a device may be free later."""
 WRONG_RESTARTS, WRONG_S = 2, 600.0
 """Restarts in so many seconds for one version's wrong answers; if they go on, it is unloaded."""
+RELOAD_S = 30.0
+"""Pause before a model that has lost all its devices once more is loaded anew once more."""
 ASIDE_S = 60.0
 """Pause before a version whose known answer was refused is asked again."""
 LOADS = 3
@@ -77,6 +81,7 @@ class ModelState(StrEnum):
     BUSY = "busy"
     WRONG = "wrong"
     HUNG = "hung"
+    LOST = "lost"
     UNKNOWN = "unknown"
 
 
@@ -173,6 +178,7 @@ class Supervisor:
         """Models whose files changed since they were loaded."""
         self._fallen: dict[str, tuple[tuple[tuple[str, int, int], ...], str]] = {}
         """Models that were tried with an older version: their files then, and why the newest is refused."""
+        self._anew: dict[str, float] = {}
         self._index_error = ""
         self._retries: dict[str, tuple[float, float]] = {}
         """Of each model that is not served: when it is loaded once more, and the pause after that."""
@@ -580,6 +586,9 @@ class Supervisor:
             # Refused at once is an overloaded queue (503, 429) or what was asked (400); anything else is a model that
             # does not do its work.
             busy = error.status in (429, 503)
+            if NO_DEVICE in str(error):
+                self._judge(health, ModelState.LOST, str(error), began)
+                return
             if 400 <= error.status < 500 and not busy:
                 until = time.monotonic() + ASIDE_S
                 self._set_aside(health, f"its known answer cannot be asked: {error}", until)
@@ -681,6 +690,7 @@ class Supervisor:
                     self._learn(verdict)
                     self._load_again()
                     self._load_later(verdict)
+                    self._load_anew()
             except (OSError, ServerError, ValueError) as error:
                 if self._up:
                     log.warning("cannot follow the repository: %s", error)
@@ -690,7 +700,7 @@ class Supervisor:
         served = {model for model, _ in (*self.models, *self._aside)}
         for model in sorted((self.refused.keys() & set(verdict.accepted)) - served):
             facts, reason = self._fingerprints.get(model, ()), self.refused[model]
-            if self._fallen.get(model, ((), ""))[0] == facts or GIVEN_UP in reason:
+            if GIVEN_UP in reason:
                 continue
             self._fallen[model] = (facts, reason)
             folder = self.server.model_repository / model
@@ -724,6 +734,23 @@ class Supervisor:
             else:
                 self._behind.discard(model)
                 log.warning("model '%s', which was refused, was loaded", model)
+
+    def _load_anew(self) -> None:
+        """Try the devices of a model again from the first, when it has lost the last; the others serve meanwhile."""
+        lost = {model for (model, _), health in list(self.models.items()) if health.state is ModelState.LOST}
+        for model in sorted(lost):
+            if time.monotonic() < self._anew.get(model, 0.0):
+                continue
+            self._anew[model] = time.monotonic() + RELOAD_S
+            log.error("model '%s' has lost its last device and is loaded anew", model)
+            try:
+                self.server.control.unload(model)
+                self.server.control.load(model)
+            except TimeoutError:
+                self._report("stalled", f"model '{model}' was loaded anew and its load does not end")
+                return
+            except ControlError as error:
+                log.error("model '%s': %s", model, clean_reason(str(error)))  # noqa: TRY400 - the message is the whole story
 
     def _load_changes(self) -> None:
         seen = fingerprints(self.server.model_repository)

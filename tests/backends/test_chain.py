@@ -195,9 +195,13 @@ def test_input_errors_are_the_callers() -> None:
 def test_without_a_device_left_the_error_tells_what_was_tried() -> None:
     seen: list[Failure] = []
     spare = chain({"fpga": FakeNetwork("fpga", raises(DeviceError("lost"))), "cpu": DeviceError("no driver")}, seen)
-    for _ in range(2):
-        with pytest.raises(NoDeviceError, match="fpga: lost; cpu: no driver"):
+    for _ in range(3):
+        with pytest.raises(NoDeviceError) as caught:
             spare.run(X)
+        assert str(caught.value) == "no device is left (fpga: lost; cpu: no driver)", "it does not grow"
+    with pytest.raises(NoDeviceError):
+        spare.set_golden(Golden(X, {}))
+    assert [failure.device for failure in seen] == ["fpga", "cpu"]
 
 
 def test_a_faulty_model_is_not_tried_on_every_device() -> None:

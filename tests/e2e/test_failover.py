@@ -15,7 +15,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from tests.driver import faulty_driver
-from tests.e2e.conftest import COMPLETE, Service, complete, images, serving, write_model
+from tests.e2e.conftest import COMPLETE, Service, Traffic, complete, images, serving, write_model
 from triton_server.processes import state
 
 pytestmark = pytest.mark.server
@@ -57,6 +57,33 @@ def test_a_device_that_was_taken_out_is_back_when_the_model_is_loaded_anew(servi
     service.wait_for(lambda: service.metric("fpga_model_info", 'device="first"') == 1)
     np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), expected)
     assert not service.restarts()
+
+
+def test_a_model_that_lost_its_last_device_is_loaded_anew_alone(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:
+    repository = tmp_path / "models"
+    for name, device in (("tiny", "first"), ("other", "reference")):
+        more = 'parameters { key: "self_test_interval_s" value { string_value: "0.5" } }\n' if name == "tiny" else ""
+        write_model(repository, name, tiny_onnx, device=device, more=more + complete(tiny_onnx))
+    environment = {"TRITON_FPGA_TEST_FAULT": str(fault)}
+    with (
+        serving(repository, COMPLETE, backend=BACKEND, environment=environment) as service,
+        Traffic(service, "other") as others,
+    ):
+        expected = service.infer("grpc", "tiny", images())
+        fault.write_text("lost")
+        for _ in range(6):
+            with pytest.raises(InferenceServerException) as caught:
+                service.infer("grpc", "tiny", images())
+            if "no device is left" in str(caught.value):
+                assert str(caught.value).endswith("no device is left (first: device lost)")
+                assert "UNAVAILABLE" in str(caught.value.status())
+            time.sleep(0.5)
+        service.wait_for(lambda: "no device is left" in service.status()["refused"].get("tiny", ""))
+        fault.unlink()
+        service.wait_for(lambda: not service.status()["refused"] and service.get("/ready/tiny")[0] == 200)
+        np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), expected)
+        assert not service.restarts()
+    assert {status for _, _, status, _ in others.answers} == {"ok"}
 
 
 def test_a_model_whose_device_is_there_later_is_served_then(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:

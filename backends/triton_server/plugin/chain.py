@@ -19,6 +19,8 @@ from triton_server.plugin.first_use import DeviceAbortedError
 from triton_server.plugin.golden import Golden
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+NO_DEVICE = "no device is left"
+"""How the answer begins when all have failed."""
 
 
 class Network(Protocol):
@@ -111,6 +113,8 @@ class Chain:
             while True:
                 try:
                     outputs, seconds = self._call(inputs)
+                except NoDeviceError:
+                    raise
                 except _FAILURES as error:
                     device = self.device
                     if absolved == device:
@@ -146,6 +150,8 @@ class Chain:
         while self._golden is not None:
             try:
                 wrong = self._golden.difference(*self._known_answer(self._golden))
+            except NoDeviceError:
+                raise
             except _FAILURES as error:
                 self._take_out(error)
                 continue
@@ -199,7 +205,7 @@ class Chain:
 
     def _exhausted(self) -> str:
         tried = "; ".join(f"{failure.device}: {failure.detail}" for failure in self.failures)
-        return f"no device is left ({tried or 'none was given'})"
+        return f"{NO_DEVICE} ({tried or 'none was given'})"
 
     def _record(self, device: str, error: BaseException) -> None:
         cause = "lost"
