@@ -45,7 +45,7 @@ def test_one_thread_of_the_server_for_each_instance(repository: Path, tiny_onnx:
     with serving(repository, COMPLETE) as service:
         expected = service.infer("grpc", "tiny", images())
         np.testing.assert_array_equal(service.infer("grpc", "other", images()), expected)
-        assert go_first(service.server_pid) == 2 * each
+        service.wait_for(lambda: go_first(service.server_pid) == 2 * each, what="the threads that go first")
         assert not any(go_first(stub.pid) for stub in find_stubs(service.server_pid))
         # a model that is loaded later, and the stub that it is given
         service.client("http").unload_model("tiny", headers=service.admin)
@@ -57,4 +57,4 @@ def test_one_thread_of_the_server_for_each_instance(repository: Path, tiny_onnx:
         os.kill(service.server_pid, 9)
         service.wait_for(lambda: service.infer("grpc", "tiny", images()) is not None, what="the server after a restart")
         service.infer("grpc", "other", images())
-        assert go_first(service.server_pid) == 2 * each
+        service.wait_for(lambda: go_first(service.server_pid) == 2 * each, what="the threads after a restart")
