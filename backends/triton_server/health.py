@@ -53,7 +53,8 @@ class _Handler(JsonHandler):
         elif path == "/ready":
             self._judge(status["ready"], status)
         elif path.startswith("/ready/"):
-            versions = [entry for entry in status["models"] if entry["model"] == unquote(path).removeprefix("/ready/")]
+            model = unquote(path.removeprefix("/ready/"))
+            versions = [entry for entry in status["models"] if entry["model"] == model]
             good = status["up"] and bool(versions) and all(entry["state"] in _SERVES for entry in versions)
             self._judge(good, {"ready": good, "versions": versions})
         elif path == "/status":

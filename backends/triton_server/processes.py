@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import resource
 import select
 import signal
@@ -22,6 +23,10 @@ class Stub:
     pid: int
     instance: str
     """Triton's name of the instance: <model>_<group>_<number>; the model's own name during auto-completion."""
+
+    def runs(self, model: str) -> bool:
+        """Whether it is an instance of the model: `tiny_0` is one of tiny, `tiny_0_0` of tiny or of tiny_0."""
+        return re.fullmatch(re.escape(model) + r"_\d+(_\d+)?", self.instance) is not None
 
 
 def descendants(pid: int) -> list[int]:

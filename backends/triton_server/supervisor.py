@@ -10,8 +10,8 @@ UNAVAILABLE, which is worth a retry.
     slow    the known answer comes, late                          reported, not restarted
     wrong   the known answer comes and differs                    restarted when it happens twice in a row
     memory  the server holds more than it may                     noticed within a quarter of a second
-    lost    the model has no device left                          the model alone is loaded anew
     full    the server can soon take no more connections          the same
+    lost    the model has no device left                          told by its answer; the model alone is loaded anew
 """
 
 import contextlib
@@ -177,8 +177,9 @@ class Supervisor:
         self._behind: set[str] = set()
         """Models whose files changed since they were loaded."""
         self._fallen: dict[str, tuple[tuple[tuple[str, int, int], ...], str]] = {}
-        """Models that were tried with an older version: their files then, and why the newest is refused."""
+        """Models that serve an older version: their files then, and why the newest is refused."""
         self._anew: dict[str, float] = {}
+        """When a model that loses its last device may be loaded anew once more."""
         self._index_error = ""
         self._retries: dict[str, tuple[float, float]] = {}
         """Of each model that is not served: when it is loaded once more, and the pause after that."""
@@ -337,12 +338,9 @@ class Supervisor:
                 return
             try:
                 self._start_server(gate)
-            except (ServerError, OSError) as error:
-                log.error("the server does not start: %s", error)  # noqa: TRY400 - the message is the whole story
-                self._kill()
-                gate.open("the model server does not start")
-            except Exception:
-                log.exception("the server does not start")
+            except Exception as error:
+                expected = isinstance(error, ServerError | OSError)  # then the message is the whole story
+                log.error("the server does not start: %s", error, exc_info=not expected)  # noqa: TRY400 - see above
                 self._kill()
                 gate.open("the model server does not start")
             else:
@@ -429,7 +427,7 @@ class Supervisor:
         return [{**entry, "state": "READY"} for entry in self.server.control.statistics()]
 
     def _is_loaded(self, model: str, version: str, files: tuple[tuple[str, int, int], ...]) -> bool:
-        """Whether the files are those that Triton loaded. It is asked before they are looked at, so nearly always."""
+        """Whether the files of a version that Triton serves are those that it loaded, and not newer ones."""
         if not self._watch_repository:
             return True
         loaded = {(f"{version}/{name}", *rest) for name, *rest in files} <= set(self._fingerprints.get(model, ()))
@@ -455,6 +453,23 @@ class Supervisor:
             self.models.pop(key, None)
             self.refused[key[0]] = reason
 
+    def _load(self, model: str, *, anew: bool = False) -> str:
+        """Load a model as it is on disk, ``anew`` even where nothing changed. Returns why Triton refuses, or nothing.
+
+        Raises TimeoutError when it does not end, which costs a restart.
+        """
+        try:
+            if anew:
+                self.server.control.unload(model)
+            self.server.control.load(model)
+        except TimeoutError:
+            self._report("stalled", f"the load of model '{model}' does not end")
+            raise
+        except ControlError as error:
+            return clean_reason(str(error))
+        self._behind.discard(model)
+        return ""
+
     def _load_again(self) -> None:
         """Load again what is refused because its stub died: it then tries the device of its end in a child first."""
         for served, _ in self.models:
@@ -463,9 +478,7 @@ class Supervisor:
             for model in died:
                 self._loads[model] += 1
                 log.warning("model '%s' is loaded again, since its stub died meanwhile", model)
-                with contextlib.suppress(ControlError):  # the reason is in the index
-                    self.server.control.load(model)
-                    self._behind.discard(model)
+                self._load(model)  # why not is in the index
             self._learn(verify_repository(self.server.model_repository))
 
     def _learn_devices(self, served: Mapping[tuple[str, str], ModelHealth]) -> None:
@@ -629,9 +642,9 @@ class Supervisor:
             self._report("wrong", detail)
             return
         reason = f"it is wrong after {len(restarts)} restarts, too, and was unloaded: {detail}"
-        self._set_aside(health, reason, float("inf"))
         with contextlib.suppress(OSError, ServerError):
             self.server.control.unload(health.known.model)
+        self._set_aside(health, reason, float("inf"))
 
     def _judge_silence(self, health: ModelHealth, error: OSError, began: float) -> None:
         """No answer in time: hung, unless other requests are answered or the processor is used."""
@@ -644,9 +657,8 @@ class Supervisor:
                 if (entry["name"], entry["version"]) == (known.model, known.version):
                     progress = int(entry["inference_stats"]["success"]["count"])
         pid = self.server.pid
-        instance = re.escape(known.model) + r"_\d+(_\d+)?"
         if pid is not None:
-            cpu = sum(tree_cpu_seconds(s.pid) for s in find_stubs(pid) if re.fullmatch(instance, s.instance))
+            cpu = sum(tree_cpu_seconds(s.pid) for s in find_stubs(pid) if s.runs(known.model))
         at_work = cpu - health.cpu_s > 0.3 * (now - began)
         moved = progress != health.progress
         health.progress, health.cpu_s = progress, cpu
@@ -699,15 +711,14 @@ class Supervisor:
         """Serve an older version where the newest is faulty, as before the restart, of which Triton knows nothing."""
         served = {model for model, _ in (*self.models, *self._aside)}
         for model in sorted((self.refused.keys() & set(verdict.accepted)) - served):
-            facts, reason = self._fingerprints.get(model, ()), self.refused[model]
-            if GIVEN_UP in reason:
+            if GIVEN_UP in self.refused[model]:
                 continue
-            self._fallen[model] = (facts, reason)
             folder = self.server.model_repository / model
             for version in versions(folder)[1:]:
                 with contextlib.suppress(ControlError, OSError, ValueError):
                     self.server.control.load(model, config=pinned(folder, version))
                     log.warning("model '%s': version %d serves, since the newest is refused", model, version)
+                    self._fallen[model] = (self._fingerprints.get(model, ()), self.refused[model])
                     break
         if self._fallen:
             self._learn(verdict)
@@ -724,15 +735,7 @@ class Supervisor:
             if now < due or self._stop.is_set():
                 continue
             self._retries[model] = (now + pause, min(2 * pause, RETRY_S[1]))
-            try:
-                self.server.control.load(model)
-            except TimeoutError:
-                self._report("stalled", f"model '{model}' was loaded once more and its load does not end")
-                return
-            except ControlError:
-                log.debug("model '%s' does not load yet", model)
-            else:
-                self._behind.discard(model)
+            if not self._load(model):
                 log.warning("model '%s', which was refused, was loaded", model)
 
     def _load_anew(self) -> None:
@@ -743,14 +746,7 @@ class Supervisor:
                 continue
             self._anew[model] = time.monotonic() + RELOAD_S
             log.error("model '%s' has lost its last device and is loaded anew", model)
-            try:
-                self.server.control.unload(model)
-                self.server.control.load(model)
-            except TimeoutError:
-                self._report("stalled", f"model '{model}' was loaded anew and its load does not end")
-                return
-            except ControlError as error:
-                log.error("model '%s': %s", model, clean_reason(str(error)))  # noqa: TRY400 - the message is the whole story
+            self._load(model, anew=True)  # why not is in the index
 
     def _load_changes(self) -> None:
         seen = fingerprints(self.server.model_repository)
@@ -770,15 +766,10 @@ class Supervisor:
             if model in verdict.incomplete and not self.server.auto_complete:
                 self._report("reconfigured", f"model '{model}' came with a configuration for Triton to complete")
                 return
-            try:
-                self.server.control.load(model)
-            except TimeoutError:
-                self._report("stalled", f"model '{model}' changed and its load does not end")
-                return
-            except ControlError as error:
-                log.error("model '%s' changed and does not load: %s", model, clean_reason(str(error)))  # noqa: TRY400
+            reason = self._load(model)
+            if reason:
+                log.error("model '%s' changed and does not load: %s", model, reason)
             else:
-                self._behind.discard(model)
                 log.info("model '%s' changed and was loaded", model)
         for model in removed:
             with contextlib.suppress(ControlError):

@@ -146,7 +146,8 @@ def pinned(model: Path, version: int) -> str:
 
 def versions(model: Path) -> list[int]:
     """The versions of a model folder, the newest first."""
-    return sorted((int(entry.name) for entry in model.glob("[1-9]*") if entry.name.isdecimal()), reverse=True)
+    names = (entry.name for entry in model.glob("[1-9]*") if entry.is_dir())
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
 def _parse(text: str) -> Any:

@@ -18,7 +18,7 @@ from triton_server.control import Control
 from triton_server.errors import ControlError, ServerStartError
 from triton_server.gate import Gate
 from triton_server.probe import Answer, KnownAnswer
-from triton_server.processes import state
+from triton_server.processes import Stub, state
 from triton_server.server import TritonServer
 from triton_server.supervisor import (
     Limits,
@@ -101,7 +101,7 @@ def test_a_stub_that_triton_gave_up_is_acted_on_at_once(watcher: Supervisor, mon
 
 def test_silence_at_work_is_slow_for_a_while(watcher: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter(range(1, 100))
-    monkeypatch.setattr(module, "find_stubs", lambda pid: [type("Stub", (), {"pid": 1, "instance": "tiny_0"})])
+    monkeypatch.setattr(module, "find_stubs", lambda pid: [Stub(1, "tiny_0")])
     monkeypatch.setattr(module, "tree_cpu_seconds", lambda pid: float(next(seconds)))
     monkeypatch.setattr(TritonServer, "pid", 1)
     answer(monkeypatch, TimeoutError("timed out"), 0.2)
@@ -200,8 +200,16 @@ def test_a_refused_model_whose_load_stalls_is_acted_on(watcher: Supervisor, monk
     monkeypatch.setattr(module, "RETRY_S", (0.0, 0.0))
     monkeypatch.setattr(Control, "load", load)
     watcher.refused = {"absent": "no device"}
-    watcher._load_later(Verdict())
+    with pytest.raises(TimeoutError):  # which ends this look at the repository
+        watcher._load_later(Verdict())
     assert [cause for cause, _ in watcher._trouble] == ["stalled"]
+
+
+def test_an_instance_is_told_from_one_of_a_longer_name() -> None:
+    assert Stub(1, "tiny_0").runs("tiny")
+    assert Stub(1, "tiny_0_1").runs("tiny")
+    assert not Stub(1, "tiny_late_0").runs("tiny")
+    assert not Stub(1, "tiny").runs("tiny"), "that is auto-completion"
 
 
 def test_reasons_lose_their_wrapping() -> None:

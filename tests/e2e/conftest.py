@@ -155,7 +155,7 @@ class Service:
         return int(self.status()["server_pid"])
 
     def stub(self, model: str) -> int:
-        return next(s.pid for s in find_stubs(self.server_pid) if s.instance.startswith(f"{model}_"))
+        return next(s.pid for s in find_stubs(self.server_pid) if s.runs(model))
 
     def client(self, kind: str) -> Any:
         module = {"grpc": tritonclient.grpc, "http": tritonclient.http}[kind]

@@ -101,7 +101,7 @@ def _goodput(
         serving(repository, COMPLETE, "--no-watch", backend=backend, environment=environment) as service,
         Generator(service.urls["grpc"], encode(model, INPUTS.get(model, "images"), values)) as load,
     ):
-        stubs = [stub for stub in find_stubs(service.server_pid) if stub.instance.startswith(f"{model}_")]
+        stubs = [stub for stub in find_stubs(service.server_pid) if stub.runs(model)]
         rate = load.run(WAITING).answers_per_s
         while (reached := load.run(Job(2.0, 1.0, rate=rate)).answers_per_s) > 0.9 * rate:
             rate *= 1.4

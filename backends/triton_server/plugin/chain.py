@@ -53,8 +53,8 @@ class RequestFailedError(FpgaOpsError):
     """A request that a sound device cannot answer."""
 
 
-class NoDeviceError(DeviceError):
-    """Every device of the list has failed."""
+class NoDeviceError(FpgaOpsError):
+    """Every device of the list has failed. No failure of a device: none is there to be taken out."""
 
 
 class Chain:
@@ -113,8 +113,6 @@ class Chain:
             while True:
                 try:
                     outputs, seconds = self._call(inputs)
-                except NoDeviceError:
-                    raise
                 except _FAILURES as error:
                     device = self.device
                     if absolved == device:
@@ -150,8 +148,6 @@ class Chain:
         while self._golden is not None:
             try:
                 wrong = self._golden.difference(*self._known_answer(self._golden))
-            except NoDeviceError:
-                raise
             except _FAILURES as error:
                 self._take_out(error)
                 continue

@@ -14,7 +14,7 @@ from fpga_ops.errors import ModelError
 from triton_server.probe import SCORE_TOLERANCE
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile, zlib.error)
 """What numpy raises for a damaged archive."""
 
 
@@ -64,6 +64,6 @@ def read_golden(version: Path, inputs: Sequence[str], outputs: Sequence[str], ro
             given = np.ascontiguousarray(archive["input"][:rows])
             answers = {name: archive[name][:rows] for name in outputs if name in archive}
             features = archive["features"][:rows] if "features" in archive else None
-    except UNREADABLE as error:
+    except _UNREADABLE as error:
         raise ModelError(f"golden.npz cannot be read: {error}") from error
     return Golden({inputs[0]: given}, answers, features)
