@@ -17,20 +17,23 @@ import triton_python_backend_utils as pb_utils
 
 import fpga_ops
 from fpga_ops.errors import FpgaOpsError, InputError, ModelError
-from triton_server.plugin.accounts import FLUSH_S, Accounts, Metrics
+from triton_server.plugin.accounts import FLUSH_S, Accounts, Metrics, Provenance
 from triton_server.plugin.afterwards import Afterwards
 from triton_server.plugin.chain import Chain, Failure, NoDeviceError, split_rows
 from triton_server.plugin.contracts import contract
-from triton_server.plugin.first_use import NOTES_VARIABLE, FirstUse
+from triton_server.plugin.first_use import FirstUse
 from triton_server.plugin.golden import read_golden
-from triton_server.plugin.leash import LEASH_VARIABLE, hold
+from triton_server.plugin.leash import hold
 from triton_server.plugin.precedence import Precedence
 from triton_server.plugin.settings import read_settings
 from triton_server.plugin.version import MODEL_FILE, check_files, describe_onnx
+from triton_server.protocol import LEASH_VARIABLE, NOTES_VARIABLE
 
 DEFAULT_MAX_BATCH = 8
 GOLDEN_ROWS = 2
 """Known answers asked at load and on the timer: few, since requests wait meanwhile."""
+FAULTS = 3
+"""Rounds of the thread in the background that fail in a row before the instance ends."""
 MOST_TEXT = 4000
 """Characters of an error; gRPC breaks the stream off over more than 16 KiB."""
 _MODEL_PATH_ARGUMENT = 1
@@ -74,10 +77,11 @@ class TritonPythonModel:
         self._name = f"{args['model_name']} version {args['model_version']}"
         labels = {"model": args["model_name"], "version": args["model_version"]}
         config = json.loads(args["model_config"])
-        version = Path(args["model_repository"]) / args["model_version"]
+        # Resolved: the server may see the repository through a link in a folder of its own, another at each start.
+        version = (Path(args["model_repository"]) / args["model_version"]).resolve()
         self._metrics = Metrics(pb_utils)
         self._accounts = Accounts(self._metrics.increment, labels)
-        self._labels = labels
+        self._provenance = Provenance(self._metrics.move, labels)
         self._stop = threading.Event()
         self._inputs = [str(entry["name"]) for entry in config["input"]]
         self._outputs = [str(entry["name"]) for entry in config["output"]]
@@ -98,6 +102,7 @@ class TritonPythonModel:
             self._chain = Chain(
                 load,
                 settings.devices,
+                precision=settings.precision,
                 timeout_s=settings.device_timeout_s,
                 on_failure=self._device_failed,
                 on_settled=self._first_use.survived,
@@ -191,6 +196,8 @@ class TritonPythonModel:
         self._stop.set()
         self._background.join(5.0)
         self._chain.close()
+        self._provenance.withdraw()
+        self._accounts.flush()
         self._metrics.close()
 
     def _device_failed(self, failure: Failure) -> None:
@@ -202,33 +209,44 @@ class TritonPythonModel:
     def _tell_provenance(self) -> None:
         """The gauge fpga_model_info: what answers (Triton 2.51 allows a Python backend no response parameters)."""
         description = self._chain.description
-        told = (self._chain.device, str(description.get("precision", "")), str(description.get("kernel", "")))
-        if told == getattr(self, "_told", None):
-            return
-        for values, value in ((getattr(self, "_told", None), 0.0), (told, 1.0)):
-            if values is not None:
-                labels = {**self._labels, "device": values[0], "precision": values[1], "kernel": values[2]}
-                self._metrics.set_info("fpga_model_info", "1 for the device and kernel that answer now", labels, value)
-        self._told = told
+        precision, kernel = (str(description.get(name, "")) for name in ("precision", "kernel"))
+        self._provenance.tell(self._chain.device, precision, kernel, self._chain.choice)
 
     def _keep(self, self_test_interval: float) -> None:
-        """Hand the counts to Prometheus, test the device on a timer, end when the server has died."""
+        """Hand the counts to Prometheus, test the device on a timer, end when the server has died.
+
+        A fault of a round is logged and counted, and the next round is tried. After FAULTS in a row the process ends,
+        which the supervisor sees: an instance whose device nobody tests shall not go on as if somebody did.
+        """
         last_test = time.monotonic()
         server = os.getppid()
+        faults = 0
         while not self._stop.wait(FLUSH_S):
             # Without a leash nobody else does: Triton takes a dead server that nobody reaped for a live one.
             if os.getppid() != server:
                 os._exit(1)
-            if self_test_interval and time.monotonic() - last_test >= self_test_interval:
-                device = self._chain.device
-                try:
-                    wrong = self._chain.self_test()
-                except FpgaOpsError as error:
-                    wrong = str(error)
-                self._accounts.add("fpga_self_tests_total", device=device, result="wrong" if wrong else "right")
-                last_test = time.monotonic()
-            self._tell_provenance()
-            self._accounts.flush()
+            try:
+                if self_test_interval and time.monotonic() - last_test >= self_test_interval:
+                    last_test = time.monotonic()
+                    self._test()
+                self._tell_provenance()
+                self._accounts.flush()
+            except Exception:  # noqa: BLE001 - whatever it is, it must not end this thread in silence
+                faults += 1
+                pb_utils.Logger.log_error(f"{self._name}: thread accounts failed: {traceback.format_exc()}")
+                if faults == FAULTS:
+                    os._exit(1)
+                self._accounts.add("fpga_thread_faults_total", thread="accounts")
+            else:
+                faults = 0
+
+    def _test(self) -> None:
+        device = self._chain.device
+        try:
+            wrong = self._chain.self_test()
+        except FpgaOpsError as error:
+            wrong = str(error)
+        self._accounts.add("fpga_self_tests_total", device=device, result="wrong" if wrong else "right")
 
 
 def _code(error: FpgaOpsError) -> Any:

@@ -22,9 +22,9 @@ from triton_server.admin_key import ADMIN_HEADER, default_path, read_or_make
 from triton_server.control import Control
 from triton_server.errors import ServerError, ServerStalledError, ServerStartError
 from triton_server.locate import Installation, backend_folder, check_numpy, find_installation
-from triton_server.plugin.leash import LEASH_VARIABLE
 from triton_server.ports import resolve_ports
 from triton_server.processes import cpu_seconds, find_stubs, hide_argument, kill_and_wait, session_members
+from triton_server.protocol import LEASH_VARIABLE
 from triton_server.rundir import assemble
 from triton_server.verify import verify_repository
 

@@ -30,8 +30,6 @@ from pathlib import Path
 from triton_server.control import Control, Json
 from triton_server.errors import ControlError, ServerError, ServerStartError
 from triton_server.gate import Gate
-from triton_server.plugin.chain import NO_DEVICE
-from triton_server.plugin.first_use import NOTES_VARIABLE
 from triton_server.probe import KnownAnswer, ask, known_answer
 from triton_server.processes import (
     any_ended,
@@ -43,6 +41,7 @@ from triton_server.processes import (
     state,
     tree_cpu_seconds,
 )
+from triton_server.protocol import NOTES_VARIABLE, Code, code_of
 from triton_server.server import TritonServer
 from triton_server.verify import Verdict, pinned, verify_repository, versions
 
@@ -494,7 +493,7 @@ class Supervisor:
             health = served.get(key)
             if health is None:
                 continue
-            if name == "fpga_model_info" and value == 1:
+            if name == "fpga_model_info" and value > 0:
                 health.device, health.precision, health.kernel = (labels[k] for k in ("device", "precision", "kernel"))
             elif name == "fpga_failovers_total":
                 failovers[key] = failovers.get(key, 0) + int(value)
@@ -599,7 +598,7 @@ class Supervisor:
             # Refused at once is an overloaded queue (503, 429) or what was asked (400); anything else is a model that
             # does not do its work.
             busy = error.status in (429, 503)
-            if NO_DEVICE in str(error):
+            if code_of(str(error)) is Code.NO_DEVICE:
                 self._judge(health, ModelState.LOST, str(error), began)
                 return
             if 400 <= error.status < 500 and not busy:

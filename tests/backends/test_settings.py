@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from triton_server.plugin.settings import DEVICE_VARIABLE, Settings, SettingsError, read_settings
+from triton_server.plugin.settings import Settings, SettingsError, read_settings
+from triton_server.protocol import DEVICE_VARIABLE
 
 
 def config(**parameters: str) -> dict[str, object]:

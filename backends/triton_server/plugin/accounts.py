@@ -21,6 +21,8 @@ DESCRIPTIONS = {
     "fpga_failed_requests_total": "Requests answered with an error because no device was left",
     "fpga_failovers_total": "Devices taken out of service, by device and cause",
     "fpga_self_tests_total": "Known-answer tests, by device and result",
+    "fpga_thread_faults_total": "Faults of the plugin's own threads, by thread; each was logged and the thread goes on",
+    "fpga_model_info": "Instances that answer with this device, precision and kernel now",
 }
 
 
@@ -46,6 +48,38 @@ class Accounts:
             self._publish(name, {**self._labels, **dict(labels)}, float(value))
 
 
+class Provenance:
+    """The gauge fpga_model_info of one instance: what answers, for as long as it does.
+
+    Several instances answer with the same labels, and at a reload the new one starts before the old one ends. So each
+    adds one to its labels and takes it away again; what no instance answers with is 0. ``move(name, labels, step)``
+    changes a gauge.
+    """
+
+    def __init__(self, move: Callable[[str, dict[str, str], float], None], labels: dict[str, str]) -> None:
+        self._move = move
+        self._labels = labels
+        self._told: dict[str, str] | None = None
+        self._lock = threading.Lock()
+
+    def tell(self, device: str, precision: str, kernel: str, choice: str) -> None:
+        """This answers now; ``choice`` is "first", "spare" or "last" of the devices that the model names."""
+        self._replace({**self._labels, "device": device, "precision": precision, "kernel": kernel, "choice": choice})
+
+    def withdraw(self) -> None:
+        """Nothing of this instance answers any more."""
+        self._replace(None)
+
+    def _replace(self, labels: dict[str, str] | None) -> None:
+        with self._lock:
+            told, self._told = self._told, labels
+        if told == labels:
+            return
+        for values, step in ((told, -1.0), (labels, 1.0)):
+            if values is not None:
+                self._move("fpga_model_info", values, step)
+
+
 class Metrics:
     """Triton metrics made on first use, one family a name. ``utils`` is triton_python_backend_utils."""
 
@@ -58,9 +92,9 @@ class Metrics:
         """Increase a counter."""
         self._metric(name, DESCRIPTIONS[name], labels, self._utils.MetricFamily.COUNTER).increment(increase)
 
-    def set_info(self, name: str, description: str, labels: dict[str, str], value: float) -> None:
-        """Set a gauge."""
-        self._metric(name, description, labels, self._utils.MetricFamily.GAUGE).set(value)
+    def move(self, name: str, labels: dict[str, str], step: float) -> None:
+        """Add to a gauge, or take away: instances of one version share it, also an old one and its successor."""
+        self._metric(name, DESCRIPTIONS[name], labels, self._utils.MetricFamily.GAUGE).increment(step)
 
     def _metric(self, name: str, description: str, labels: dict[str, str], kind: Any) -> Any:
         key = (name, tuple(sorted(labels.items())))

@@ -1,6 +1,7 @@
 """Devices in order of preference, each with the same bits: when one fails, the next repeats the request.
 
-Every target of fpga_ops equals the integer reference bit for bit, so a change of device changes no answer.
+Every target of fpga_ops of one precision equals that precision's reference bit for bit, so a change of device changes
+no answer. A device of another precision (block floating point, say) gives other bits and is never used in its place.
 """
 
 import contextlib
@@ -17,10 +18,9 @@ import numpy.typing as npt
 from fpga_ops.errors import DeviceError, FpgaOpsError, ModelError
 from triton_server.plugin.first_use import DeviceAbortedError
 from triton_server.plugin.golden import Golden
+from triton_server.protocol import FIRST, LAST, SPARE, Code, coded
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-NO_DEVICE = "no device is left"
-"""How the answer begins when all have failed."""
 
 
 class Network(Protocol):
@@ -45,7 +45,7 @@ class Failure:
 
     device: str
     cause: str
-    """build, aborted, lost, timeout, wrong_answer"""
+    """build, precision, aborted, lost, timeout, wrong_answer"""
     detail: str
 
 
@@ -70,12 +70,15 @@ class Chain:
         load: Callable[[str | None], Network],
         devices: tuple[str | None, ...],
         *,
+        precision: str = "int8",
         timeout_s: float,
         on_failure: Callable[[Failure], None] = lambda failure: None,
         on_settled: Callable[[], None] = lambda: None,
     ) -> None:
         self._load = load
         self._pending = list(devices)
+        self._count = len(devices)
+        self._precision = precision
         self._timeout_s = timeout_s
         self._on_failure = on_failure
         self._on_settled = on_settled
@@ -92,6 +95,12 @@ class Chain:
         except BaseException:
             on_settled()
             raise
+
+    @property
+    def choice(self) -> str:
+        """Which of its devices a model serves on: its "first", a "spare", or the "last" there is after others failed."""
+        place = self._count - len(self._pending)
+        return FIRST if place <= 1 else LAST if place == self._count else SPARE
 
     def set_golden(self, golden: Golden | None) -> None:
         """Give the known answers and test the present device with them; it is replaced when it fails."""
@@ -193,15 +202,20 @@ class Chain:
             except _FAILURES as error:
                 self._record(name or "auto", error)
                 continue
-            self.description = network.describe()
-            self.device = str(self.description.get("device", name or "auto"))
+            description = network.describe()
+            device, precision = str(description.get("device", name or "auto")), str(description.get("precision", ""))
+            if precision != self._precision:
+                self._record(device, _OtherPrecisionError(self._precision, precision))
+                network.close()
+                continue
+            self.description, self.device = description, device
             self._network, self._worker = network, _Worker()
             return
         raise NoDeviceError(self._exhausted())
 
     def _exhausted(self) -> str:
         tried = "; ".join(f"{failure.device}: {failure.detail}" for failure in self.failures)
-        return f"{NO_DEVICE} ({tried or 'none was given'})"
+        return coded(Code.NO_DEVICE, f"no device is left ({tried or 'none was given'})")
 
     def _record(self, device: str, error: BaseException) -> None:
         cause = "lost"
@@ -211,6 +225,8 @@ class Chain:
             cause = "wrong_answer"
         elif isinstance(error, DeviceAbortedError):
             cause = "aborted"
+        elif isinstance(error, _OtherPrecisionError):
+            cause = "precision"
         elif self._network is None:
             cause = "build"
         failure = Failure(device, cause, str(error) or type(error).__name__)
@@ -231,6 +247,16 @@ class Chain:
 
 class _WrongAnswerError(DeviceError):
     """The device gave another answer than the recorded one."""
+
+
+class _OtherPrecisionError(DeviceError):
+    """The device computes other bits than the model is served with."""
+
+    def __init__(self, wanted: str, came: str) -> None:
+        super().__init__(
+            f"it computes in precision {came or 'unknown'}, and the model is served as {wanted}, whose bits are others: "
+            "take the device out of the model's list, or name its precision in the parameter 'precision'"
+        )
 
 
 _FAILURES = (DeviceError, RuntimeError, MemoryError, TimeoutError, OSError)

@@ -24,8 +24,6 @@ from fpga_ops.errors import DeviceError
 from fpga_ops.parent import end_with
 from triton_server.processes import tree_cpu_seconds
 
-NOTES_VARIABLE = "TRITON_FPGA_NOTES"
-"""Environment variable with the folder of the notes, which outlives a server; the supervisor sets it."""
 OPEN_LIMIT_S = 120.0
 """An instance ends itself when the device is not open and has not given its known answers after this time."""
 TRIAL_LIMIT_S = 60.0

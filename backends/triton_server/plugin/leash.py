@@ -8,9 +8,6 @@ import os
 import select
 import signal
 
-LEASH_VARIABLE = "TRITON_FPGA_LEASH"
-"""Environment variable with the number of the pipe's reading end."""
-
 
 def hold(leash: str | None) -> None:
     """Let the kernel send SIGKILL to this process when nobody holds the other end any more. None: there is no leash."""

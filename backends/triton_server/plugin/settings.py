@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fpga_ops.errors import FpgaOpsError
+from triton_server.protocol import DEVICE_VARIABLE
 
-DEVICE_VARIABLE = "TRITON_FPGA_DEVICE"
-"""Environment variable with the devices of every model; ``triton-fpga serve --device`` sets it."""
 CONTRACTS = ("finite", "constituents", "images")
 
 
