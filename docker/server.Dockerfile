@@ -23,6 +23,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY fpga_ops fpga_ops
 COPY backends backends
 COPY clients clients
+COPY benchmarks/triton_fpga_bench benchmarks/triton_fpga_bench
 COPY training/retrain training/retrain
 RUN /opt/build/bin/hatchling build --target wheel --directory /wheel \
  && python3 -m pip --python /opt/triton-fpga/bin/python install --quiet --no-deps --no-index /wheel/*.whl

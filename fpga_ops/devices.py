@@ -11,8 +11,8 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
-from fpga_ops import opencl
 from fpga_ops.errors import DeviceError
+from fpga_ops.runtime import opencl
 
 REFERENCE = "reference"
 BOARD = "board"
@@ -107,9 +107,9 @@ def _verdict(device: opencl.OpenCLDevice, kind: str) -> tuple[bool, str]:
     if not handle.compiler_available and kind != "fpga":
         return False, "its driver has no compiler"
     if kind == "cpu":
-        from fpga_ops.vector import instruction
+        from fpga_ops.vector import int8_dot
 
-        if instruction.may_exist(device):
+        if int8_dot.may_exist(device):
             return True, "int8 dot instruction where the probe confirms it"
         return True, "standard OpenCL C (no int8 dot instruction)"
     if kind == "fpga":
@@ -124,8 +124,9 @@ def devices() -> list[DeviceInfo]:
 
 def board_list() -> list[DeviceInfo]:
     """The boards of `fpga_ops/boards`, whether or not there is one here, with the chip memory left for feature maps."""
-    from fpga_ops.overlay import bitstream, boards
-    from fpga_ops.overlay.resources import map_capacity
+    from fpga_ops.overlay import boards
+    from fpga_ops.overlay.build import bitstream
+    from fpga_ops.overlay.model.resources import map_capacity
 
     found = []
     for name in boards.names():

@@ -7,14 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fpga_ops import memory, opencl, plans
 from fpga_ops.devices import REFERENCE
 from fpga_ops.errors import DeviceError, InputError
+from fpga_ops.plan_cache import cache
+from fpga_ops.runtime import memory, opencl
 
 if TYPE_CHECKING:
-    from fpga_ops.contents import Contents
     from fpga_ops.importer.partition import Partition
     from fpga_ops.model import Network
+    from fpga_ops.model_parts import Contents
     from fpga_ops.vector.plan import Plan
 
 
@@ -36,22 +37,22 @@ def load(
     if max_batch < 1:
         raise InputError(f"max_batch is {max_batch}; at least 1 is needed")
     folder = None if cache_dir is None else Path(cache_dir)
-    request = plans.Request(device, max_batch)
+    request = cache.Request(device, max_batch)
     with ThreadPoolExecutor(2) as beside:
         if device != REFERENCE:
             beside.submit(_load_drivers)
-        reading = beside.submit(plans.read, path, request, folder) if request.keeps else None
+        reading = beside.submit(cache.read, path, request, folder) if request.keeps else None
         from fpga_ops import targets  # numpy and pyopencl take as long to import as what goes on beside
 
         name = device if device is not None else targets.best_device()
         with contextlib.suppress(DeviceError):
             opencl.module()
         entry = reading.result() if reading is not None else None
-    if not plans.keeps(name):
+    if not cache.keeps(name):
         from fpga_ops.importer import import_model
 
         return make(import_model(path), name, max_batch, folder)
-    kept = plans.restored(entry) if entry is not None else None
+    kept = cache.restored(entry) if entry is not None else None
     network = _serve(*kept, name, max_batch, folder) if kept is not None else None
     if network is None:
         planned = _plan(path, request, name, folder)
@@ -66,8 +67,8 @@ def load(
 def make(partition: Partition, device: str | None = None, max_batch: int = 8, cache_dir: Path | None = None) -> Network:
     """An imported file on a device; `device`, `max_batch`, `cache_dir` and errors as of `load`."""
     from fpga_ops import targets
-    from fpga_ops.contents import contents
     from fpga_ops.model import Network, make_sessions
+    from fpga_ops.model_parts import contents
 
     name = device if device is not None else targets.best_device()
     served = contents(partition)
@@ -76,16 +77,16 @@ def make(partition: Partition, device: str | None = None, max_batch: int = 8, ca
     return Network(served, sessions, executable, name, max_batch)
 
 
-def _plan(path: str | Path, request: plans.Request, device: str, cache_dir: Path | None) -> tuple[Contents, Plan]:
+def _plan(path: str | Path, request: cache.Request, device: str, cache_dir: Path | None) -> tuple[Contents, Plan]:
     """Import a file, plan it and keep the plan. What the file takes is free again before the plan is compiled."""
     from fpga_ops import vector
-    from fpga_ops.contents import contents
     from fpga_ops.importer import import_original
+    from fpga_ops.model_parts import contents
 
     partition, origin = import_original(path)
     served = contents(partition)
     plan = vector.prepare(partition.network, request.max_batch, device, cache_dir)
-    plans.write(origin, request, cache_dir, served, plan)
+    cache.write(origin, request, cache_dir, served, plan)
     return served, plan
 
 

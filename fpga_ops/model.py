@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops import sessions, targets
-from fpga_ops.contents import Contents, Outside
+from fpga_ops import targets
 from fpga_ops.errors import DeviceError, NotFiniteError
-from fpga_ops.interface import check_inputs
-from fpga_ops.network import Float32Array, UInt8Array
+from fpga_ops.ir.network import Float32Array, UInt8Array
+from fpga_ops.model_parts import Contents, Outside
+from fpga_ops.runtime import onnx_parts
+from fpga_ops.signature import check_inputs
 from fpga_ops.targets import Executable
 
 Array = npt.NDArray[Any]
@@ -30,8 +31,8 @@ _FLOAT32 = np.dtype(np.float32)
 class Sessions:
     """Sessions of onnxruntime; None where there is nothing to run."""
 
-    before: sessions.Session | None
-    after: sessions.Session | None
+    before: onnx_parts.Session | None
+    after: onnx_parts.Session | None
 
 
 class _Usual(NamedTuple):
@@ -134,7 +135,7 @@ class Network:
             return value
         if not np.logical_and.reduce(np.isfinite(value), None):
             return None  # the long way says which value it is
-        image: Array = sessions.run_session(self._before, usual.made, {usual.name: value})[0]
+        image: Array = onnx_parts.run_session(self._before, usual.made, {usual.name: value})[0]
         return image if image.size == usual.size and image.dtype is _FLOAT32 else None
 
     def _of_one(self, image: Array, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -157,7 +158,7 @@ class Network:
         if self._after is None:
             return {name: (integers[name] if name in integers else inputs[name]) for name in after.outputs}
         feeds = {name: (integers[name] if name in integers else inputs[name]) for name in after.inputs}
-        return dict(zip(after.outputs, sessions.run_session(self._after, after.outputs, feeds), strict=True))
+        return dict(zip(after.outputs, onnx_parts.run_session(self._after, after.outputs, feeds), strict=True))
 
     def features(self, inputs: Mapping[str, Array]) -> dict[str, UInt8Array]:
         """The exact integers that the device stack makes of a batch, for known-answer tests.
@@ -243,7 +244,7 @@ class Network:
         if self._before is not None:
             before = self.contents.before
             feeds = {name: inputs[name] for name in before.inputs}
-            made = {**inputs, **dict(zip(before.outputs, sessions.run_session(self._before, before.outputs, feeds),
+            made = {**inputs, **dict(zip(before.outputs, onnx_parts.run_session(self._before, before.outputs, feeds),
                                          strict=True))}  # fmt: skip
         return {name: made[real] for name, real in self.contents.quantised.items()}
 
@@ -278,5 +279,5 @@ def make_sessions(contents: Contents) -> Sessions:
     return Sessions(_session(contents.before, "the part before the integer network"), after)
 
 
-def _session(part: Outside, what: str) -> sessions.Session | None:
-    return sessions.make_session(part.model, what) if part.model else None
+def _session(part: Outside, what: str) -> onnx_parts.Session | None:
+    return onnx_parts.make_session(part.model, what) if part.model else None

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from fpga_ops.errors import DeviceError
-from fpga_ops.head import Head
-from fpga_ops.network import Float32Array, IntegerNetwork, UInt8Array
-from fpga_ops.reference import ReferenceExecutable
+from fpga_ops.ir.classifier_head import Head
+from fpga_ops.ir.network import Float32Array, IntegerNetwork, UInt8Array
+from fpga_ops.ir.reference import ReferenceExecutable
 
 REFERENCE = "reference"
 TARGETS: dict[str, str] = {

@@ -17,17 +17,17 @@ import triton_python_backend_utils as pb_utils
 
 import fpga_ops
 from fpga_ops.errors import FpgaOpsError, InputError, ModelError
-from triton_server.plugin.accounts import FLUSH_S, Accounts, Metrics, Provenance
-from triton_server.plugin.afterwards import Afterwards
-from triton_server.plugin.chain import Chain, Failure, NoDeviceError, split_rows
-from triton_server.plugin.contracts import contract
-from triton_server.plugin.first_use import FirstUse
-from triton_server.plugin.golden import read_golden
-from triton_server.plugin.leash import hold
-from triton_server.plugin.precedence import Precedence
+from triton_server.plugin.device_trial import FirstUse
+from triton_server.plugin.failover import Chain, Failure, NoDeviceError, split_rows
+from triton_server.plugin.input_checks import contract
+from triton_server.plugin.metrics import FLUSH_S, Accounts, Metrics, Provenance
+from triton_server.plugin.parent_death import hold
 from triton_server.plugin.settings import read_settings
-from triton_server.plugin.version import MODEL_FILE, check_files, describe_onnx
+from triton_server.plugin.triton_2_51.late_response import Afterwards
+from triton_server.plugin.triton_2_51.thread_priority import Precedence
 from triton_server.protocol import LEASH_VARIABLE, NOTES_VARIABLE
+from triton_server.repository.known_answers import read_golden
+from triton_server.repository.model_version import MODEL_FILE, check_files, describe_onnx
 
 DEFAULT_MAX_BATCH = 8
 GOLDEN_ROWS = 2

@@ -6,6 +6,6 @@ with TritonServer("model_repository") as server:
 """
 
 from triton_server.errors import ServerError, ServerNotFoundError, ServerStartError
-from triton_server.server import TritonServer
+from triton_server.server.server import TritonServer
 
 __all__ = ["ServerError", "ServerNotFoundError", "ServerStartError", "TritonServer"]

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from sonic_client.options import token_from_environment
-from sonic_client.tagging import Job, Options, Summary, run_job
+from sonic_client.tag_file import Job, Options, Summary, run_job
 
 
 def main() -> None:

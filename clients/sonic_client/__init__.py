@@ -6,6 +6,7 @@ scores = client.tag(jets)
 """
 
 from sonic_client.client import AsyncClient, Client, tag
+from sonic_client.core.session import Reply
 from sonic_client.errors import (
     AuthenticationError,
     BadReplyError,
@@ -19,9 +20,8 @@ from sonic_client.errors import (
     ServerFaultError,
     ServerUnavailableError,
 )
-from sonic_client.jets import MAX_CONSTITUENTS, prepare
+from sonic_client.events.jets import MAX_CONSTITUENTS, prepare
 from sonic_client.options import LocalModel, LocalServer, Options, Retry, Tls, token_from_environment
-from sonic_client.session import Reply
 
 __all__ = [
     "MAX_CONSTITUENTS",

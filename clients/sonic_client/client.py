@@ -19,13 +19,13 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sonic_client.core.session import Reply, Session
+from sonic_client.core.timing import Breakdown, Totals
+from sonic_client.core.transports.base import ModelInfo, Tensor
+from sonic_client.core.url import resolve
 from sonic_client.errors import BadReplyError, ClientError, ConfigurationError, JetError
-from sonic_client.jets import Bad, JetBatch, prepare, prepare_images
+from sonic_client.events.jets import Bad, JetBatch, prepare, prepare_images
 from sonic_client.options import Options
-from sonic_client.session import Reply, Session
-from sonic_client.statistics import Breakdown, Totals
-from sonic_client.transports.base import ModelInfo, Tensor
-from sonic_client.url import resolve
 
 T = TypeVar("T")
 E = TypeVar("E")

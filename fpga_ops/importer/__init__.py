@@ -14,11 +14,11 @@ import onnx
 
 from fpga_ops.errors import ModelError
 from fpga_ops.importer.graph import Graph, make_graph
+from fpga_ops.importer.interpret import walk
+from fpga_ops.importer.onnx_reader import Origin, read_original
 from fpga_ops.importer.partition import Partition, partition
 from fpga_ops.importer.passes import optimise
-from fpga_ops.importer.reading import Origin, read_original
 from fpga_ops.importer.shapes import Shapes
-from fpga_ops.importer.walk import walk
 
 HOW_TO_QUANTISE = (
     "quantise it with onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ, per_channel=True)"

@@ -28,7 +28,7 @@ from fpga_ops.importer.values import (
     UnsupportedError,
     Value,
 )
-from fpga_ops.network import Int8Array, Tensor
+from fpga_ops.ir.network import Int8Array, Tensor
 
 AFFINE_WEIGHT = 127
 """Weight of a 1x1 depthwise convolution that stands for a scale per channel; large, so that the bias is fine."""

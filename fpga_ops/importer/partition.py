@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import onnx
 
 from fpga_ops.errors import ModelError
-from fpga_ops.importer.extract import extract
 from fpga_ops.importer.graph import Graph
+from fpga_ops.importer.interpret import Walk
+from fpga_ops.importer.subgraph import extract
 from fpga_ops.importer.values import Failure, Integers, Opaque, Real
-from fpga_ops.importer.walk import Walk
-from fpga_ops.network import Conv, IntegerNetwork, Step, sources, step_operations
+from fpga_ops.ir.network import Conv, IntegerNetwork, Step, sources, step_operations
 
 
 @dataclass(frozen=True)

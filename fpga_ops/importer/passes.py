@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from fpga_ops.importer.steps import is_rescale
-from fpga_ops.network import Add, AddRule, Conv, GlobalAveragePool, IntegerNetwork, Requantise, Step, sources
+from fpga_ops.ir.network import Add, AddRule, Conv, GlobalAveragePool, IntegerNetwork, Requantise, Step, sources
 
 Pass = Callable[[IntegerNetwork], IntegerNetwork]
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import onnx
 
-from fpga_ops import sessions
 from fpga_ops.errors import FpgaOpsError, ModelError
-from fpga_ops.importer.extract import extract
 from fpga_ops.importer.graph import Graph
+from fpga_ops.importer.subgraph import extract
+from fpga_ops.runtime import onnx_parts
 
 MAX_ELEMENTS = 2**31
 """Largest tensor of one image that may appear anywhere in the graph."""
@@ -63,7 +63,7 @@ class Shapes:
         try:
             inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
         except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-            raise ModelError(f"shapes cannot be worked out: {sessions.first_line(error)}") from error
+            raise ModelError(f"shapes cannot be worked out: {onnx_parts.first_line(error)}") from error
         result = {}
         for value in inferred.graph.value_info:
             shape = _declared(value)
@@ -84,8 +84,8 @@ class Shapes:
             feeds[source] = np.zeros([shape[0] or 1, *(size or 1 for size in shape[1:])], dtype)
         model = extract(self._graph, nodes, sorted(read), [name])
         try:
-            session = sessions.make_session(model.SerializeToString(), "the part before the integer network")
-            return tuple(sessions.run_session(session, [name], feeds)[0].shape)
+            session = onnx_parts.make_session(model.SerializeToString(), "the part before the integer network")
+            return tuple(onnx_parts.run_session(session, [name], feeds)[0].shape)
         except FpgaOpsError:
             return None
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fpga_ops.errors import ModelError
 from fpga_ops.importer.values import Float64Array, Leaf, Linear, Maximum, Real, Sum
-from fpga_ops.network import (
+from fpga_ops.ir.network import (
     Add,
     AddRule,
     Conv,
@@ -21,7 +21,7 @@ from fpga_ops.network import (
     Step,
     Tensor,
 )
-from fpga_ops.requantise import (
+from fpga_ops.ir.requantise import (
     ADD_FRACTION_BITS,
     FRACTION_BITS,
     accumulator_bound,

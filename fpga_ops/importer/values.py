@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.importer.graph import Array
-from fpga_ops.network import Int8Array
+from fpga_ops.ir.network import Int8Array
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 Shape: TypeAlias = tuple[int, int, int]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Board:
 
 def directory() -> Path:
     """The folder of board files."""
-    return Path(__file__).resolve().parents[1] / "boards"
+    return Path(str(files("fpga_ops"))) / "boards"
 
 
 def names() -> list[str]:

@@ -11,20 +11,23 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops import opencl, reference
 from fpga_ops.errors import DeviceError
-from fpga_ops.network import Float32Array, IntegerNetwork, UInt8Array
-from fpga_ops.overlay import bitstream as bitstreams
-from fpga_ops.overlay import emulator, pack, worker
+from fpga_ops.ir import reference
+from fpga_ops.ir.network import Float32Array, IntegerNetwork, UInt8Array
+from fpga_ops.overlay import device_process, packing
+from fpga_ops.overlay.build import bitstream as bitstreams
+from fpga_ops.overlay.build import emulator
 from fpga_ops.overlay.descriptor import encode, verify
 from fpga_ops.overlay.geometry import Geometry
 from fpga_ops.overlay.kernels import definitions, digest, kernel_source
 from fpga_ops.overlay.plan import Plan, plan
+from fpga_ops.runtime import opencl
 
 _EMULATOR_PLATFORM = "FPGA Emulation"
 _BOARD_PLATFORM = "FPGA SDK"
@@ -72,11 +75,11 @@ class _Child:
         self.name = name
         ours_read, theirs_write = os.pipe()
         theirs_read, ours_write = os.pipe()
-        package_root = str(Path(__file__).resolve().parents[2])
+        package_root = str(Path(str(files("fpga_ops"))).parent)
         path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fpga_ops.overlay.worker", str(theirs_read), str(theirs_write)],
+                [sys.executable, "-m", "fpga_ops.overlay.device_process", str(theirs_read), str(theirs_write)],
                 pass_fds=(theirs_read, theirs_write), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path, **environment},
             )  # fmt: skip
@@ -86,20 +89,22 @@ class _Child:
         self._answers = os.fdopen(ours_read, "rb")
         self._requests = os.fdopen(ours_write, "wb")
         self._sending = threading.Lock()
-        self._waiting: deque[Future[worker.Message | None]] = deque()
+        self._waiting: deque[Future[device_process.Message | None]] = deque()
         self._ended = False  # no answer will come any more; guarded by _sending, as is _waiting's right end
         self._reader = threading.Thread(target=self._read, name=f"{name} answers", daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        while (message := worker.receive(self._answers)) is not None:
+        while (message := device_process.receive(self._answers)) is not None:
             self._waiting.popleft().set_result(message)
         with self._sending:
             self._ended = True
             for future in self._waiting:
                 future.set_result(None)
 
-    def ask(self, header: dict[str, object], blocks: list[bytes | memoryview], timeout: float) -> worker.Message:
+    def ask(
+        self, header: dict[str, object], blocks: list[bytes | memoryview], timeout: float
+    ) -> device_process.Message:
         """Send a request and wait for its answer.
 
         Raises:
@@ -114,7 +119,7 @@ class _Child:
         watchdog = threading.Timer(timeout, give_up)
         watchdog.daemon = True
         watchdog.start()
-        answer: Future[worker.Message | None] = Future()
+        answer: Future[device_process.Message | None] = Future()
         try:
             with self._sending:
                 if self._ended:
@@ -122,7 +127,7 @@ class _Child:
                 else:
                     self._waiting.append(answer)
                     with contextlib.suppress(BrokenPipeError, ValueError):  # the reader sees the end
-                        worker.send(self._requests, header, *blocks)
+                        device_process.send(self._requests, header, *blocks)
             message = answer.result()
         finally:
             watchdog.cancel()
@@ -159,7 +164,7 @@ class OverlayExecutable:
         usable: False once the device hung, died or was closed.
         kernel_hash: Names the kernels: digest of sources and parameters, or the bitstream's key.
         build_seconds: How long the device took to make ready.
-        trip_counts: With counters: `int32[runs, layers, 6]` of the last batch (`worker.COUNTERS`).
+        trip_counts: With counters: `int32[runs, layers, 6]` of the last batch (`device_process.COUNTERS`).
         run_seconds: Time from the first kernel's enqueue to the last one's end, in the last batch.
     """
 
@@ -184,7 +189,7 @@ class OverlayExecutable:
         free_running = emulated and not self.settings.strict
         self.staged = free_running and not self.settings.autorun
         self.plan: Plan = plan(network, self.geometry, images, _EMULATOR_DEPTH // 2 if free_running else None)
-        self._slots = threading.BoundedSemaphore(worker.SLOTS)
+        self._slots = threading.BoundedSemaphore(device_process.SLOTS)
         self._lock = threading.Lock()
         self._closed = False
         self._patience = 0.0  # seconds that the batches under way may take together; guarded by _lock
@@ -212,7 +217,7 @@ class OverlayExecutable:
         self._child = _Child(device, environment)
         self.usable = True
         blocks: list[bytes | memoryview] = [
-            table.tobytes(), pack.weights(self.plan).tobytes(), pack.parameters(self.plan).tobytes()
+            table.tobytes(), packing.weights(self.plan).tobytes(), packing.parameters(self.plan).tobytes()
         ]  # fmt: skip
         try:
             self.build_seconds = float(self._child.ask(header, blocks, self._timeout(0)).header["seconds"])
@@ -290,9 +295,9 @@ class OverlayExecutable:
             short = images - len(next(iter(part.values())))
             if short:  # the last run of an odd batch repeats its last image
                 part = {name: np.concatenate([x, *([x[-1:]] * short)]) for name, x in part.items()}
-            packed.append(pack.inputs(self.plan, part))
+            packed.append(packing.inputs(self.plan, part))
         raw = self._ask(np.concatenate(packed), runs)
-        results = [pack.outputs(self.plan, block) for block in raw.reshape(runs, -1)]
+        results = [packing.outputs(self.plan, block) for block in raw.reshape(runs, -1)]
         return {name: np.concatenate([r[name] for r in results])[:count] for name in self.network.outputs}
 
     def _ask(self, images: UInt8Array, runs: int) -> UInt8Array:
@@ -318,7 +323,7 @@ class OverlayExecutable:
             bad = int(answer.header["status"]) - 1
             raise DeviceError(f"{self.device}: descriptor {bad} failed its checksum; nothing was run")
         if self.settings.counters:
-            shape = (runs, len(self.plan.descriptors), len(worker.COUNTERS))
+            shape = (runs, len(self.plan.descriptors), len(device_process.COUNTERS))
             self.trip_counts = np.frombuffer(answer.blocks[1], np.int32).reshape(shape)
         return np.frombuffer(answer.blocks[0], np.uint8)
 
@@ -329,10 +334,10 @@ class OverlayExecutable:
             closed, self._closed = self._closed, True
         if closed:
             return
-        for _ in range(worker.SLOTS):
+        for _ in range(device_process.SLOTS):
             self._slots.acquire()
         self._child.kill()
-        for _ in range(worker.SLOTS):
+        for _ in range(device_process.SLOTS):
             self._slots.release()
 
 

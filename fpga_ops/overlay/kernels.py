@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 
 from fpga_ops.overlay.geometry import Geometry
@@ -11,7 +12,7 @@ from fpga_ops.overlay.geometry import Geometry
 
 def source_directory() -> Path:
     """The folder of the kernel sources."""
-    return Path(__file__).resolve().parents[1] / "kernels" / "fpga"
+    return Path(str(files("fpga_ops"))) / "kernels" / "fpga"
 
 
 def kernel_source() -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.errors import ModelError
-from fpga_ops.network import (
+from fpga_ops.ir.network import (
     Add,
     AddRule,
     Conv,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from fpga_ops.network import IntegerNetwork
+from fpga_ops.ir.network import IntegerNetwork
 from fpga_ops.overlay.descriptor import Descriptor, Op
 from fpga_ops.overlay.errors import DoesNotFitError
 from fpga_ops.overlay.geometry import Geometry, ceil_div

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops import opencl
 from fpga_ops.errors import DeviceError, InputError, NotFiniteError
-from fpga_ops.head import Head
-from fpga_ops.memory import aligned
-from fpga_ops.network import Float32Array, IntegerNetwork, UInt8Array
-from fpga_ops.vector import instruction, tiles
+from fpga_ops.ir.classifier_head import Head
+from fpga_ops.ir.network import Float32Array, IntegerNetwork, UInt8Array
+from fpga_ops.runtime import opencl
+from fpga_ops.runtime.memory import aligned
+from fpga_ops.vector import int8_dot, tiles
+from fpga_ops.vector.batching import Request, Turns, Work
 from fpga_ops.vector.plan import Plan, make_plan
 from fpga_ops.vector.source import CALL_HEADER, call_row, generate, sync_ints
-from fpga_ops.vector.turns import Request, Turns, Work
 
 WORKERS_VARIABLE = "FPGA_OPS_WORKERS"
 """How many cores an inference uses on a CPU, if not all."""
@@ -66,7 +66,7 @@ class VectorExecutable:
     """
 
     concurrent = True
-    """Several threads may call `run` at once; their images share launches (`turns.py`)."""
+    """Several threads may call `run` at once; their images share launches (`batching.py`)."""
 
     def __init__(
         self,
@@ -467,7 +467,7 @@ def compile(  # noqa: A001 (the name that every target has)
         max_batch: Largest number of images of one inference.
         device: A device's name or an OpenCL device (`devices.find` gives both); None takes the CPU.
         cache_dir: Where programs, verdicts and tiles are kept; None is the user's cache.
-        fast: Use the CPU's int8 dot instruction; None asks `instruction.available`. True is obeyed: only for a device
+        fast: Use the CPU's int8 dot instruction; None asks `int8_dot.available`. True is obeyed: only for a device
             that has it.
         persistent: One launch per inference; None decides by what the device offers.
         workers: Concurrent work-groups; None is the device's compute units.
@@ -529,7 +529,7 @@ class _Setup:
 
     def executable(self, plan: Plan, max_batch: int, head: Head | None, *, profile: bool = False) -> VectorExecutable:
         """A plan made for it, ready to run."""
-        gives_way = self.persistent and instruction.can_yield(self.device, self.folder)
+        gives_way = self.persistent and int8_dot.can_yield(self.device, self.folder)
         return VectorExecutable(
             plan, self.device, self.folder, max_batch, persistent=self.persistent, gives_way=gives_way,
             profile=profile, head=head,
@@ -555,7 +555,7 @@ def _set_up(
         if device is None:
             raise DeviceError(f"device '{name}' is not an OpenCL device")
     if fast is None:
-        fast = instruction.available(device, folder)
+        fast = int8_dot.available(device, folder)
     if persistent is None:
         persistent = device.is_intel_cpu
     count = workers or default_workers(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fpga_ops.network import Tensor
+from fpga_ops.ir.network import Tensor
 
 ALIGNMENT = 64
 """Bytes; of every tensor, and what kernels may read past one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops.network import Requantise
+from fpga_ops.ir.network import Requantise
 
 Bytes = npt.NDArray[np.uint8]
 

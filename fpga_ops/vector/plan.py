@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.errors import ModelError
-from fpga_ops.memory import aligned
-from fpga_ops.network import (
+from fpga_ops.ir.network import (
     Add,
     AddRule,
     Conv,
@@ -28,7 +27,8 @@ from fpga_ops.network import (
     sources,
     step_operations,
 )
-from fpga_ops.requantise import input_multiplier
+from fpga_ops.ir.requantise import input_multiplier
+from fpga_ops.runtime.memory import aligned
 from fpga_ops.vector import packing, winograd
 from fpga_ops.vector.layout import ALIGNMENT, VECTOR, Arena, Layout, round_up, stored_channels
 from fpga_ops.vector.shapes import ConvShape, geometry, pool_constants

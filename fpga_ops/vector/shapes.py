@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops.network import Conv, MaxPool, Tensor
+from fpga_ops.ir.network import Conv, MaxPool, Tensor
 from fpga_ops.vector import winograd
 from fpga_ops.vector.layout import VECTOR, Layout, round_up
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
-from fpga_ops.head import LEAST, LN2_HIGH, LN2_LOW, LOG2_E, TAYLOR, Head
+from fpga_ops.ir.classifier_head import LEAST, LN2_HIGH, LN2_LOW, LOG2_E, TAYLOR, Head
 from fpga_ops.vector.plan import FIELDS, RECORD, Layer, Plan
 
-KERNELS = Path(__file__).parents[1] / "kernels" / "vector"
+KERNELS = Path(str(files("fpga_ops"))) / "kernels" / "vector"
 
 
 CALL_HEADER = 2

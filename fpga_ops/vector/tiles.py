@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
 
-from fpga_ops.opencl import OpenCLDevice, write_atomically
+from fpga_ops.runtime.opencl import OpenCLDevice, write_atomically
 from fpga_ops.vector import winograd
 from fpga_ops.vector.shapes import Geometry, Tile
 

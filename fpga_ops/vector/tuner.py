@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops import opencl
 from fpga_ops.errors import DeviceError
-from fpga_ops.network import IntegerNetwork
-from fpga_ops.vector import executable, instruction, tiles
+from fpga_ops.ir.network import IntegerNetwork
+from fpga_ops.runtime import opencl
+from fpga_ops.vector import executable, int8_dot, tiles
 from fpga_ops.vector.shapes import Geometry, Tile
 
 TRIALS = 14
@@ -77,7 +77,7 @@ def tune(
         device = find("cpu")[1]
     if device is None or not device.is_intel_cpu:
         raise DeviceError("tiles are tuned on Intel's CPU runtime only")
-    fast, workers = instruction.available(device, folder), executable.default_workers(device)
+    fast, workers = int8_dot.available(device, folder), executable.default_workers(device)
     table = tiles.load(device, workers, fast, folder, allow_winograd=True)
     measured: dict[str, dict[Tile, float]] = {}
     choices: dict[str, list[Tile]] = {}

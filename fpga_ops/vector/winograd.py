@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops.network import Conv
-from fpga_ops.requantise import accumulator_bound
+from fpga_ops.ir.network import Conv
+from fpga_ops.ir.requantise import accumulator_bound
 from fpga_ops.vector.packing import Bytes, accumulator_order
 
 OUTPUT = 4

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from fpga_ops import reference
 from fpga_ops.errors import DeviceError
-from fpga_ops.overlay import Geometry, executable, worker
-from tests import networks
-from triton_server.plugin.golden import Golden
+from fpga_ops.ir import reference
+from fpga_ops.overlay import Geometry, device_process, executable
+from tests.support import networks
+from triton_server.repository.known_answers import Golden
 
 BUFFERS = ("descriptors", "parameters", "weights", "output")
 
@@ -28,18 +28,20 @@ BUFFERS = ("descriptors", "parameters", "weights", "output")
 class Here:
     """Stands for the child process: the device is opened in this one, where its buffers can be reached."""
 
-    device: worker.Device
+    device: device_process.Device
 
     def __init__(self, name: str, environment: dict[str, str]) -> None:
         os.environ.update(environment)
 
-    def ask(self, header: dict[str, Any], blocks: list[bytes], timeout: float) -> worker.Message:
+    def ask(self, header: dict[str, Any], blocks: list[bytes], timeout: float) -> device_process.Message:
         if header["do"] == "build":
-            Here.device = worker.Device(header, *blocks)
-            return worker.Message({"seconds": 0.0}, [])
+            Here.device = device_process.Device(header, *blocks)
+            return device_process.Message({"seconds": 0.0}, [])
         slot = self.device.slots[0]
         self.device.load(slot, blocks[0])
-        return worker.Message(*self.device.collect(self.device.launch(slot, header["runs"], header["counters"])))
+        return device_process.Message(
+            *self.device.collect(self.device.launch(slot, header["runs"], header["counters"]))
+        )
 
     def kill(self) -> int:
         return 0
@@ -48,7 +50,7 @@ class Here:
 class Memory:
     """One buffer of the device, bit by bit."""
 
-    def __init__(self, device: worker.Device, buffer: Any) -> None:
+    def __init__(self, device: device_process.Device, buffer: Any) -> None:
         import pyopencl
 
         self.copy, self.queue, self.buffer = pyopencl.enqueue_copy, device.queues["in"], buffer

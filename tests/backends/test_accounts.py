@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from typing import Any
 
-from triton_server.plugin.accounts import Accounts, Metrics
+from triton_server.plugin.metrics import Accounts, Metrics, Provenance
 
 DESTROYED: list[str] = []
 
@@ -43,6 +44,35 @@ def test_counts_are_handed_over_once() -> None:
     accounts.flush()
     accounts.flush()
     assert told == [("fpga_inferences_total", {"model": "m", "device": "cpu"}, 5.0)]
+
+
+def test_what_answers_is_told_for_as_long_as_it_does() -> None:
+    """A new instance starts before the old one ends, and several of one version have the same labels."""
+    gauge: Counter[tuple[str, str]] = Counter()
+
+    def move(name: str, labels: dict[str, str], step: float) -> None:
+        assert name == "fpga_model_info"
+        assert (labels["model"], labels["precision"], labels["choice"]) == ("m", "int8", "first")
+        gauge[labels["version"], labels["device"]] += int(step)
+
+    def instance(version: str, device: str) -> Provenance:
+        made = Provenance(move, {"model": "m", "version": version})
+        made.tell(device, "int8", "k", "first")
+        return made
+
+    first, second = instance("1", "cpu"), instance("1", "cpu")
+    first.tell("cpu", "int8", "k", "first")
+    assert gauge == {("1", "cpu"): 2}, "told again is told once"
+    reloaded = instance("1", "cpu")  # its configuration changed
+    first.withdraw()
+    second.withdraw()
+    second.withdraw()
+    assert gauge["1", "cpu"] == 1
+    published = instance("2", "cpu")
+    reloaded.withdraw()
+    assert gauge == {("1", "cpu"): 0, ("2", "cpu"): 1}
+    published.tell("reference", "int8", "k", "first")
+    assert gauge == {("1", "cpu"): 0, ("2", "cpu"): 0, ("2", "reference"): 1}
 
 
 def test_a_closed_stub_destroys_none_of_tritons_metrics() -> None:

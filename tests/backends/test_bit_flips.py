@@ -16,8 +16,8 @@ import pytest
 
 import fpga_ops
 from tests.fpga_ops.onnx_models import quantise, resnet
-from triton_server.plugin.chain import Chain, Failure
-from triton_server.plugin.golden import Golden
+from triton_server.plugin.failover import Chain, Failure
+from triton_server.repository.known_answers import Golden
 
 FLIPS = 300
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from fpga_ops.errors import DeviceError, InputError, ModelError
-from triton_server.plugin.chain import Chain, Failure, NoDeviceError, RequestFailedError, split_rows
-from triton_server.plugin.golden import Golden
+from triton_server.plugin.failover import Chain, Failure, NoDeviceError, RequestFailedError, split_rows
+from triton_server.repository.known_answers import Golden
 
 X = {"images": np.arange(6, dtype=np.float32).reshape(2, 3)}
 Y = X["images"].sum(axis=1, keepdims=True)
@@ -21,8 +21,11 @@ Y = X["images"].sum(axis=1, keepdims=True)
 class FakeNetwork:
     """Sums rows; ``fault`` may raise, hang or return another answer."""
 
-    def __init__(self, device: str | None, fault: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self, device: str | None, fault: Callable[[Any], Any] | None = None, precision: str = "int8"
+    ) -> None:  # fmt: skip
         self.device, self.fault, self.closed, self.calls = device or "auto", fault, False, 0
+        self.precision = precision
 
     def run_timed(self, inputs: Any) -> tuple[dict[str, Any], float]:
         self.calls += 1
@@ -33,7 +36,7 @@ class FakeNetwork:
         return {"features": inputs["images"].astype(np.uint8)}
 
     def describe(self) -> dict[str, Any]:
-        return {"device": self.device, "precision": "int8", "kernel": "k"}
+        return {"device": self.device, "precision": self.precision, "kernel": "k"}
 
     def close(self) -> None:
         self.closed = True
@@ -87,6 +90,30 @@ def test_a_device_that_cannot_be_built_is_passed_over() -> None:
     spare = chain({"fpga": DeviceError("no bitstream"), "cpu": FakeNetwork("cpu")}, seen)
     assert spare.device == "cpu"
     assert [(f.device, f.cause) for f in seen] == [("fpga", "build")]
+
+
+def test_a_device_of_another_precision_never_takes_over() -> None:
+    """Its answers are other bits, so it is passed over at the start and after a failure, and said to be."""
+    seen: list[Failure] = []
+    other, cpu = FakeNetwork("fpga", precision="bfp"), FakeNetwork("cpu")
+    spare = chain({"fpga": other, "cpu": cpu}, seen)
+    assert (spare.device, spare.description["precision"]) == ("cpu", "int8")
+    assert [(f.device, f.cause) for f in seen] == [("fpga", "precision")]
+    assert seen[0].detail.startswith("it computes in precision bfp, and the model is served as int8")
+    assert other.closed
+    first = FakeNetwork("cpu", raises(DeviceError("lost")))
+    with pytest.raises(NoDeviceError, match="precision bfp"):
+        chain({"cpu": first, "fpga": FakeNetwork("fpga", precision="bfp")}, seen).run(X)
+
+
+def test_what_serves_is_the_first_a_spare_or_the_last() -> None:
+    fault = raises(DeviceError("lost"))
+    spare = chain({"a": FakeNetwork("a", fault), "b": FakeNetwork("b", fault), "c": FakeNetwork("c")}, [])
+    assert spare.choice == "first"
+    spare.run(X)
+    assert spare.choice == "last"
+    assert chain({"a": DeviceError("none"), "b": FakeNetwork("b"), "c": FakeNetwork("c")}, []).choice == "spare"
+    assert chain({"only": FakeNetwork("only")}, []).choice == "first", "what was asked for is no last resort"
 
 
 def test_a_turn_settles_when_it_ends_and_never_while_a_device_opens() -> None:
@@ -198,7 +225,9 @@ def test_without_a_device_left_the_error_tells_what_was_tried() -> None:
     for _ in range(3):
         with pytest.raises(NoDeviceError) as caught:
             spare.run(X)
-        assert str(caught.value) == "no device is left (fpga: lost; cpu: no driver)", "it does not grow"
+        assert str(caught.value) == "[fpga:no-device] no device is left (fpga: lost; cpu: no driver)", (
+            "it does not grow"
+        )
     with pytest.raises(NoDeviceError):
         spare.set_golden(Golden(X, {}))
     assert [failure.device for failure in seen] == ["fpga", "cpu"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpga_ops.errors import InputError
-from triton_server.plugin.contracts import contract
+from triton_server.plugin.input_checks import contract
 
 
 def jets(rows: int = 3, constituents: int = 50, seed: int = 7) -> np.ndarray:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.driver import faulty_driver
 from tests.fpga_ops.onnx_models import quantise, resnet
-from triton_server.plugin import first_use
-from triton_server.plugin.first_use import DeviceAbortedError, FirstUse, try_out
+from tests.support.driver import faulty_driver
+from triton_server.plugin import device_trial
+from triton_server.plugin.device_trial import DeviceAbortedError, FirstUse, try_out
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def test_an_instance_that_is_busy_for_too_long_at_its_opening_ends_and_leaves_it
     program = f"""
 import re
 from pathlib import Path
-from triton_server.plugin import first_use
-first_use.OPEN_LIMIT_S = 1.0
-first_use.FirstUse(Path({str(tmp_path)!r}), "tiny_0", Path("model.onnx"), 8).begin("cpu")
+from triton_server.plugin import device_trial
+device_trial.OPEN_LIMIT_S = 1.0
+device_trial.FirstUse(Path({str(tmp_path)!r}), "tiny_0", Path("model.onnx"), 8).begin("cpu")
 re.search("(a+)+b", "a" * 60)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
@@ -87,8 +87,8 @@ re.search("(a+)+b", "a" * 60)
 
 def test_an_instance_that_has_opened_its_device_lives_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[bool] = []
-    monkeypatch.setattr(first_use.faulthandler, "cancel_dump_traceback_later", lambda: ended.append(True))
-    monkeypatch.setattr(first_use.faulthandler, "dump_traceback_later", lambda *_, **__: ended.append(False))
+    monkeypatch.setattr(device_trial.faulthandler, "cancel_dump_traceback_later", lambda: ended.append(True))
+    monkeypatch.setattr(device_trial.faulthandler, "dump_traceback_later", lambda *_, **__: ended.append(False))
     use = FirstUse(tmp_path, "tiny_0", Path("model.onnx"), 8)
     use.begin("cpu")
     assert list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ import pytest
 import fpga_ops
 import triton_server
 from fpga_ops.errors import ModelError
-from triton_server.plugin.golden import read_golden
+from triton_server.repository.known_answers import read_golden
 
 
 class Planted:

@@ -9,8 +9,8 @@ from http import HTTPStatus
 
 import pytest
 
-from triton_server import listening
-from triton_server.listening import JsonHandler, Listener
+from triton_server.supervisor import listener as listener_module
+from triton_server.supervisor.listener import JsonHandler, Listener
 
 
 class Few(Listener):
@@ -44,7 +44,7 @@ def test_of_too_many_connections_the_oldest_goes() -> None:
 
 
 def test_it_keeps_fewer_where_few_files_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "files_allowed", lambda: 8)
+    monkeypatch.setattr(listener_module, "files_allowed", lambda: 8)
     with Few("127.0.0.1", 0, Handler) as listener:
         threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True).start()
         clients = [socket.create_connection(("127.0.0.1", listener.port), timeout=10) for _ in range(3)]

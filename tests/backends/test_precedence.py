@@ -6,15 +6,15 @@ import os
 
 import pytest
 
-from triton_server.plugin import precedence
-from triton_server.plugin.precedence import ATTEMPTS, Precedence
+from triton_server.plugin.triton_2_51 import thread_priority
+from triton_server.plugin.triton_2_51.thread_priority import ATTEMPTS, Precedence
 
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
     """What waits in the shared memory, at one look after the other."""
     looks: list[set[int]] = []
-    monkeypatch.setattr(precedence, "waiting", lambda *_: looks.pop(0))
+    monkeypatch.setattr(thread_priority, "waiting", lambda *_: looks.pop(0))
     return looks
 
 
@@ -49,12 +49,12 @@ def test_without_the_right_to_look_nothing_is_sought(monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> set[int]:
         raise PermissionError
 
-    monkeypatch.setattr(precedence, "waiting", refuse)
+    monkeypatch.setattr(thread_priority, "waiting", refuse)
     assert not Precedence().sought
 
 
 def test_a_stub_that_is_called_otherwise_seeks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precedence, "_REGION_ARGUMENT", 1000)
+    monkeypatch.setattr(thread_priority, "_REGION_ARGUMENT", 1000)
     assert not Precedence().sought
 
 
@@ -70,4 +70,4 @@ def test_without_the_right_to_go_first_it_is_given_up(found: list[set[int]], mon
 
 
 def test_nobody_waits_in_memory_that_is_not_there() -> None:
-    assert precedence.waiting(os.getpid(), "no-such-region") == set()
+    assert thread_priority.waiting(os.getpid(), "no-such-region") == set()

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from triton_server import supervisor as module
-from triton_server.control import Control
 from triton_server.errors import ControlError, ServerStartError
-from triton_server.gate import Gate
-from triton_server.probe import Answer, KnownAnswer
-from triton_server.processes import Stub, state
-from triton_server.server import TritonServer
-from triton_server.supervisor import (
+from triton_server.repository.admission import Verdict
+from triton_server.server.control_api import Control
+from triton_server.server.server import TritonServer
+from triton_server.supervisor import supervisor as module
+from triton_server.supervisor.outage_responder import Gate
+from triton_server.supervisor.probe import Answer, KnownAnswer
+from triton_server.supervisor.processes import Stub, state
+from triton_server.supervisor.supervisor import (
     Limits,
     ModelHealth,
     ModelState,
@@ -29,7 +30,6 @@ from triton_server.supervisor import (
     fingerprints,
     read_metrics,
 )
-from triton_server.verify import Verdict
 
 
 @pytest.fixture(autouse=True)

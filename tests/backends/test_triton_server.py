@@ -22,39 +22,46 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from triton_server import locate, shm
-from triton_server.admin_key import ADMIN_HEADER, default_path, own_headers, read_or_make
 from triton_server.commands.serve import _admin_key
-from triton_server.control import Control
 from triton_server.errors import ServerNotFoundError, ServerStartError
-from triton_server.gate import Gate
-from triton_server.health import metrics
-from triton_server.listening import JsonHandler, Listener
-from triton_server.ports import resolve_ports
-from triton_server.probe import KnownAnswer, compare
-from triton_server.processes import cpu_seconds, hide_argument, kill_and_wait, session_members, state, tree_cpu_seconds
-from triton_server.rundir import assemble
-from triton_server.server import TritonServer
+from triton_server.server import installation, shared_memory
+from triton_server.server.admin_key import ADMIN_HEADER, default_path, own_headers, read_or_make
+from triton_server.server.control_api import Control
+from triton_server.server.ports import resolve_ports
+from triton_server.server.run_directory import assemble
+from triton_server.server.server import TritonServer
+from triton_server.supervisor.health_endpoint import metrics
+from triton_server.supervisor.listener import JsonHandler, Listener
+from triton_server.supervisor.outage_responder import Gate
+from triton_server.supervisor.probe import KnownAnswer, compare
+from triton_server.supervisor.processes import (
+    cpu_seconds,
+    hide_argument,
+    kill_and_wait,
+    session_members,
+    state,
+    tree_cpu_seconds,
+)
 
 
 def test_numpy_2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate.importlib.metadata, "version", lambda name: "2.1.0")
+    monkeypatch.setattr(installation.importlib.metadata, "version", lambda name: "2.1.0")
     with pytest.raises(ServerNotFoundError, match=r"numpy 2\.1\.0.*numpy < 2"):
-        locate.check_numpy()
+        installation.check_numpy()
 
 
 def test_a_missing_server_tells_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TRITON_SERVER_ROOT", raising=False)
-    monkeypatch.setattr(locate, "_wheel_root", lambda: None)
-    monkeypatch.setattr(locate, "SYSTEM_ROOT", tmp_path)
+    monkeypatch.setattr(installation, "_wheel_root", lambda: None)
+    monkeypatch.setattr(installation, "SYSTEM_ROOT", tmp_path)
     with pytest.raises(ServerNotFoundError, match=r"pip install"):
-        locate.find_installation()
+        installation.find_installation()
 
 
 def test_a_wrong_root_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TRITON_SERVER_ROOT", str(tmp_path))
     with pytest.raises(ServerNotFoundError, match="TRITON_SERVER_ROOT"):
-        locate.find_installation()
+        installation.find_installation()
 
 
 def test_a_system_installation_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -63,7 +70,7 @@ def test_a_system_installation_is_found(monkeypatch: pytest.MonkeyPatch, tmp_pat
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.setenv("TRITON_SERVER_ROOT", str(tmp_path))
-    assert locate.find_installation().kind == "system"
+    assert installation.find_installation().kind == "system"
 
 
 @pytest.mark.parametrize("name", ["with space", "it's", "$HOME", "a;b"])
@@ -76,13 +83,15 @@ def test_a_temporary_folder_that_a_shell_would_misread_is_refused(
 
 
 def test_the_run_directory_is_what_triton_wants(tmp_path: Path) -> None:
-    installation = locate.find_installation()
-    backends = assemble(tmp_path, installation, locate.backend_folder(), [Path(locate.__file__).parent])
+    found = installation.find_installation()
+    backends = assemble(
+        tmp_path, found, installation.backend_folder(), [installation.backend_folder().parent / "triton_server"]
+    )
     library = backends / "python" / "libtriton_python.so"
     assert library.is_file()
     assert not library.is_symlink(), "Triton refuses a link that leaves the backend directory"
     assert (backends / "python" / "triton_python_backend_stub").is_file()
-    assert (backends / "python" / "triton_server" / "locate.py").is_file()
+    assert (backends / "python" / "triton_server" / "server" / "installation.py").is_file()
     assert (backends / "fpga" / "model.py").is_file()
 
 
@@ -97,24 +106,24 @@ def test_ports() -> None:
 
 
 def test_an_owner_whose_exit_code_nobody_asked_for_is_dead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(shm, "SHM", tmp_path)
-    monkeypatch.setattr(shm.tempfile, "gettempdir", lambda: str(tmp_path / "nothing"))
+    monkeypatch.setattr(shared_memory, "SHM", tmp_path)
+    monkeypatch.setattr(shared_memory.tempfile, "gettempdir", lambda: str(tmp_path / "nothing"))
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
         assert owner.stdin is not None
-        namespace, started = Path("/proc/self/ns/pid").stat().st_ino, shm._start_time(owner.pid)
+        namespace, started = Path("/proc/self/ns/pid").stat().st_ino, shared_memory._start_time(owner.pid)
         (tmp_path / f"tfpga-{owner.pid}-{started}-{namespace}-0-x").touch()
-        assert shm.clean_stale() == 0, "it lives"
+        assert shared_memory.clean_stale() == 0, "it lives"
         owner.stdin.close()
         deadline = time.monotonic() + 30
         while state(owner.pid) != "Z" and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert shm.clean_stale() == 1
+        assert shared_memory.clean_stale() == 1
 
 
 def test_only_what_dead_owners_left_is_cleaned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(shm, "SHM", tmp_path)
-    monkeypatch.setattr(shm.tempfile, "gettempdir", lambda: str(tmp_path / "nothing"))
-    mine = tmp_path / f"{shm.make_prefix(0)}x"
+    monkeypatch.setattr(shared_memory, "SHM", tmp_path)
+    monkeypatch.setattr(shared_memory.tempfile, "gettempdir", lambda: str(tmp_path / "nothing"))
+    mine = tmp_path / f"{shared_memory.make_prefix(0)}x"
     namespace = Path("/proc/self/ns/pid").stat().st_ino
     dead = tmp_path / f"tfpga-1234567-42-{namespace}-0-x"
     reused = tmp_path / f"tfpga-{os.getpid()}-1-{namespace}-0-x"
@@ -122,9 +131,9 @@ def test_only_what_dead_owners_left_is_cleaned(monkeypatch: pytest.MonkeyPatch, 
     foreign = tmp_path / "somebody-else"
     for path in (mine, dead, reused, other_container, foreign):
         path.touch()
-    assert shm.clean_stale() == 2
+    assert shared_memory.clean_stale() == 2
     assert sorted(tmp_path.iterdir()) == sorted([mine, other_container, foreign])
-    assert shm.clean(shm.make_prefix(0)) == 1
+    assert shared_memory.clean(shared_memory.make_prefix(0)) == 1
     assert sorted(tmp_path.iterdir()) == sorted([other_container, foreign])
 
 

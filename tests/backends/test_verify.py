@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from triton_server.verify import pinned, refusal, verify_repository, versions
+from triton_server.repository.admission import pinned, refusal, verify_repository, versions
 
 
 def model(repository: Path, name: str, config: str | bytes | None) -> Path:

@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from fpga_ops.errors import ModelError
-from triton_server.plugin.golden import read_golden
-from triton_server.plugin.version import check_files, describe_onnx
-from triton_server.verify import sha256
+from triton_server.repository.admission import sha256
+from triton_server.repository.known_answers import read_golden
+from triton_server.repository.model_version import check_files, describe_onnx
 
 
 def write_model(path: Path, batch: object = "N") -> Path:

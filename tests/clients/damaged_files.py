@@ -16,7 +16,7 @@ import uproot
 
 from sonic_client.errors import ClientError
 from sonic_client.options import Options
-from sonic_client.tagging import Job, run_job
+from sonic_client.tag_file import Job, run_job
 from tests.clients.fake_server import FakeTriton, serving
 from tests.clients.jets import random_jets
 from tests.e2e.fuzzing import mutate

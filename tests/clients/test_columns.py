@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sonic_client.columns import find_constituents
 from sonic_client.errors import JetError
+from sonic_client.events.branches import find_constituents
 
 
 @pytest.mark.parametrize(

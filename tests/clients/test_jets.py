@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sonic_client.errors import JetError
-from sonic_client.jets import MAX_CONSTITUENTS, prepare, prepare_images
+from sonic_client.events.jets import MAX_CONSTITUENTS, prepare, prepare_images
 from tests.clients.jets import random_jets
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from sonic_client.demo.roc import auc, roc_curve
 from sonic_client.errors import JetError
-from sonic_client.metrics import auc, roc_curve
 
 
 @pytest.mark.parametrize("levels", [3, 50, 10**6])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sonic_client import Client, ConfigurationError
-from sonic_client.tagging import Job, run_job
+from sonic_client.tag_file import Job, run_job
 from tests.clients.fake_server import FakeTriton, serving
 from tests.clients.jets import random_jets
 

@@ -32,9 +32,9 @@ from sonic_client import (
     ServerFaultError,
     ServerUnavailableError,
 )
-from sonic_client.faults import Fault
-from sonic_client.places import Places
-from sonic_client.transports.grpc import Lines
+from sonic_client.core.faults import Fault
+from sonic_client.core.in_flight import Places
+from sonic_client.core.transports.grpc import Lines
 from tests.clients.fake_server import Behaviour, FakeTriton, answer_to, score, serving
 from tests.clients.jets import random_jets
 

@@ -15,8 +15,8 @@ import uproot
 
 from sonic_client import Client, ClientError, ConfigurationError, JetError
 from sonic_client.commands import tag as command
-from sonic_client.files import FileError
-from sonic_client.tagging import Job, run_job
+from sonic_client.events.files import FileError
+from sonic_client.tag_file import Job, run_job
 from tests.clients.jets import random_jets
 
 pytestmark = pytest.mark.server

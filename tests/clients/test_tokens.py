@@ -16,9 +16,9 @@ import tritonclient.grpc
 
 from sonic_client import AuthenticationError, Client, Tls
 from tests.clients.jets import random_jets
-from tests.proxy import DOCKER, Replica, running
+from tests.support.proxy import DOCKER, Replica, running
 from triton_server import TritonServer
-from triton_server.listening import JsonHandler, Listener
+from triton_server.supervisor.listener import JsonHandler, Listener
 
 pytestmark = pytest.mark.server
 JETS = random_jets(5)

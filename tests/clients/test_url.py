@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from sonic_client.core.url import ServerUrl, parse, resolve
 from sonic_client.errors import ConfigurationError
-from sonic_client.url import ServerUrl, parse, resolve
 
 
 def test_the_form_that_coffea_users_write() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from retrain.export import with_constituents, with_images
-from retrain.images import NETWORK_INPUT, OPSET, ImageSettings, JetImager
-from retrain.quantise import quantise
-from retrain.versions import write_version
+from retrain.data.images import NETWORK_INPUT, OPSET, ImageSettings, JetImager
+from retrain.publishing.versions import write_version
+from retrain.quantisation.export import with_constituents, with_images
+from retrain.quantisation.quantise import quantise
 from tests.docker.traffic import constituents
 from tests.fpga_ops.onnx_models import resnet
 

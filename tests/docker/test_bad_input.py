@@ -89,7 +89,7 @@ def test_a_full_disk_stops_a_publication_and_leaves_nothing_half(
     code = (
         "import json, pathlib, shutil, numpy as np, onnx\n"
         "from retrain.errors import PublishError\n"
-        "from retrain.publish import publish\n"
+        "from retrain.publishing.publish import publish\n"
         "seed, volume = pathlib.Path('/seed/top_tagger/1'), pathlib.Path('/models')\n"
         "golden = np.load(seed / 'golden.npz')['input']\n"
         "try: publish(volume, 'top_tagger', onnx.load(seed / 'model.onnx'), golden, {'metrics': {}})\n"

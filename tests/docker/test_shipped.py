@@ -11,9 +11,9 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
+from tests.benchmarks.test_capacity import capacity
 from tests.docker.conftest import Docker, Stack
 from tests.docker.models import MODELS, SHIPPED
-from tests.docker.test_capacity import capacity
 from tests.docker.traffic import Traffic, constituents, infer
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]

@@ -83,7 +83,7 @@ def test_images_hold_this_checkout_and_run_as_nobody_special(docker: Docker, ima
     for name in images:
         run = ("run", "--rm", "--entrypoint", "python3", name, "-c")
         assert docker(*run, "import os; print(os.getuid(), os.getgid())").stdout.split() == ["10001", "10001"]
-        inside = docker(*run, "import fpga_ops.network as n; print(open(n.__file__).read(), end='')").stdout
+        inside = docker(*run, "import fpga_ops.ir.network as n; print(open(n.__file__).read(), end='')").stdout
         assert inside == (ROOT / "fpga_ops" / "network.py").read_text()
     numpy = docker(
         "run", "--rm", "--entrypoint", "python3", "triton-fpga/server", "-c", "import numpy; print(numpy.__version__)"
@@ -314,7 +314,7 @@ def test_a_killed_server_costs_no_request_with_two_replicas_either(
 PUBLISH = """
 import json, os, pathlib
 import numpy as np, onnx
-from retrain.publish import addresses, publish
+from retrain.publishing.publish import addresses, publish
 repository, model = pathlib.Path(os.environ["TRITON_FPGA_REPOSITORY"]), "top_tagger"
 server = os.environ["TRITON_FPGA_SERVER"]
 newest = max((p for p in (repository / model).iterdir() if p.name.isdigit()), key=lambda p: int(p.name))

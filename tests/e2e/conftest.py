@@ -27,11 +27,11 @@ from tritonclient.utils import InferenceServerException
 
 import fpga_ops
 from tests.fpga_ops.onnx_models import quantise, resnet
-from triton_server.admin_key import ADMIN_HEADER, default_path, read_or_make
-from triton_server.plugin.version import describe_onnx
-from triton_server.processes import descendants, find_stubs, state
-from triton_server.shm import SHM
-from triton_server.verify import sha256
+from triton_server.repository.admission import sha256
+from triton_server.repository.model_version import describe_onnx
+from triton_server.server.admin_key import ADMIN_HEADER, default_path, read_or_make
+from triton_server.server.shared_memory import SHM
+from triton_server.supervisor.processes import descendants, find_stubs, state
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL_REPOSITORY = Path(os.environ.get("TRITON_FPGA_MODEL_REPOSITORY", ROOT / "model_repository"))
@@ -40,7 +40,7 @@ MODEL_REPOSITORY = Path(os.environ.get("TRITON_FPGA_MODEL_REPOSITORY", ROOT / "m
 SERVE = """
 import argparse, sys
 from pathlib import Path
-from triton_server import server
+from triton_server.server import server
 from triton_server.commands import serve
 parser = argparse.ArgumentParser()
 parser.add_argument("--test-backend", type=Path)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from sonic_client.bench.flood import Generator, Job, Result
-from sonic_client.bench.inputs import encode
 from tests.e2e.conftest import COMPLETE, MODEL_REPOSITORY, Traffic, complete, images, serving, write_model
 from tests.e2e.soak import PAGE
-from triton_server.processes import find_stubs
+from triton_fpga_bench.service.inputs import encode
+from triton_fpga_bench.service.light_load import Generator, Job, Result
+from triton_server.supervisor.processes import find_stubs
 
 BACKEND = Path(__file__).parent / "faulty_backend"
 INPUTS = {"top_tagger": "constituents", "resnet50_top": "images"}

@@ -35,8 +35,8 @@ from tests.e2e.conftest import Service, images, serving, write_model
 from tests.e2e.figures import goodput, recovery
 from tests.e2e.soak import Record, Sample, growth, plot, sample, server_growth, soak
 from tests.fpga_ops.onnx_models import quantise, resnet
-from triton_server.plugin.version import describe_onnx
-from triton_server.verify import refusal
+from triton_server.repository.admission import refusal
+from triton_server.repository.model_version import describe_onnx
 
 RECOVERY_S = 5.0
 GOODPUT = 0.9

@@ -20,8 +20,8 @@ from geventhttpclient.response import HTTPConnectionClosed
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.conftest import Service, images
-from triton_server.processes import descendants, find_stubs
-from triton_server.shm import SHM
+from triton_server.server.shared_memory import SHM
+from triton_server.supervisor.processes import descendants, find_stubs
 
 LOST = (InferenceServerException, OSError, HTTPConnectionClosed)
 """What a client sees of a bad request, or of a server that is restarting."""

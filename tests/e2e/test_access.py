@@ -9,7 +9,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.conftest import COMPLETE, images, serving
-from triton_server.admin_key import ADMIN_HEADER, default_path
+from triton_server.server.admin_key import ADMIN_HEADER, default_path
 
 pytestmark = pytest.mark.server
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import COMPLETE, Service, images, serving
-from triton_server.processes import open_files
+from triton_server.supervisor.processes import open_files
 
 pytestmark = pytest.mark.server
 

@@ -14,9 +14,9 @@ import pytest
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from tests.driver import faulty_driver
 from tests.e2e.conftest import COMPLETE, Service, Traffic, complete, images, serving, write_model
-from triton_server.processes import state
+from tests.support.driver import faulty_driver
+from triton_server.supervisor.processes import state
 
 pytestmark = pytest.mark.server
 
@@ -53,8 +53,10 @@ def test_a_device_that_was_taken_out_is_back_when_the_model_is_loaded_anew(servi
     service.wait_for(lambda: service.metric("fpga_model_info", 'device="reference"') == 1)
     with tritonclient.http.InferenceServerClient(service.urls["http"]) as client:
         client.unload_model("tiny", headers=service.admin)
+        service.wait_for(lambda: service.metric("fpga_model_info") == 0, what="nothing that answers")
         client.load_model("tiny", headers=service.admin)
     service.wait_for(lambda: service.metric("fpga_model_info", 'device="first"') == 1)
+    assert service.metric("fpga_model_info") == 1, "of the device that answered before nothing is left"
     np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), expected)
     assert not service.restarts()
 
@@ -75,7 +77,7 @@ def test_a_model_that_lost_its_last_device_is_loaded_anew_alone(tmp_path: Path, 
             with pytest.raises(InferenceServerException) as caught:
                 service.infer("grpc", "tiny", images())
             if "no device is left" in str(caught.value):
-                assert str(caught.value).endswith("no device is left (first: device lost)")
+                assert str(caught.value).endswith("[fpga:no-device] no device is left (first: device lost)")
                 assert "UNAVAILABLE" in str(caught.value.status())
             time.sleep(0.5)
         service.wait_for(lambda: "no device is left" in service.status()["refused"].get("tiny", ""))

@@ -29,7 +29,7 @@ from tests.e2e.fuzzing import (
     send_stream,
 )
 from tests.e2e.long import mutated_loads
-from triton_server.verify import refusal
+from triton_server.repository.admission import refusal
 
 pytestmark = pytest.mark.server
 

@@ -22,8 +22,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.conftest import COMPLETE, Service, images, serving
-from tests.proxy import Replica, Running, running
-from triton_server.processes import private_bytes
+from tests.support.proxy import Replica, Running, running
+from triton_server.supervisor.processes import private_bytes
 
 pytestmark = pytest.mark.server
 

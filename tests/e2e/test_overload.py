@@ -19,9 +19,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.conftest import COMPLETE, Service, complete, images, serving, write_model
-from tests.proxy import Replica, running
-from triton_server.gate import RETRY_MS
-from triton_server.processes import find_stubs
+from tests.support.proxy import Replica, running
+from triton_server.supervisor.outage_responder import RETRY_MS
+from triton_server.supervisor.processes import find_stubs
 
 pytestmark = pytest.mark.server
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import COMPLETE, complete, images, serving, write_model
-from triton_server.processes import find_stubs
+from triton_server.supervisor.processes import find_stubs
 
 pytestmark = pytest.mark.server
 

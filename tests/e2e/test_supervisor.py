@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.conftest import COMPLETE, Service, Traffic, complete, images, leftovers, serving, write_model
-from triton_server.processes import descendants, find_stubs, state
+from triton_server.supervisor.processes import descendants, find_stubs, state
 
 pytestmark = pytest.mark.server
 

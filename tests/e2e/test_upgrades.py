@@ -30,6 +30,7 @@ def test_versions_come_and_go_under_traffic(tmp_path: Path, tiny_onnx: Path, tin
             write_model(repository, "tiny", tiny_onnx_2, version=2)
             service.wait_for(lambda: not answers(first), what="version 2")
             second = service.infer("grpc", "tiny", images())
+            service.wait_for(lambda: [entry["version"] for entry in service.status()["models"]] == ["2"])
 
             bad = tmp_path / "bad.onnx"
             bad.write_bytes(tiny_onnx.read_bytes()[:3000])
@@ -44,7 +45,10 @@ def test_versions_come_and_go_under_traffic(tmp_path: Path, tiny_onnx: Path, tin
 
             shutil.rmtree(repository / "tiny" / "2")  # the roll-back
             service.wait_for(lambda: answers(first), what="version 1")
-            time.sleep(0.5)
+            service.wait_for(lambda: [entry["version"] for entry in service.status()["models"]] == ["1"])
+        # An open stream over gRPC keeps a version loaded that it has asked, also when another answers.
+        service.wait_for(lambda: service.metric("fpga_model_info", 'version="2"') == 0, what="version 2 has gone")
+        assert service.metric("fpga_model_info", 'version="1"') == 1
         assert traffic.statuses() == {"ok"}
         assert len(traffic.answers) > 20
         for _, _, _, answer in traffic.answers:

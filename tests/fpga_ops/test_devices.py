@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fpga_ops import opencl
 from fpga_ops.devices import devices, find, register, run
 from fpga_ops.errors import DeviceError
+from fpga_ops.runtime import opencl
 
 
 def test_the_reference_is_always_there() -> None:
@@ -83,7 +83,7 @@ def test_cache_directory_falls_back(monkeypatch: pytest.MonkeyPatch, tmp_path: o
 
 
 def test_a_driver_that_the_user_chose_is_respected(tmp_path: object) -> None:
-    code = "from fpga_ops import opencl; print(len(opencl.list_devices()))"
+    code = "from fpga_ops.runtime import opencl; print(len(opencl.list_devices()))"
     environment = {**os.environ, opencl.VENDORS_VARIABLE: str(tmp_path)}
     outcome = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert outcome.stdout.strip() == "0"

@@ -9,10 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fpga_ops import head, sessions
-from fpga_ops.importer.heads import recognise
+from fpga_ops.importer.classifier_head import recognise
 from fpga_ops.importer.partition import Part
-from fpga_ops.network import IntegerNetwork, Tensor
+from fpga_ops.ir import classifier_head
+from fpga_ops.ir.network import IntegerNetwork, Tensor
+from fpga_ops.runtime import onnx_parts
 
 CHANNELS = 64
 
@@ -58,9 +59,9 @@ def both(made: tuple[Part, IntegerNetwork], stored: np.ndarray) -> tuple[np.ndar
     found = recognise(*made)
     assert found is not None
     signed = bool(made[1].signed)
-    session = sessions.make_session(made[0].model.SerializeToString(), "the head")
+    session = onnx_parts.make_session(made[0].model.SerializeToString(), "the head")
     feeds = {"q": (stored ^ np.uint8(128)).view(np.int8) if signed else stored}
-    return found.run({"q": stored})["y"], sessions.run_session(session, ["y"], feeds)[0]
+    return found.run({"q": stored})["y"], onnx_parts.run_session(session, ["y"], feeds)[0]
 
 
 def bytes_of(count: int, flat: bool) -> np.ndarray:
@@ -100,11 +101,11 @@ def test_the_rules_of_sums_and_exponentials() -> None:
             lanes[n % 8] = lanes[n % 8] + values[..., n]
         halves = [lanes[n] + lanes[n + 4] for n in range(4)]
         expected = (halves[0] + halves[2]) + (halves[1] + halves[3])
-        np.testing.assert_array_equal(head.ordered_sum(values), expected)
+        np.testing.assert_array_equal(classifier_head.ordered_sum(values), expected)
     x = np.concatenate([-rng.exponential(50, 1000), [0.0, -1e-300, -699.9, -1e9]])
     x = x[(x > -700) | (x < -800)]
-    np.testing.assert_allclose(head.exponential(x), np.exp(np.maximum(x, -700)), rtol=4e-16)
-    assert head.exponential(np.zeros(1))[0] == 1
+    np.testing.assert_allclose(classifier_head.exponential(x), np.exp(np.maximum(x, -700)), rtol=4e-16)
+    assert classifier_head.exponential(np.zeros(1))[0] == 1
 
 
 def test_an_answer_does_not_depend_on_its_batch() -> None:

@@ -9,15 +9,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fpga_ops import reference
-from fpga_ops.compare import compare, onnxruntime_integers
 from fpga_ops.errors import ModelError
 from fpga_ops.importer import import_model, import_proto
-from fpga_ops.importer.reading import read_model
+from fpga_ops.importer.onnx_reader import read_model
 from fpga_ops.importer.steps import is_rescale
-from fpga_ops.interface import interface
+from fpga_ops.inspection.compare import compare, onnxruntime_integers
+from fpga_ops.ir import reference
+from fpga_ops.ir.network import Add, Conv, GlobalAveragePool, MaxPool
 from fpga_ops.loading import load, make
-from fpga_ops.network import Add, Conv, GlobalAveragePool, MaxPool
+from fpga_ops.signature import interface
 from tests.fpga_ops import onnx_models
 from tests.fpga_ops.onnx_models import FloatGraph, quantise, resnet, vgg
 

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from fpga_ops import inspect
+from fpga_ops.commands import inspect
 from fpga_ops.errors import InputError
 from tests.fpga_ops.onnx_models import quantise, resnet, vgg
 

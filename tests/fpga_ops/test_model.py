@@ -10,8 +10,8 @@ import pytest
 
 import fpga_ops
 from fpga_ops import DeviceError, InputError, ModelError
-from fpga_ops.fingerprint import fingerprint
 from fpga_ops.importer import import_model
+from fpga_ops.ir.fingerprint import fingerprint
 from fpga_ops.loading import make
 from fpga_ops.model import Network
 from tests.fpga_ops.onnx_models import quantise, resnet
@@ -159,7 +159,7 @@ def test_devices_are_taken_in_turn_unless_they_say_otherwise(file, monkeypatch):
 
     class Fragile:
         def __init__(self, network):
-            from fpga_ops.reference import ReferenceExecutable
+            from fpga_ops.ir.reference import ReferenceExecutable
 
             self.real = ReferenceExecutable(network)
 

@@ -14,9 +14,10 @@ import onnx
 import pytest
 
 import fpga_ops
-from fpga_ops import plans, storing
 from fpga_ops.errors import ModelError
-from fpga_ops.vector import instruction
+from fpga_ops.plan_cache import cache as cache_module
+from fpga_ops.plan_cache import serialise
+from fpga_ops.vector import int8_dot
 from tests.fpga_ops.onnx_models import quantise, resnet
 
 pytestmark = pytest.mark.skipif(
@@ -98,7 +99,7 @@ def test_a_kept_plan_gives_the_same_answers(model, cache, imports, request):
 
 def test_plans_of_the_fallback_are_its_own(classifier, cache, imports, monkeypatch):
     expected = answers(classifier, cache)
-    monkeypatch.setenv(instruction.PORTABLE_VARIABLE, "1")
+    monkeypatch.setenv(int8_dot.PORTABLE_VARIABLE, "1")
     described, bits = answers(classifier, cache)
     assert bits == expected[1]
     assert answers(classifier, cache) == (described, bits)
@@ -182,7 +183,7 @@ def test_a_foreign_plan_is_made_again(classifier, cache, imports, change):
 def test_a_plan_is_for_one_setting(classifier, cache, imports, monkeypatch, what):
     _, bits = answers(classifier, cache)
     if what == "code":
-        monkeypatch.setattr(plans, "_code", lambda: "other code")
+        monkeypatch.setattr(cache_module, "_code", lambda: "other code")
     elif what == "cores":
         monkeypatch.setenv("FPGA_OPS_WORKERS", "1")
     elif what == "batch":
@@ -193,7 +194,7 @@ def test_a_plan_is_for_one_setting(classifier, cache, imports, monkeypatch, what
 
         monkeypatch.setattr(tiles, "load", lambda device, workers, fast, *rest, **more: tiles.TileTable(workers, fast))
     else:
-        from fpga_ops import opencl
+        from fpga_ops.runtime import opencl
 
         monkeypatch.setattr(opencl.OpenCLDevice, "key", property(lambda device: "of another driver"))
     answers_now = answers(classifier, cache)[1] if what != "batch" else bits
@@ -256,7 +257,7 @@ def test_two_at_once(classifier, cache):
 def test_old_plans_make_room(classifier, outside, cache, monkeypatch):
     answers(classifier, cache)
     size = entry(cache).stat().st_size
-    monkeypatch.setattr(plans, "MOST_BYTES", size + 1000)
+    monkeypatch.setattr(cache_module, "MOST_BYTES", size + 1000)
     answers(outside, cache)
     assert len(list(cache.glob("plan-*"))) == 1
 
@@ -273,10 +274,10 @@ def test_a_full_disc_costs_only_the_cache(classifier, cache, monkeypatch):
 
 
 def test_values_come_back_as_they_were():
-    arrays = storing.Arrays(64)
+    arrays = serialise.Arrays(64)
     value = {"a": (1, 2.5, None, True, "x"), "b": [frozenset({"p", "q"})], "c": b"bytes", "d": (), "e": {}}
-    stored = json.loads(json.dumps(storing.encode(value, arrays)))
-    came = storing.decode(stored, memoryview(b"".join(arrays.chunks)))
+    stored = json.loads(json.dumps(serialise.encode(value, arrays)))
+    came = serialise.decode(stored, memoryview(b"".join(arrays.chunks)))
     assert came == value
     with pytest.raises(TypeError, match="is not stored"):
-        storing.encode(Path(), arrays)
+        serialise.encode(Path(), arrays)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fpga_ops.errors import ModelError
 from fpga_ops.importer import import_model
 from fpga_ops.importer.graph import make_graph
-from fpga_ops.importer.reading import read_model
+from fpga_ops.importer.onnx_reader import read_model
 from tests.fpga_ops.onnx_models import quantise, resnet
 
 

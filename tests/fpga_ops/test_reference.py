@@ -7,9 +7,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fpga_ops import reference
-from fpga_ops.network import AddRule, Conv, GlobalAveragePool, MaxPool, Requantise, Tensor
-from tests import networks
+from fpga_ops.ir import reference
+from fpga_ops.ir.network import AddRule, Conv, GlobalAveragePool, MaxPool, Requantise, Tensor
+from tests.support import networks
 
 some = settings(derandomize=True, deadline=None, max_examples=40, phases=[Phase.explicit, Phase.generate])
 BLANK = Requantise(np.zeros(1, np.int32), np.zeros(1, np.int16), np.zeros(1, np.uint8))

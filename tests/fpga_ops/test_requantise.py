@@ -10,11 +10,11 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from fpga_ops import reference
 from fpga_ops.errors import ModelError
 from fpga_ops.importer.steps import fit_channels, rescale_rule
-from fpga_ops.network import Tensor
-from fpga_ops.requantise import (
+from fpga_ops.ir import reference
+from fpga_ops.ir.network import Tensor
+from fpga_ops.ir.requantise import (
     accumulator_bound,
     add_rule,
     dequantise,

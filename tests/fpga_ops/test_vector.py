@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fpga_ops import head, opencl, vector
+from fpga_ops import vector
 from fpga_ops.devices import find
 from fpga_ops.errors import DeviceError, InputError, ModelError, NotFiniteError
-from fpga_ops.network import Conv, IntegerNetwork
-from fpga_ops.reference import ReferenceExecutable
-from fpga_ops.vector import instruction, tiles
+from fpga_ops.ir import classifier_head
+from fpga_ops.ir.network import Conv, IntegerNetwork
+from fpga_ops.ir.reference import ReferenceExecutable
+from fpga_ops.runtime import opencl
+from fpga_ops.vector import int8_dot, tiles
 from fpga_ops.vector.plan import make_plan
-from tests import networks
+from tests.support import networks
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +42,7 @@ def variants() -> list[object]:
 def _variants() -> Iterator[object]:
     for device in drivers():
         settings = [(False, False), (False, True)] if device.is_intel_cpu else [(False, False)]
-        if instruction.may_exist(device):
+        if int8_dot.may_exist(device):
             settings += [(True, True), (True, False)]
         for fast, persistent in settings:
             words = [device.platform.split()[0], "emulator" if device.is_emulator else "cpu"]
@@ -260,7 +262,7 @@ def test_any_number_of_cores(workers: int, cache: Path) -> None:
 
 VALUES = (np.arange(256) * np.float32(0.07)).astype(np.float32)
 HEADS = {
-    "softmax": {"powers": head.exponential((VALUES - VALUES[-1]).astype(np.float64)), "softmax": True},
+    "softmax": {"powers": classifier_head.exponential((VALUES - VALUES[-1]).astype(np.float64)), "softmax": True},
     "softmax-of-large-values": {"values": VALUES * np.float32(40), "softmax": True},
     "values": {},
     "gemm": {"weights": np.random.default_rng(0).normal(0, 0.1, (5, 10)).astype(np.float32).astype(np.float64)},
@@ -278,7 +280,7 @@ def test_the_head_in_the_kernel(kind: str, workers: int, cache: Path) -> None:
     network = small_resnet()
     options: dict[str, Any] = {"values": VALUES, "flat": True, **HEADS[kind]}
     outputs = len(options["weights"]) if "weights" in options else 10
-    end = head.Head(source=network.outputs[0], output="y", shape=(outputs,), **options)
+    end = classifier_head.Head(source=network.outputs[0], output="y", shape=(outputs,), **options)
     executable = vector.compile(network, 5, cache_dir=cache, workers=workers, head=end)
     if not executable.makes_scores:
         pytest.skip("this device does not work in the caller's memory")
@@ -467,20 +469,20 @@ def test_profile_stamps_rise(cache: Path) -> None:
 def test_the_probe_survives_a_compiler_that_dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     device = find("cpu")[1]
     assert device is not None
-    monkeypatch.setattr(instruction, "may_exist", lambda _: True)
-    monkeypatch.setattr(instruction, "_interpreter", lambda: "/bin/false")
-    assert not instruction.available(device, tmp_path)
-    assert not instruction.available(device, tmp_path)  # from the cache
-    monkeypatch.setattr(instruction, "_interpreter", lambda: "/nonexistent/python")
-    assert not instruction.can_yield(device, tmp_path)
+    monkeypatch.setattr(int8_dot, "may_exist", lambda _: True)
+    monkeypatch.setattr(int8_dot, "_interpreter", lambda: "/bin/false")
+    assert not int8_dot.available(device, tmp_path)
+    assert not int8_dot.available(device, tmp_path)  # from the cache
+    monkeypatch.setattr(int8_dot, "_interpreter", lambda: "/nonexistent/python")
+    assert not int8_dot.can_yield(device, tmp_path)
 
 
 def test_without_the_flags_the_instruction_is_not_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     device = find("cpu")[1]
     assert device is not None
-    monkeypatch.setattr(instruction, "cpu_flags", lambda: frozenset({"avx2"}))
-    monkeypatch.setattr(instruction, "_ask", lambda *_: pytest.fail("the child process was started"))
-    assert not instruction.available(device, tmp_path)
+    monkeypatch.setattr(int8_dot, "cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(int8_dot, "_ask", lambda *_: pytest.fail("the child process was started"))
+    assert not int8_dot.available(device, tmp_path)
 
 
 @pytest.mark.slow
@@ -488,7 +490,7 @@ def test_without_the_flags_the_instruction_is_not_tried(monkeypatch: pytest.Monk
 def test_resnet50_at_full_size(fast: bool, cache: Path) -> None:
     device = find("cpu")[1]
     assert device is not None
-    if fast and not instruction.available(device, cache):
+    if fast and not int8_dot.available(device, cache):
         pytest.skip("this CPU has no int8 dot instruction")
     network = networks.resnet()
     executable = vector.compile(network, 2, device, cache, fast=fast)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from retrain.jets import MAX_CONSTITUENTS, Jets
-from retrain.pixelmaps import CELLS, CLASSES, PLANES, VIEWS, PixelMaps
+from retrain.data.jet_table import MAX_CONSTITUENTS, Jets
+from retrain.data.pixelmaps import CELLS, CLASSES, PLANES, VIEWS, PixelMaps
 
 
 def toy_jets(count: int, seed: int = 0) -> Jets:

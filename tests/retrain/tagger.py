@@ -3,9 +3,9 @@
 import numpy as np
 import onnx
 
-from retrain.export import PROBABILITIES
-from retrain.images import NETWORK_INPUT, OPSET, ImageSettings, JetImager
-from retrain.quantise import quantise
+from retrain.data.images import NETWORK_INPUT, OPSET, ImageSettings, JetImager
+from retrain.quantisation.export import PROBABILITIES
+from retrain.quantisation.quantise import quantise
 from tests.fpga_ops.onnx_models import resnet
 from tests.retrain.jets import toy_jets
 

@@ -4,9 +4,9 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from retrain.bias_correction import correct_biases
+from retrain.data.images import JetImager
 from retrain.errors import DataError
-from retrain.images import JetImager
+from retrain.quantisation.bias_correction import correct_biases
 from tests.retrain.jets import toy_jets
 from tests.retrain.tagger import IMAGE, tiny_float, tiny_quantised
 

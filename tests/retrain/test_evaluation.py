@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from retrain.errors import DataError
-from retrain.evaluation import Judged, beats, binned_fraction, calibration, confusion, figures, working_cut
+from retrain.evaluation.judging import Judged, beats, binned_fraction, calibration, confusion, figures, working_cut
 from tests.retrain.jets import toy_jets
 
 JETS = toy_jets(400)
@@ -58,7 +58,7 @@ def test_scores_of_other_jets_are_refused() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_plots_are_written(tmp_path: Path) -> None:
     pytest.importorskip("mplhep")
-    from retrain.plots import save_plots
+    from retrain.evaluation.plots import save_plots
 
     paths = save_plots(JUDGED, tmp_path)
     assert {path.name for path in paths} >= {"roc.png", "scores.png", "calibration.png", "confusion.png"}

@@ -3,11 +3,11 @@ import onnxruntime
 import pytest
 
 from fpga_ops.importer import import_model
+from retrain.data.images import ImageSettings, JetImager
 from retrain.errors import CheckpointError, DataError
-from retrain.export import with_constituents, with_images
-from retrain.images import ImageSettings, JetImager
-from retrain.quantise import quantise, save_onnx
-from retrain.scoring import onnx_scores
+from retrain.evaluation.scoring import onnx_scores
+from retrain.quantisation.export import with_constituents, with_images
+from retrain.quantisation.quantise import quantise, save_onnx
 from tests.retrain.jets import toy_jets
 from tests.retrain.tagger import IMAGE, tiny_float, tiny_quantised
 
@@ -66,7 +66,7 @@ def test_other_files_are_no_taggers(tmp_path) -> None:
 
 
 def test_settings_from_a_record() -> None:
-    from retrain.images import image_settings
+    from retrain.data.images import image_settings
 
     settings = ImageSettings(size=48, rotate=False)
     assert (

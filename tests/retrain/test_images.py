@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from retrain.data.images import ImageSettings, JetImager
+from retrain.data.jet_table import MAX_CONSTITUENTS
 from retrain.errors import DataError
-from retrain.images import ImageSettings, JetImager
-from retrain.jets import MAX_CONSTITUENTS
 from tests.retrain.jets import toy_jets
 
 JETS = toy_jets(400, seed=3)

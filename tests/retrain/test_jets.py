@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from retrain.data.jet_table import concatenate, shuffled
 from retrain.errors import DataError
-from retrain.jets import concatenate, shuffled
 from tests.retrain.jets import toy_jets
 
 

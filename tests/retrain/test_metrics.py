@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from retrain.data.pixelmaps import CLASSES
 from retrain.errors import DataError
-from retrain.metrics import (
+from retrain.evaluation.metrics import (
     accuracy,
     area_under_curve,
     auc_difference,
@@ -14,8 +15,7 @@ from retrain.metrics import (
     roc_curve,
     summary,
 )
-from retrain.original import NEUTRINO_CONFUSION, accuracy_in_mixture
-from retrain.pixelmaps import CLASSES
+from retrain.evaluation.original import NEUTRINO_CONFUSION, accuracy_in_mixture
 
 
 def gaussian_scores(count: int, seed: int, shift: float = 2.0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("fastjet")
 pytest.importorskip("tritonclient.http")
 
-from retrain.versions import versions  # noqa: E402
+from retrain.publishing.versions import versions  # noqa: E402
 from tests.e2e.conftest import MODEL_REPOSITORY, Service, serving  # noqa: E402
 
 pytestmark = [pytest.mark.training, pytest.mark.server, pytest.mark.filterwarnings("ignore")]

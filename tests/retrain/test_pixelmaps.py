@@ -4,11 +4,11 @@ import pytest
 
 from retrain.data.files import read_all_maps, read_maps, write_maps
 from retrain.data.neutrinos import chunk_seeds, generate_maps
+from retrain.data.pixelmaps import CELLS, CLASSES, PLANES, VIEWS, PixelMaps, network_inputs, pixel_map_graph, reduction
 from retrain.data.production import neutrino_production
 from retrain.data.scintillator import Detector, Showers, Tracks
 from retrain.errors import DataError
-from retrain.export import with_pixel_maps
-from retrain.pixelmaps import CELLS, CLASSES, PLANES, VIEWS, PixelMaps, network_inputs, pixel_map_graph, reduction
+from retrain.quantisation.export import with_pixel_maps
 from tests.retrain.jets import toy_maps
 
 
@@ -115,7 +115,7 @@ def test_served_file_makes_the_input_that_training_makes() -> None:
         [session.run(None, {"pixel_maps": row[None].astype(np.float32)})[0] for row in maps.charge[:100]]
     )
     np.testing.assert_array_equal(served, network_inputs(maps.charge, 2)[:100])
-    assert with_pixel_maps.__module__ == "retrain.export"
+    assert with_pixel_maps.__module__ == "retrain.quantisation.export"
 
 
 @pytest.mark.parametrize("size", [0, 3, 40, 101])

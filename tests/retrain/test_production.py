@@ -55,7 +55,7 @@ def test_real_jets_are_reproducible_and_look_like_tops_and_qcd() -> None:
     pytest.importorskip("pythia8mc")
     pytest.importorskip("fastjet")
     from retrain.data.jets import generate_chunk
-    from retrain.features import high_level_features
+    from retrain.evaluation.substructure import high_level_features
 
     top, qcd = generate_chunk("top", 60, seed=5, chunk=0), generate_chunk("qcd", 60, seed=5, chunk=0)
     np.testing.assert_array_equal(top.constituents, generate_chunk("top", 60, seed=5, chunk=0).constituents)

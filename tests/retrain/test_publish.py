@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 
-from retrain import publish as publishing
 from retrain.commands import rollback as rollback_command
 from retrain.commands import versions as versions_command
 from retrain.errors import PublishError
-from retrain.export import with_constituents
-from retrain.publish import publish, rollback
-from retrain.versions import damaged_files, versions, write_version
+from retrain.publishing import publish as publishing
+from retrain.publishing.publish import publish, rollback
+from retrain.publishing.versions import damaged_files, versions, write_version
+from retrain.quantisation.export import with_constituents
 from tests.retrain.tagger import IMAGE, golden_jets, tiny_quantised
 
 MODEL = "top_tagger"

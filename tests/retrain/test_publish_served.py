@@ -7,11 +7,11 @@ import pytest
 
 pytest.importorskip("tritonclient.http")
 
-from retrain import publish as publishing
 from retrain.errors import PublishError
-from retrain.export import with_images
-from retrain.publish import publish, rollback
-from retrain.versions import versions
+from retrain.publishing import publish as publishing
+from retrain.publishing.publish import publish, rollback
+from retrain.publishing.versions import versions
+from retrain.quantisation.export import with_images
 from tests.e2e.conftest import CONFIG, Traffic, images, serving
 from tests.retrain.tagger import IMAGE, tiny_quantised
 

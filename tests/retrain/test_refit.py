@@ -3,10 +3,10 @@ import onnx
 import pytest
 
 from retrain.errors import CheckpointError
-from retrain.export import with_constituents
-from retrain.quantise import save_onnx
-from retrain.refit import GLOBALS, head_inputs, jet_globals, logits_output
-from retrain.scoring import engine_features, engine_probabilities, onnx_scores
+from retrain.evaluation.scoring import engine_features, engine_probabilities, onnx_scores
+from retrain.quantisation.export import with_constituents
+from retrain.quantisation.quantise import save_onnx
+from retrain.quantisation.refit import GLOBALS, head_inputs, jet_globals, logits_output
 from tests.retrain.jets import toy_jets
 from tests.retrain.tagger import IMAGE, tiny_float, tiny_quantised
 
@@ -45,8 +45,8 @@ def test_logits_of_the_device_are_those_of_its_probabilities(tmp_path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_refitted_head_is_served_as_it_was_fitted(tmp_path) -> None:
     pytest.importorskip("torch")
-    from retrain.head import HeadSettings, fit_head, head_probabilities
-    from retrain.refit import with_head
+    from retrain.network.head import HeadSettings, fit_head, head_probabilities
+    from retrain.quantisation.refit import with_head
 
     path = tmp_path / "model.onnx"
     for quantised, name in ((tiny_quantised(), "model"), (tiny_float(), "float")):

@@ -8,12 +8,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 pytest.importorskip("lightning")
 
-from retrain.examples import as_examples  # noqa: E402
-from retrain.images import ImageSettings  # noqa: E402
-from retrain.network import build_network, load_checkpoint  # noqa: E402
-from retrain.quantise import quantised_network  # noqa: E402
-from retrain.rounding import LEVELS, RoundedConv2d, emulated_rounding  # noqa: E402
-from retrain.training import Stage, TrainSettings, train  # noqa: E402
+from retrain.data.examples import as_examples  # noqa: E402
+from retrain.data.images import ImageSettings  # noqa: E402
+from retrain.network.resnet import build_network, load_checkpoint  # noqa: E402
+from retrain.network.rounding import LEVELS, RoundedConv2d, emulated_rounding  # noqa: E402
+from retrain.network.training import Stage, TrainSettings, train  # noqa: E402
+from retrain.quantisation.quantise import quantised_network  # noqa: E402
 from tests.retrain.jets import toy_jets  # noqa: E402
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]

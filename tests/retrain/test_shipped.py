@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from retrain.data.files import read_jets
-from retrain.metrics import area_under_curve
-from retrain.pixelmaps import CELLS, CLASSES, PLANES, VIEWS
-from retrain.scoring import onnx_scores
-from retrain.versions import GOLDEN_FILE, MODEL_FILE, damaged_files, versions
+from retrain.data.pixelmaps import CELLS, CLASSES, PLANES, VIEWS
+from retrain.evaluation.metrics import area_under_curve
+from retrain.evaluation.scoring import onnx_scores
+from retrain.publishing.versions import GOLDEN_FILE, MODEL_FILE, damaged_files, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = Path(os.environ.get("TRITON_FPGA_MODEL_REPOSITORY", ROOT / "model_repository"))

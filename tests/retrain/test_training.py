@@ -12,11 +12,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 pytest.importorskip("lightning")
 
+from retrain.data.examples import as_examples  # noqa: E402
+from retrain.data.images import ImageSettings  # noqa: E402
 from retrain.errors import CheckpointError, DataError  # noqa: E402
-from retrain.examples import as_examples  # noqa: E402
-from retrain.images import ImageSettings  # noqa: E402
-from retrain.network import build_network, load_checkpoint, transfer  # noqa: E402
-from retrain.training import (  # noqa: E402
+from retrain.network.resnet import build_network, load_checkpoint, transfer  # noqa: E402
+from retrain.network.training import (  # noqa: E402
     Stage,
     Teacher,
     TrainSettings,
@@ -115,8 +115,8 @@ def test_checkpoints_of_other_architectures(tmp_path: Path) -> None:
 
 
 def test_quantised_taggers_agree_with_the_network(tmp_path: Path) -> None:
-    from retrain.quantise import quantised_taggers
-    from retrain.scoring import onnx_scores
+    from retrain.evaluation.scoring import onnx_scores
+    from retrain.quantisation.quantise import quantised_taggers
 
     network = train(JETS, HELD_OUT, replace(SETTINGS, stages=SETTINGS.stages[:1]), tmp_path)
     image = ImageSettings(size=32)
@@ -268,7 +268,7 @@ def test_pixel_maps_train_transfer_and_quantise(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_head_learns_on_frozen_features() -> None:
-    from retrain.head import HeadSettings, fit_head, head_probabilities
+    from retrain.network.head import HeadSettings, fit_head, head_probabilities
 
     maps, unseen = toy_maps(300, seed=1), toy_maps(100, seed=2)
     network = build_network("resnet18", 5)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from triton_server.health import HealthServer
-    from triton_server.server import TritonServer
-    from triton_server.supervisor import Supervisor
+    from triton_server.server.server import TritonServer
+    from triton_server.supervisor.health_endpoint import HealthServer
+    from triton_server.supervisor.supervisor import Supervisor
 
 DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002, "health": 8003}
 
@@ -96,10 +96,10 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; returns 0 after a clean stop."""
-    from triton_server.health import HealthServer
-    from triton_server.processes import allow_files
-    from triton_server.server import TritonServer
-    from triton_server.supervisor import Limits, Supervisor
+    from triton_server.server.server import TritonServer
+    from triton_server.supervisor.health_endpoint import HealthServer
+    from triton_server.supervisor.processes import allow_files
+    from triton_server.supervisor.supervisor import Limits, Supervisor
 
     allow_files()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s serve: %(message)s")
@@ -177,7 +177,7 @@ def _announce(
 
 def _admin_key(file: Path | None) -> str | None:
     """The key in the file, or in its usual place; None where it was not asked for and cannot be kept."""
-    from triton_server.admin_key import default_path, read_or_make
+    from triton_server.server.admin_key import default_path, read_or_make
 
     log = logging.getLogger("triton_server")
     try:

@@ -23,7 +23,7 @@ class Settings:
     """Devices in order of preference. None (written "auto") is the best usable one."""
     precision: str = "int8"
     contract: str = "finite"
-    """What every input row must satisfy: see contracts.py."""
+    """What every input row must satisfy: see input_checks.py."""
     self_test_interval_s: float = 30.0
     """Seconds between known-answer tests of the device; 0 tests at load alone."""
     device_timeout_s: float = 30.0

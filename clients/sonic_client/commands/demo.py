@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from sonic_client.demo import demonstrate, show
+    from sonic_client.demo.demo import demonstrate, show
 
     signal.signal(signal.SIGTERM, _stop)  # so that the server is stopped on SIGTERM as on Ctrl-C
     console = Console(stderr=args.json)

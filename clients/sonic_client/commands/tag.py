@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from sonic_client.options import LocalModel, Options, Tls, token_from_environment
-    from sonic_client.tagging import Job, run_job
+    from sonic_client.tag_file import Job, run_job
 
     signal.signal(signal.SIGTERM, _stop)
     options = Options(

@@ -1,5 +1,5 @@
-/* What a multiplier, a requantiser and a residual adder compute. Equal to fpga_ops/reference.py bit for bit; the
- * block-floating-point variant equals fpga_ops/overlay/bfp.py. */
+/* What a multiplier, a requantiser and a residual adder compute. Equal to fpga_ops/ir/reference.py bit for bit; the
+ * block-floating-point variant equals fpga_ops/overlay/block_float.py. */
 
 /* Accumulator (bias added) to uint8. `pre` is a constant of the layer, so its shifter is shared by all lanes.
  * One 18x19 multiplier: t is 16 bits, m is 15. */

@@ -66,7 +66,7 @@ typedef struct {
   int parts, part_acts, last_acts, part_words, last_words;
   int next_words;                   /* words of the next convolution's first part                      */
   int par_base;
-  /* arithmetic (fpga_ops/reference.py) */
+  /* arithmetic (fpga_ops/ir/reference.py) */
   int pre_shift, low, high;
   int add_first, add_second, add_offset, add_shift, add_low, add_high;
   int out_channels;                 /* block floating point: channels beyond are stored as zero            */

@@ -1,4 +1,4 @@
-// The end of a classifier, from stored bytes to float32 scores. fpga_ops/head.py is its definition, to the bit, so the order
+// The end of a classifier, from stored bytes to float32 scores. fpga_ops/ir/classifier_head.py is its definition, to the bit, so the order
 // of each sum counts and nothing may be contracted to a fused multiply-add. The generator defines before this file
 // HEAD_INPUTS, HEAD_OUTPUTS, and as 0 or 1 HEAD_GEMM, HEAD_SOFTMAX, HEAD_POWERS. `table`: what each byte stands for (with
 // HEAD_POWERS its power), then with HEAD_GEMM bias[outputs] and weights[outputs][inputs].

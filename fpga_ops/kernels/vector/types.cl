@@ -10,7 +10,7 @@
 
 #if FAST
 // LLVM's own names of the instructions: not documented for OpenCL, and fatal on a CPU or a compiler without them.
-// fpga_ops/vector/instruction.py asks a child process first, and the portable code below gives the same bits.
+// fpga_ops/vector/int8_dot.py asks a child process first, and the portable code below gives the same bits.
 typedef char char64 __attribute__((ext_vector_type(64)));
 typedef uchar uchar64 __attribute__((ext_vector_type(64)));
 typedef uchar uchar32 __attribute__((ext_vector_type(32)));
@@ -52,7 +52,7 @@ int sched_yield(void); // the driver's linker finds the C library's; asked of a 
 #define READ(address) atomic_load_explicit(ATOMIC(address), memory_order_acquire, memory_scope_device)
 #endif
 
-// ---- the requantisation rule in standard C (see fpga_ops/network.py); constants are 16-bit, shifts floor
+// ---- the requantisation rule in standard C (see fpga_ops/ir/network.py); constants are 16-bit, shifts floor
 
 INLINE short16 requantise16(int16 accumulator, int pre_shift, int16 shift, short16 multiplier)
 {

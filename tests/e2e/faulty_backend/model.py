@@ -2,7 +2,7 @@
 
 The device "first" is the reference under another name. What the file named by TRITON_FPGA_TEST_FAULT says, it does:
 missing (it does not open), lost, memory, hang, lock (it hangs with Python's lock), wrong, poison, sleep, abort. "lost"
-may be followed by what tests/faulty_driver.c shall do. "unbuildable" never opens.
+may be followed by what tests/support/faulty_driver.c shall do. "unbuildable" never opens.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
     """Score, judge, plot."""
     from retrain.commands.progress import progress_bar
     from retrain.data.files import read_all
-    from retrain.evaluation import Judged, figures, write_figures, write_scores
-    from retrain.jets import shuffled
-    from retrain.scoring import engine_scores, onnx_scores
+    from retrain.data.jet_table import shuffled
+    from retrain.evaluation.judging import Judged, figures, write_figures, write_scores
+    from retrain.evaluation.scoring import engine_scores, onnx_scores
 
     jets = shuffled(read_all(args.data), args.seed).take(slice(0, args.jets)).require_both_classes()
     scores = {}
@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
             else:
                 scores[name] = engine_scores(path, jets, args.device, progress=advance)
     if args.baseline_data:
-        from retrain.baseline import baseline_scores, train_baseline
-        from retrain.features import high_level_features
+        from retrain.evaluation.baseline import baseline_scores, train_baseline
+        from retrain.evaluation.substructure import high_level_features
 
         known = read_all(args.baseline_data).require_both_classes()
         with progress_bar("baseline features", len(known) + len(jets), args.json) as advance:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     judged = Judged(jets, scores)
     numbers = figures(judged)
     if args.output is not None:
-        from retrain.plots import save_plots
+        from retrain.evaluation.plots import save_plots
 
         save_plots(judged, args.output)
         write_figures(args.output / "evaluation.json", numbers)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 def _named(files: list[Path]) -> dict[str, Path]:
     """Files by what tables and plots call them: a version in a model repository by model and number."""
     from retrain.errors import DataError
-    from retrain.versions import MODEL_FILE
+    from retrain.publishing.versions import MODEL_FILE
 
     named: dict[str, Path] = {}
     for path in files:

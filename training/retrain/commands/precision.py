@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
 
     from retrain.commands.progress import progress_bar
     from retrain.data.files import read_all
-    from retrain.images import ImageSettings
-    from retrain.jets import shuffled
-    from retrain.network import build_network, load_checkpoint
-    from retrain.precision import Amounts, five_rows, precision_table
+    from retrain.data.images import ImageSettings
+    from retrain.data.jet_table import shuffled
+    from retrain.network.resnet import build_network, load_checkpoint
+    from retrain.quantisation.precision import Amounts, five_rows, precision_table
 
     def network(checkpoint: Path) -> torch.nn.Module:
         built = build_network(args.architecture)

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from functools import partial
 
     from retrain.commands.progress import progress_bar
-    from retrain.release import Candidate, judge_taggers, publish_neutrino, publish_taggers
+    from retrain.publishing.release import Candidate, judge_taggers, publish_neutrino, publish_taggers
 
     candidate = Candidate(args.files, args.training, args.training_data, args.test_data, args.events)
     bar = partial(progress_bar, quiet=args.json)

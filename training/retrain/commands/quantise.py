@@ -38,10 +38,10 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, calibrate, write."""
-    from retrain.images import ImageSettings
-    from retrain.network import build_network, load_checkpoint
-    from retrain.quantise import write_quantised
-    from retrain.tasks import TASKS
+    from retrain.data.images import ImageSettings
+    from retrain.network.resnet import build_network, load_checkpoint
+    from retrain.publishing.tasks import TASKS
+    from retrain.quantisation.quantise import write_quantised
 
     data = TASKS[args.task].read(args.data, args.seed)
     network = build_network(args.architecture, len(data.classes))

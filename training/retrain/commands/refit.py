@@ -28,9 +28,9 @@ def run(args: argparse.Namespace) -> int:
     """Ask the device for features, fit, write."""
     from retrain.commands.progress import progress_bar
     from retrain.data.files import read_all
-    from retrain.head import HeadSettings
-    from retrain.jets import shuffled
-    from retrain.refit import refit_tagger
+    from retrain.data.jet_table import shuffled
+    from retrain.network.head import HeadSettings
+    from retrain.quantisation.refit import refit_tagger
 
     jets = shuffled(read_all(args.data), args.seed).take(slice(0, args.jets)).require_both_classes()
     settings = HeadSettings(tuple(args.hidden), 0.0, args.epochs, 512, 3e-3, 1e-3, args.seed)

@@ -17,7 +17,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Withdraw the newest version."""
-    from retrain.publish import rollback
+    from retrain.publishing.publish import rollback
 
     version = rollback(args.repository, args.model, args.server)
     if args.json:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from retrain.training import Stage, Teacher, TrainSettings
+    from retrain.network.training import Stage, Teacher, TrainSettings
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def parse_stage(text: str) -> Stage:
     """A stage from `size:images:batch:rate`."""
     from retrain.errors import DataError
-    from retrain.training import Stage
+    from retrain.network.training import Stage
 
     try:
         size, images, batch, rate = text.split(":")
@@ -66,8 +66,8 @@ def parse_stage(text: str) -> Stage:
 def read_teacher(text: str, settings: TrainSettings) -> Teacher:
     """The teacher of `checkpoint:size`, of the same architecture."""
     from retrain.errors import DataError
-    from retrain.network import build_network, load_checkpoint
-    from retrain.training import Teacher
+    from retrain.network.resnet import build_network, load_checkpoint
+    from retrain.network.training import Teacher
 
     checkpoint, _, size = text.rpartition(":")
     if not checkpoint or not size.isdecimal():
@@ -80,8 +80,8 @@ def read_teacher(text: str, settings: TrainSettings) -> Teacher:
 def run(args: argparse.Namespace) -> int:
     """Train, and record what was done in training.json."""
     from retrain.commands.progress import progress_bar
-    from retrain.tasks import TASKS
-    from retrain.training import Progress, TrainSettings, run_training
+    from retrain.network.training import Progress, TrainSettings, run_training
+    from retrain.publishing.tasks import TASKS
 
     task = TASKS[args.task]
     settings = TrainSettings(

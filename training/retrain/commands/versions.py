@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 def version_rows(repository: Path) -> list[dict[str, Any]]:
     """All versions of all models, oldest first, as plain values."""
     from retrain.errors import PublishError
-    from retrain.versions import versions
+    from retrain.publishing.versions import versions
 
     if not repository.is_dir():
         raise PublishError(f"{repository}: no such model repository")

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from retrain.data.jet_table import MAX_CONSTITUENTS, Jets, concatenate
+from retrain.data.pixelmaps import CELLS, PLANES, VIEWS, PixelMaps, concatenate_maps
 from retrain.data.reference_set import read_reference_set
 from retrain.errors import DataError
-from retrain.jets import MAX_CONSTITUENTS, Jets, concatenate
-from retrain.pixelmaps import CELLS, PLANES, VIEWS, PixelMaps, concatenate_maps
 
 COMPONENTS = ("E", "px", "py", "pz")
 CONSTITUENT_COLUMNS = tuple(f"constituent_{name}" for name in COMPONENTS)

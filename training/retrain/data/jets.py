@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from retrain.clustering import load_fastjet
+from retrain.data.clustering import load_fastjet
 from retrain.data.detector import Floats, FlowObjects, Integers, detect
+from retrain.data.jet_table import MAX_CONSTITUENTS, Jets, concatenate
 from retrain.data.pythia import PROCESSES, EventGenerator, GeneratorSettings, HadronicTops, Process, hadronic_tops
-from retrain.jets import MAX_CONSTITUENTS, Jets, concatenate
 
 EVENTS_PER_BATCH = 500
 MIN_CLUSTERED_PT = 200.0  # GeV; below the window, only to keep the list of jets short

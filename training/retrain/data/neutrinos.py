@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from retrain.data.pixelmaps import CELLS, CLASSES, PLANES, VIEWS, PixelMaps, concatenate_maps
 from retrain.data.scintillator import (
     CELL_WIDTH,
     HADRONS,
@@ -24,7 +25,6 @@ from retrain.data.scintillator import (
     Tracks,
 )
 from retrain.errors import GeneratorError, MissingDependencyError
-from retrain.pixelmaps import CELLS, CLASSES, PLANES, VIEWS, PixelMaps, concatenate_maps
 
 EVENTS_PER_BATCH = 250
 LARGEST_PYTHIA_SEED = 900_000_000  # Pythia manual, Random:seed

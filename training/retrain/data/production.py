@@ -11,9 +11,9 @@ from pathlib import Path
 from retrain.data.files import write_jets, write_maps
 from retrain.data.jets import JetSettings, generate_chunk
 from retrain.data.neutrinos import NeutrinoSettings, generate_maps
+from retrain.data.pixelmaps import CLASSES
 from retrain.data.pythia import PROCESSES, Process
 from retrain.errors import DataError
-from retrain.pixelmaps import CLASSES
 
 JETS_PER_CHUNK = 2000
 SETTINGS_FILE = "production.json"

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from retrain.data.jet_table import MAX_CONSTITUENTS, Jets
 from retrain.errors import DataError, MissingDependencyError
-from retrain.jets import MAX_CONSTITUENTS, Jets
 
 TABLE, CONSTITUENT_BLOCK, LABEL_BLOCK = "table/table", "values_block_0", "values_block_1"
 CONSTITUENT_COLUMNS = 4 * MAX_CONSTITUENTS

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from retrain.pixelmaps import CELLS, LARGEST_CHARGE, PLANES, VIEWS
+from retrain.data.pixelmaps import CELLS, LARGEST_CHARGE, PLANES, VIEWS
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

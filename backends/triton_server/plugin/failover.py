@@ -1,0 +1,301 @@
+"""Devices in order of preference, each with the same bits: when one fails, the next repeats the request.
+
+Every target of fpga_ops of one precision equals that precision's reference bit for bit, so a change of device changes
+no answer. A device of another precision (block floating point, say) gives other bits and is never used in its place.
+"""
+
+import contextlib
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fpga_ops.errors import DeviceError, FpgaOpsError, ModelError
+from triton_server.plugin.device_trial import DeviceAbortedError
+from triton_server.protocol import FIRST, LAST, SPARE, Code, coded
+from triton_server.repository.known_answers import Golden
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Network(Protocol):
+    """What fpga_ops.load returns."""
+
+    def run_timed(self, inputs: Arrays) -> tuple[dict[str, npt.NDArray[Any]], float]:
+        """Outputs, and seconds on the device; N at most the batch that it was loaded for."""
+
+    def features(self, inputs: Arrays) -> dict[str, npt.NDArray[np.uint8]]:
+        """The exact integers that the device makes."""
+
+    def describe(self) -> dict[str, Any]:
+        """Device, precision, partition, kernel hash."""
+
+    def close(self) -> None:
+        """Free the device."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One device that was taken out of service."""
+
+    device: str
+    cause: str
+    """build, precision, aborted, lost, timeout, wrong_answer"""
+    detail: str
+
+
+class RequestFailedError(FpgaOpsError):
+    """A request that a sound device cannot answer."""
+
+
+class NoDeviceError(FpgaOpsError):
+    """Every device of the list has failed. No failure of a device: none is there to be taken out."""
+
+
+class Chain:
+    """Runs on the first device of ``devices`` that works; ``load`` opens a network on a device.
+
+    ``run`` and ``self_test`` may be called from different threads; one inference runs at a time. ``on_failure`` is
+    told of each device that is taken out, ``on_settled`` of the end of each turn in which devices may have been opened:
+    what was opened has then answered, or was given up.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str | None], Network],
+        devices: tuple[str | None, ...],
+        *,
+        precision: str = "int8",
+        timeout_s: float,
+        on_failure: Callable[[Failure], None] = lambda failure: None,
+        on_settled: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._load = load
+        self._pending = list(devices)
+        self._count = len(devices)
+        self._precision = precision
+        self._timeout_s = timeout_s
+        self._on_failure = on_failure
+        self._on_settled = on_settled
+        self._network: Network | None = None
+        self._worker: _Worker | None = None
+        self._lock = threading.Lock()
+        self._golden: Golden | None = None
+        self.failures: list[Failure] = []
+        self.description: dict[str, Any] = {}
+        self.device = ""
+        """Name of the device in use."""
+        try:
+            self._advance()
+        except BaseException:
+            on_settled()
+            raise
+
+    @property
+    def choice(self) -> str:
+        """Which of its devices the model serves on: the "first", a "spare", or the "last" after all others failed."""
+        place = self._count - len(self._pending)
+        return FIRST if place <= 1 else LAST if place == self._count else SPARE
+
+    def set_golden(self, golden: Golden | None) -> None:
+        """Give the known answers and test the present device with them; it is replaced when it fails."""
+        with self._turn():
+            self._golden = golden
+            self._ensure_right()
+
+    def run(self, inputs: Arrays) -> tuple[dict[str, npt.NDArray[Any]], float, str]:
+        """Infer; returns outputs, seconds on the device and the device's name.
+
+        A device that fails is asked the known answer, where there is one: with the right answer to that, and a second
+        failure of the same request, the request is at fault and the device stays. Else the next device takes over.
+
+        Raises InputError for inputs that no device would take, RequestFailedError for those that fail on a sound
+        device, NoDeviceError when no device is left.
+        """
+        with self._turn():
+            absolved = ""
+            while True:
+                try:
+                    outputs, seconds = self._call(inputs)
+                except _FAILURES as error:
+                    device = self.device
+                    if absolved == device:
+                        raise RequestFailedError(f"the request fails on a sound device ({device}): {error}") from error
+                    if self._is_sound(error):
+                        absolved = device
+                    else:
+                        self._take_out(error)
+                else:
+                    return outputs, seconds, self.device
+
+    def self_test(self) -> str | None:
+        """Ask the known answer and replace a device that gives another. Returns what was wrong, or None."""
+        with self._turn():
+            before = len(self.failures)
+            self._ensure_right()
+            return None if len(self.failures) == before else self.failures[-1].detail
+
+    def close(self) -> None:
+        """Free the device."""
+        with self._lock:
+            self._drop()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            finally:
+                self._on_settled()
+
+    def _ensure_right(self) -> None:
+        while self._golden is not None:
+            try:
+                wrong = self._golden.difference(*self._known_answer(self._golden))
+            except _FAILURES as error:
+                self._take_out(error)
+                continue
+            if wrong is None:
+                return
+            self._take_out(_WrongAnswerError(wrong))
+
+    def _is_sound(self, error: BaseException) -> bool:
+        """Whether the device gives the known answer after a failure. Without one, or without an answer, it is not."""
+        if self._golden is None or isinstance(error, TimeoutError):
+            return False
+        try:
+            return self._golden.difference(*self._known_answer(self._golden)) is None
+        except _FAILURES:
+            return False
+
+    def _known_answer(self, golden: Golden) -> tuple[Arrays, npt.NDArray[Any] | None]:
+        outputs, _ = self._call(golden.inputs)
+        if golden.features is None:
+            return outputs, None
+        made = list(self._call(golden.inputs, features=True).values())
+        return outputs, made[0] if len(made) == 1 else None
+
+    def _call(self, inputs: Arrays, *, features: bool = False) -> Any:
+        if self._worker is None or self._network is None:
+            raise NoDeviceError(self._exhausted())
+        method = self._network.features if features else self._network.run_timed
+        return self._worker.call(method, inputs, self._timeout_s)
+
+    def _take_out(self, error: BaseException) -> None:
+        self._record(self.device, error)
+        self._drop(abandon=isinstance(error, TimeoutError))
+        self._advance()
+
+    def _advance(self) -> None:
+        """Open the next device that can be opened. Raises NoDeviceError at the end of the list."""
+        while self._pending:
+            name = self._pending.pop(0)
+            try:
+                network = self._load(name)
+            except ModelError:
+                raise  # the file is at fault, not the device
+            except _FAILURES as error:
+                self._record(name or "auto", error)
+                continue
+            description = network.describe()
+            device, precision = str(description.get("device", name or "auto")), str(description.get("precision", ""))
+            if precision != self._precision:
+                self._record(device, _OtherPrecisionError(self._precision, precision))
+                network.close()
+                continue
+            self.description, self.device = description, device
+            self._network, self._worker = network, _Worker()
+            return
+        raise NoDeviceError(self._exhausted())
+
+    def _exhausted(self) -> str:
+        tried = "; ".join(f"{failure.device}: {failure.detail}" for failure in self.failures)
+        return coded(Code.NO_DEVICE, f"no device is left ({tried or 'none was given'})")
+
+    def _record(self, device: str, error: BaseException) -> None:
+        cause = "lost"
+        if isinstance(error, TimeoutError):
+            cause = "timeout"
+        elif isinstance(error, _WrongAnswerError):
+            cause = "wrong_answer"
+        elif isinstance(error, DeviceAbortedError):
+            cause = "aborted"
+        elif isinstance(error, _OtherPrecisionError):
+            cause = "precision"
+        elif self._network is None:
+            cause = "build"
+        failure = Failure(device, cause, str(error) or type(error).__name__)
+        self.failures.append(failure)
+        self._on_failure(failure)
+
+    def _drop(self, *, abandon: bool = False) -> None:
+        network, self._network = self._network, None
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.end()
+        if network is not None and not abandon:  # closing a device that hangs would hang
+            try:
+                network.close()
+            except _FAILURES as error:
+                self._on_failure(Failure(self.device, "close", str(error)))
+
+
+class _WrongAnswerError(DeviceError):
+    """The device gave another answer than the recorded one."""
+
+
+class _OtherPrecisionError(DeviceError):
+    """The device computes other bits than the model is served with."""
+
+    def __init__(self, wanted: str, came: str) -> None:
+        super().__init__(
+            f"it computes in precision {came or 'unknown'}, and the model is served as {wanted}, whose bits differ: "
+            "take the device out of the model's list, or name its precision in the parameter 'precision'"
+        )
+
+
+_FAILURES = (DeviceError, RuntimeError, MemoryError, TimeoutError, OSError)
+"""What a device's failure looks like: our own error, pyopencl's (a RuntimeError), and the system's."""
+
+
+class _Worker:
+    """One thread that calls the device, so that a call that never returns can be given up."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Callable[[Arrays], Any], Arrays] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="device", daemon=True).start()
+
+    def call(self, function: Callable[[Arrays], Any], inputs: Arrays, timeout_s: float) -> Any:
+        """Call in the thread and wait. Raises what it raised, or TimeoutError."""
+        self._jobs.put((function, inputs))
+        try:
+            result, error = self._results.get(timeout=timeout_s)
+        except queue.Empty:
+            raise TimeoutError(f"the device gave no answer in {timeout_s:g} s") from None
+        if error is not None:
+            raise error
+        return result
+
+    def end(self) -> None:
+        """Let the thread end when its call returns."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            function, inputs = job
+            try:
+                self._results.put((function(inputs), None))
+            except BaseException as error:  # noqa: BLE001 - handed to the caller, who judges it
+                self._results.put((None, error))
+
+
+def split_rows(outputs: Arrays, counts: list[int]) -> list[dict[str, npt.NDArray[Any]]]:
+    """Share out the rows of a batch: ``counts`` rows to each request, in order."""
+    edges = np.cumsum([0, *counts])
+    return [{name: value[a:b] for name, value in outputs.items()} for a, b in itertools.pairwise(edges)]

@@ -1,0 +1,1 @@
+"""One Triton server process: found, assembled, started and stopped."""

@@ -1,0 +1,32 @@
+"""The run directory: the folder layout Triton wants, assembled at start so that git keeps only the plugin."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from triton_server.server.installation import Installation
+
+
+def assemble(run: Path, installation: Installation, backend: Path, packages: Iterable[Path] = ()) -> Path:
+    """Lay out ``<run>/backends/{python,fpga}`` and return the ``backends`` folder.
+
+    libtriton_python.so must be a real file, since Triton refuses one that resolves outside the backend directory: it is
+    hard-linked, or copied where the file system does not allow that. The stub is a symbolic link, because its RPATH is
+    relative to where it really lies. The stub ignores PYTHONPATH but searches its own folder, so ``packages`` are
+    linked there: it imports the very code that started it, installed or not.
+    """
+    backends = run / "backends"
+    python = backends / "python"
+    python.mkdir(parents=True, exist_ok=True)
+    library = python / "libtriton_python.so"
+    try:
+        os.link(installation.python_backend, library)
+    except OSError:
+        shutil.copy2(installation.python_backend, library)
+    (python / "triton_python_backend_stub").symlink_to(installation.stub)
+    (python / "triton_python_backend_utils.py").symlink_to(installation.utils)
+    for package in packages:
+        (python / package.name).symlink_to(package, target_is_directory=True)
+    (backends / "fpga").symlink_to(backend, target_is_directory=True)
+    return backends

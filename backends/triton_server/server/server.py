@@ -1,0 +1,449 @@
+"""One tritonserver process: start, readiness, log, bounded stop, nothing left behind."""
+
+import contextlib
+import itertools
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from triton_server.errors import ServerError, ServerStalledError, ServerStartError
+from triton_server.protocol import LEASH_VARIABLE
+from triton_server.repository.admission import verify_repository
+from triton_server.server import shared_memory
+from triton_server.server.admin_key import ADMIN_HEADER, default_path, read_or_make
+from triton_server.server.control_api import Control
+from triton_server.server.installation import Installation, backend_folder, check_numpy, find_installation
+from triton_server.server.ports import resolve_ports
+from triton_server.server.run_directory import assemble
+from triton_server.supervisor.processes import cpu_seconds, find_stubs, hide_argument, kill_and_wait, session_members
+
+START_ATTEMPTS = 3
+STALL_S = 30.0
+"""A start that uses no processor time for this long has stalled."""
+STUB_TIMEOUT_S = 120
+"""What a stub gets to load its model. Triton's 30 s are too few on a machine with many times more work than cores."""
+IDLE_SHARE = 0.01
+"""What idle threads use of a processor."""
+
+_tags = itertools.count()
+
+
+class TritonServer:
+    """A Triton server with the ``fpga`` backend over one model repository; a context manager.
+
+    Ports of 0 become free ones and stay the same over restarts. ``models`` are loaded at start ("*": all); load and
+    unload requests are obeyed later. ``log`` is a file to append the server's log to, ``None`` for one in the run
+    directory, or "inherit" for this process's stderr. ``share_ports`` lets the supervisor's gate listen beside the
+    server. ``extra`` are more tritonserver flags.
+
+    What changes the server needs ``admin_key``, this user's unless given: a load request brings configurations and
+    files of its own, and so any code, and shared memory may be that of the server's own processes.
+    """
+
+    def __init__(
+        self,
+        model_repository: str | os.PathLike[str],
+        *,
+        http_port: int = 0,
+        grpc_port: int = 0,
+        metrics_port: int = 0,
+        address: str = "127.0.0.1",
+        models: Sequence[str] = ("*",),
+        log: str | os.PathLike[str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        exit_timeout_s: float = 5.0,
+        admin_key: str | None = None,
+        shm_default_bytes: int = 8 << 20,
+        share_ports: bool = False,
+        auto_complete: bool | None = True,
+        extra: Sequence[str] = (),
+    ) -> None:
+        self.model_repository = Path(model_repository).resolve()
+        self.address = address
+        self._wanted_ports = (http_port, grpc_port, metrics_port)
+        self.models = tuple(models)
+        self.http_port = self.grpc_port = self.metrics_port = 0
+        self.exit_timeout_s = exit_timeout_s
+        self.admin_key = admin_key or _own_key()
+        self.environment = dict(environment or {})
+        """Added to this process's environment for the server."""
+        self._shm_default_bytes = shm_default_bytes
+        self._share_ports = share_ports
+        self.auto_complete = auto_complete
+        """Whether Triton may complete configurations: costs a second and a process a model at each start. None: only
+        where one in the repository needs it, so that none which does can be loaded later."""
+        self._extra = tuple(extra)
+        self._log = log
+        self.shm_prefix = shared_memory.make_prefix(next(_tags))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._returncode: int | None = None
+        self._exited = threading.Event()
+        self.abort = threading.Event()
+        """Set from another thread, or a signal handler, to give up a start."""
+        self._run: Path | None = None
+        self.log_path: Path | None = None
+
+    # -- addresses
+
+    @property
+    def client_host(self) -> str:
+        """The address a client on this machine reaches the server at."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.address, self.address)  # noqa: S104 - compared, not bound
+
+    @property
+    def http_url(self) -> str:
+        """host:port, as tritonclient.http takes it."""
+        return f"{self.client_host}:{self.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        """host:port, as tritonclient.grpc takes it."""
+        return f"{self.client_host}:{self.grpc_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """The Prometheus page of the server."""
+        return f"http://{self.client_host}:{self.metrics_port}/metrics"
+
+    @property
+    def control(self) -> Control:
+        """The control API of this server, with the admin key."""
+        return Control(self.client_host, self.http_port, {ADMIN_HEADER: self.admin_key})
+
+    # -- life
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id, None when it does not run."""
+        return None if self._process is None or self._exited.is_set() else self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there (not whether it serves)."""
+        return self.pid is not None
+
+    def start(self, timeout_s: float | None = 600.0) -> Self:
+        """Start and wait until ready. A model that fails to load does not stop the others: see ``control.index()``.
+
+        A start that stalls is repeated: Triton waits for ever for a stub that it gave up while it loaded, which happens
+        on a machine so busy that the stub could not report for a second.
+
+        Raises ServerNotFoundError, or ServerStartError with the end of the log. ``timeout_s=None`` does not wait.
+        """
+        if self.running:
+            raise ServerError("the server already runs")
+        installation = self.prepare()
+        shared_memory.clean_stale()
+        for attempt in range(START_ATTEMPTS):
+            try:
+                self._run = Path(tempfile.mkdtemp(prefix=self.shm_prefix))
+                backends = assemble(self._run, installation, backend_folder(), _packages())
+                self._launch(self._command(installation, backends), self._environ(installation), backends)
+                if timeout_s is not None:
+                    self.wait_ready(timeout_s)
+            except ServerStalledError:
+                self.kill()
+                if attempt + 1 == START_ATTEMPTS:
+                    raise
+            except BaseException:
+                self.kill()
+                raise
+            else:
+                break
+        return self
+
+    def prepare(self) -> Installation:
+        """What start does first: find the server, check numpy and the repository, settle the ports (once for all).
+
+        Raises ServerNotFoundError or ServerStartError.
+        """
+        check_numpy()
+        installation = find_installation()
+        if not self.model_repository.is_dir():
+            raise ServerStartError(f"no model repository at {self.model_repository}: expected a folder of models")
+        if not os.access(self.model_repository, os.R_OK | os.X_OK):
+            raise ServerStartError(f"cannot read {self.model_repository}: let user {os.getuid()} read it")
+        temporary = tempfile.gettempdir()
+        if not re.fullmatch(r"[\w./,=:@%+~-]+", temporary):
+            raise ServerStartError(
+                f"cannot use {temporary!r} for temporary files, since Triton starts its workers through a shell: set "
+                "TMPDIR to a folder without spaces and quotes in its path"
+            )
+        if not self.http_port:
+            self.http_port, self.grpc_port, self.metrics_port = resolve_ports(self.address, self._wanted_ports)
+        return installation
+
+    def wait_ready(self, timeout_s: float = 600.0) -> None:
+        """Wait until the server says that it is up.
+
+        Raises ServerStalledError when it does nothing at all for STALL_S, ServerStartError when it ends first or takes
+        too long.
+        """
+        deadline = time.monotonic() + timeout_s
+        worked, worked_at = 0.0, time.monotonic()
+        while not self._serving():
+            if self._exited.is_set():
+                raise ServerStartError(f"tritonserver ended at start (exit code {self.returncode})\n{self.log_tail()}")
+            if self.abort.is_set():
+                raise ServerStartError("stopped before it was ready")
+            if time.monotonic() > deadline:
+                raise ServerStartError(f"tritonserver is not ready after {timeout_s:g} s\n{self.log_tail()}")
+            work = sum(cpu_seconds(pid) for pid in session_members(self.pid or -1))
+            if work > worked + STALL_S * IDLE_SHARE:
+                worked, worked_at = work, time.monotonic()
+            elif time.monotonic() > worked_at + STALL_S:
+                raise ServerStalledError(f"tritonserver has done nothing for {STALL_S:g} s\n{self.log_tail()}")
+            self._exited.wait(0.05)
+        if self.pid is not None:
+            hide_argument(self.pid, self.admin_key)
+        self.protect()
+
+    def protect(self) -> None:
+        """Close the shared memory that holds requests to other users; Triton opens it to all, whatever the umask."""
+        for region in shared_memory.regions(self.shm_prefix):
+            with contextlib.suppress(OSError):
+                region.chmod(0o600)
+
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """End the server: SIGTERM, then SIGKILL after ``timeout_s`` (default: exit_timeout_s + 1 s).
+
+        Triton's own exit time-out does not bound a busy or dead stub, this does. Its stubs, shared memory and run
+        directory are gone afterwards. Returns whether it ended in time by itself.
+        """
+        process = self._process
+        clean = True
+        if process is not None and not self._exited.is_set():
+            limit = self.exit_timeout_s + 1.0 if timeout_s is None else timeout_s
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            clean = self._wait_for_end(process.pid, time.monotonic() + limit)
+        self._end()
+        self._clean_up()
+        return clean
+
+    def _wait_for_end(self, pid: int, deadline: float) -> bool:
+        """Wait until the server has ended, or has nothing left to do: then whoever waits for it waits in vain.
+
+        Triton answers what is in flight, then unloads its models, which ends the stubs, then looks once a second
+        whether it has done so, and lingers for another second.
+        """
+        while time.monotonic() < deadline:
+            if self._exited.wait(0.02) or not find_stubs(pid):
+                self._exited.wait(0.1)
+                return True
+        return False
+
+    def kill(self) -> None:
+        """End the server at once (SIGKILL) and remove what it leaves."""
+        self._end()
+        self._clean_up()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the process ends; returns whether it did."""
+        return self._exited.wait(timeout_s)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, None while it runs."""
+        return self._returncode if self._process is None else self._process.returncode
+
+    def __enter__(self) -> Self:
+        return self if self.running else self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def log_tail(self, lines: int = 30) -> str:
+        """The last lines of the log, empty when it goes to stderr."""
+        if self.log_path is None or not self.log_path.is_file():
+            return ""
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+
+    # -- inside
+
+    def _command(self, installation: Installation, backends: Path) -> list[str]:
+        command = [
+            str(installation.binary),
+            f"--model-repository={self.model_repository}",
+            f"--backend-directory={backends}",
+            f"--cache-directory={installation.caches}",
+            f"--http-address={self.address}", f"--http-port={self.http_port}",
+            f"--grpc-address={self.address}", f"--grpc-port={self.grpc_port}",
+            f"--metrics-address={self.address}", f"--metrics-port={self.metrics_port}",
+            "--allow-gpu-metrics=false",
+            "--pinned-memory-pool-byte-size=0",
+            "--exit-on-error=false",
+            f"--exit-timeout-secs={max(1, round(self.exit_timeout_s))}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={model}" for model in self.models),
+            f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
+            f"--backend-config=python,shm-default-byte-size={self._shm_default_bytes}",
+            f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT_S}",
+            # Everyone may infer and ask for health and metadata; only the holder of the key may change what is served.
+            f"--http-restricted-api={RESTRICTED}:{ADMIN_HEADER}={self.admin_key}",
+            f"--grpc-restricted-protocol={RESTRICTED}:{ADMIN_HEADER.removeprefix('triton-grpc-protocol-')}={self.admin_key}",
+        ]  # fmt: skip
+        completes = self.auto_complete
+        if completes is None:
+            completes = bool(verify_repository(self.model_repository).incomplete)
+        if not completes:
+            command.append("--disable-auto-complete-config")
+        if self._share_ports:
+            command += ["--reuse-http-port=true", "--reuse-grpc-port=true"]
+        return [*command, *self._extra]
+
+    def _environ(self, installation: Installation) -> dict[str, str]:
+        environment = {**os.environ, **self.environment}
+        for name in ("PYTHONHOME", "VIRTUAL_ENV"):
+            environment.pop(name, None)
+        # The stub embeds the first python3 on PATH: it must be the interpreter whose packages were checked here.
+        environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH") or os.defpath))
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(
+            (*installation.library_path, *filter(None, [environment.get("LD_LIBRARY_PATH")]))
+        )
+        return environment
+
+    def _launch(self, command: Sequence[str], environment: Mapping[str, str], backends: Path) -> None:
+        output = None
+        if self._log != "inherit":
+            self.log_path = Path(self._log) if self._log is not None else backends.parent / "tritonserver.log"
+            output = self.log_path.open("ab")
+        self._exited = exited = threading.Event()
+        started = threading.Event()
+        failure: list[OSError] = []
+
+        def keeper() -> None:
+            _yield_to_the_woken()
+            leash, held = os.pipe()
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
+                    env={**environment, LEASH_VARIABLE: str(leash)}, pass_fds=[leash],
+                    stdin=subprocess.DEVNULL, stdout=_stderr() if output is None else output, stderr=output,
+                    umask=0o077,
+                    start_new_session=True,  # Ctrl-C is for the one who watches, who then stops the server
+                )  # fmt: skip
+            except OSError as error:
+                os.close(held)
+                failure.append(error)
+                started.set()
+                return
+            finally:
+                os.close(leash)
+                if output is not None:
+                    output.close()
+            self._process = process
+            started.set()
+            process.wait()
+            os.close(held)
+            exited.set()
+
+        threading.Thread(target=keeper, name="tritonserver", daemon=True).start()
+        started.wait()
+        if failure:
+            raise ServerStartError(f"cannot run {command[0]}: {failure[0]}") from failure[0]
+
+    def _serving(self) -> bool:
+        """Whether every end point is up.
+
+        Triton opens them after the first loads, the metrics last, and that port is never shared with the gate. Its own
+        readiness would stay false for ever when one model failed to load.
+        """
+        try:
+            Control(self.client_host, self.metrics_port).request("GET", "/metrics", timeout=2.0)
+        except (OSError, ServerError):
+            return False
+        return True
+
+    def _end(self) -> None:
+        """The server and every process of its session: a stub whose server has died has no parent to be found by."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._returncode = process.returncode
+        members = session_members(process.pid)
+        if not self._exited.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            self._exited.wait(10.0)
+            self._returncode = process.returncode
+        kill_and_wait(members)
+
+    def _clean_up(self) -> None:
+        shared_memory.clean(self.shm_prefix)
+        if self._run is not None:
+            shutil.rmtree(self._run, ignore_errors=True)
+            self._run = None
+
+
+def _stderr() -> int:
+    """Where an inherited log goes: what is on our own stdout is for programs."""
+    with contextlib.suppress(OSError):
+        os.fstat(2)
+        return 2
+    return subprocess.DEVNULL
+
+
+def _yield_to_the_woken() -> None:
+    """Let this thread, and the server that it starts, run as SCHED_BATCH: a thread that wakes displaces none of ours.
+
+    Triton's batcher is told that an instance has finished a moment before the instance counts as free
+    (rate_limiter.cc of 2.51: the callback comes before the consumer's count). A batcher that displaces the instance
+    in this moment finds it taken and sleeps for 500 ms, unless a new request comes. With clients that wait for answers
+    none comes: eight connections on two busy cores lost a third of their throughput to it.
+    """
+    if os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with contextlib.suppress(OSError):  # not worth a start
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+_DIE_WITH_PARENT = """
+import ctypes, os, resource, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+with open("/proc/sys/vm/overcommit_memory") as mode:
+    strict = mode.read().strip() == "2"
+if not strict and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    stack = 512 << 20 if hard == resource.RLIM_INFINITY else min(512 << 20, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Starts the server so that the kernel kills it when this process dies, however it dies (PR_SET_PDEATHSIG is 1).
+
+The signal follows the thread that started the server, which is why that thread waits for it.
+
+Triton 2.51 reads nested JSON, and splits the body of a form, on the stack of a thread; at the usual 8 MiB a request of
+0.6 MB ends it. The stack is only reserved, and becomes memory where it is used. So this costs address space, and is
+left alone where that is limited (RLIMIT_AS) or counted (vm.overcommit_memory 2).
+"""
+
+RESTRICTED = "model-repository,shared-memory,trace,logging"
+"""The parts of Triton's API that change what is served, write files, or let the server read and write named memory."""
+
+
+def _own_key() -> str:
+    """This user's key, or one that nobody knows where it cannot be kept."""
+    try:
+        return read_or_make(default_path())
+    except OSError:
+        return secrets.token_urlsafe(32)
+
+
+def _packages() -> list[Path]:
+    """The folders of the packages that the plugin imports."""
+    return [Path(str(files(package))).resolve() for package in ("triton_server", "fpga_ops")]

@@ -1,0 +1,1 @@
+"""Keeps a Triton server serving without a human."""

@@ -1,0 +1,1 @@
+"""The overlay's model against published designs, and the accuracy of narrower arithmetic."""

@@ -1,0 +1,128 @@
+"""HTTP, through tritonclient's asyncio client: for sites whose proxies let nothing else through."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import Any, TypeVar
+
+import aiohttp
+import tritonclient.http.aio as triton
+from tritonclient.utils import InferenceServerException
+
+from sonic_client.core.faults import Fault, Kind, from_status
+from sonic_client.core.transports.base import NAMES, Call, ModelInfo, RawReply, TensorInfo
+from sonic_client.core.url import ServerUrl
+from sonic_client.options import Tls
+
+T = TypeVar("T")
+
+_NEVER = 10.0 * 365 * 86400
+"""tritonclient has one time-out for a whole client; ours are per request."""
+
+
+class HttpTransport:
+    """Up to `connections` kept-alive connections to one server. A cancelled request is not cancelled on the server."""
+
+    def __init__(self, url: ServerUrl, tls: Tls, connections: int) -> None:
+        self.url = url
+        self._client = triton.InferenceServerClient(
+            url.address,
+            conn_limit=connections,
+            conn_timeout=_NEVER,
+            ssl=url.tls,
+            ssl_context=tls.context() if url.tls else True,
+        )
+
+    async def infer(self, call: Call, timeout: float) -> RawReply:
+        """Send one request once."""
+        result = await _judged(
+            self._client.infer(
+                call.model,
+                _inputs(call),
+                model_version=call.version,
+                request_id=call.request_id,
+                priority=call.priority,
+                headers=_text(call.headers),
+                request_compression_algorithm=call.compression,
+                parameters=dict(call.parameters) or None,
+            ),
+            timeout,
+        )
+        response = result.get_response()
+        try:
+            outputs = {output["name"]: result.as_numpy(output["name"]) for output in response["outputs"]}
+        except (ValueError, TypeError, KeyError) as error:
+            raise Fault(Kind.REPLY, f"the answer cannot be decoded: {error}") from error
+        return RawReply(outputs, str(response.get("model_version", "")), dict(response.get("parameters", {})))
+
+    async def model_ready(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> bool:
+        """Whether the model answers requests."""
+        return bool(await _judged(self._client.is_model_ready(model, version, _text(headers)), timeout))
+
+    async def model_info(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> ModelInfo:
+        """The model's inputs and outputs."""
+        said = await _judged(self._client.get_model_metadata(model, version, _text(headers)), timeout)
+        inputs, outputs = (
+            tuple(TensorInfo(tensor["name"], tensor["datatype"], tuple(tensor["shape"])) for tensor in said[key])
+            for key in ("inputs", "outputs")
+        )
+        return ModelInfo(said["name"], tuple(said.get("versions", ())), said.get("platform", ""), inputs, outputs)
+
+    async def model_config(
+        self, model: str, version: str, headers: Mapping[str, str], timeout: float
+    ) -> dict[str, Any]:
+        """The model's configuration."""
+        return dict(await _judged(self._client.get_model_config(model, version, _text(headers)), timeout))
+
+    async def index(self, headers: Mapping[str, str], timeout: float) -> list[dict[str, str]]:
+        """The repository index: rows with name, version, state, reason."""
+        said = await _judged(self._client.get_model_repository_index(_text(headers)), timeout)
+        return [{key: str(row.get(key, "")) for key in ("name", "version", "state", "reason")} for row in said]
+
+    async def statistics(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> dict[str, Any]:
+        """The server's statistics of the model, in Triton's own form."""
+        return dict(await _judged(self._client.get_inference_statistics(model, version, _text(headers)), timeout))
+
+    async def register(self, name: str, key: str, byte_size: int, headers: Mapping[str, str], timeout: float) -> None:
+        """Make a shared memory region known to the server."""
+        await _judged(self._client.register_system_shared_memory(name, key, byte_size, headers=_text(headers)), timeout)
+
+    async def unregister(self, name: str, headers: Mapping[str, str], timeout: float) -> None:
+        """Make the server forget it."""
+        await _judged(self._client.unregister_system_shared_memory(name, _text(headers)), timeout)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+def _inputs(call: Call) -> list[triton.InferInput]:
+    """The request's tensors, inline or in shared memory."""
+    inputs = []
+    for name, array in call.inputs.items():
+        tensor = triton.InferInput(name, list(array.shape), NAMES[array.dtype])
+        region = call.regions.get(name)
+        if region is None:
+            tensor.set_data_from_numpy(array)
+        else:
+            tensor.set_shared_memory(region.name, region.byte_size)
+        inputs.append(tensor)
+    return inputs
+
+
+def _text(headers: Mapping[str, str]) -> dict[str, str]:
+    return dict(headers)
+
+
+async def _judged(awaitable: Awaitable[T], timeout: float) -> T:
+    """The awaited value within `timeout` s; tritonclient's and aiohttp's exceptions become `Fault`."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await awaitable
+    except TimeoutError as error:
+        raise Fault(Kind.SLOW, f"no answer within {timeout:.3g} s") from error
+    except InferenceServerException as error:
+        raise from_status(error.status(), str(error.message() or "")) from error
+    except aiohttp.ClientError as error:
+        raise Fault(Kind.CONNECTION, f"the connection failed ({error})") from error

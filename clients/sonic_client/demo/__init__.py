@@ -1,0 +1,1 @@
+"""The demonstration: a server started, jets tagged, scores and plots shown."""

@@ -1,0 +1,205 @@
+"""Show what of a model runs on the device and what on the CPU, step by step.
+
+Needs no device. `--compare` checks each quantised tensor against onnxruntime on the same file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fpga_ops.errors import InputError
+from fpga_ops.ir.network import Add, Conv, IntegerNetwork, MaxPool, Step, sources, step_operations
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fpga_ops.importer.partition import Part, Partition
+    from fpga_ops.inspection.compare import TensorDifference
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `triton-fpga inspect`."""
+    parser.add_argument("model", type=Path, help="ONNX file in QDQ form")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw the partition")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="NPZ",
+        help="compare with onnxruntime on the arrays of this file, named as the model's inputs (or 'input')",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the partition."""
+    from rich.console import Console
+
+    from fpga_ops.importer import import_model
+
+    partition = import_model(args.model)
+    differences = None
+    if args.compare is not None:
+        from fpga_ops.inspection.compare import compare
+
+        differences = compare(partition, _arrays(args.compare, partition))
+    if args.picture is not None:
+        from fpga_ops.inspection.picture import draw
+
+        draw(partition, args.picture, title=args.model.name)
+    if args.json:
+        print_json(summary(partition, differences))
+    else:
+        _print_tables(Console(), partition, differences)
+        if args.picture is not None:
+            Console().print(f"picture: {args.picture}")
+    return 0
+
+
+def print_json(value: object) -> None:
+    """One JSON value on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def summary(partition: Partition, differences: Sequence[TensorDifference] | None = None) -> dict[str, Any]:
+    """What `--json` prints: interface, partition, steps, and the comparison if one was made."""
+    from dataclasses import asdict
+
+    from fpga_ops.ir.fingerprint import fingerprint
+    from fpga_ops.signature import interface
+
+    network = partition.network
+    result: dict[str, Any] = {
+        **interface(partition.graph),
+        "precision": "int8",
+        "partition": {
+            "before": list(partition.before.nodes),
+            "device": list(partition.device_nodes),
+            "after": list(partition.after.nodes),
+        },
+        "operations": network.operations,
+        "weight_bytes": sum(step.weights.size for step in network.steps if isinstance(step, Conv)),
+        "network": fingerprint(network),
+        "steps": [step_row(network, step) for step in network.steps],
+    }
+    if differences is not None:
+        result["comparison"] = [asdict(entry) for entry in differences]
+    return result
+
+
+def step_row(network: IntegerNetwork, step: Step) -> dict[str, Any]:
+    """One step as plain data."""
+    source, output = network.tensors[sources(step)[0]], network.tensors[step.output]
+    row: dict[str, Any] = {
+        "name": step.name,
+        "step": type(step).__name__,
+        "detail": detail(step),
+        "input": list(source.shape),
+        "output": list(output.shape),
+        "operations": step_operations(network, step),
+        "nodes": list(step.nodes),
+    }
+    if isinstance(step, Conv):
+        row["weights"] = list(step.weights.shape)
+        row["residual"] = step.residual
+    return row
+
+
+def detail(step: Step) -> str:
+    """Kernel, stride and the like, as `3x3 /2 g32 + residual`."""
+    if isinstance(step, Conv):
+        _, height, width, _ = step.weights.shape
+        words = [f"{height}x{width}"]
+        if step.strides != (1, 1):
+            words.append(f"/{step.strides[0]}" if step.strides[0] == step.strides[1] else f"/{step.strides}")
+        if step.groups > 1:
+            words.append(f"groups {step.groups}")
+        if step.residual is not None:
+            words.append("+ residual")
+        return " ".join(words)
+    if isinstance(step, MaxPool):
+        return f"{step.kernel[0]}x{step.kernel[1]} /{step.strides[0]}"
+    if isinstance(step, Add):
+        return "change of scale" if step.first == step.second else ""
+    return ""
+
+
+def _arrays(file: Path, partition: Partition) -> dict[str, Any]:
+    import numpy as np
+
+    from fpga_ops.signature import check_inputs, interface
+
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            arrays = dict(content)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {file}: {error}") from error
+    names = list(partition.graph.inputs)
+    if len(names) == 1 and names[0] not in arrays and "input" in arrays:
+        arrays[names[0]] = arrays["input"]
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise InputError(f"{file} has arrays {sorted(arrays)}; the model's inputs {missing} are not among them")
+    chosen = {name: arrays[name][:8] for name in names}
+    check_inputs(chosen, interface(partition.graph)["inputs"], 8)
+    return chosen
+
+
+def _print_tables(console: Console, partition: Partition, differences: Sequence[TensorDifference] | None) -> None:
+    from rich.table import Table
+
+    from fpga_ops.signature import interface
+
+    network = partition.network
+    declared = interface(partition.graph)
+    for kind, values in (("input", declared["inputs"]), ("output", declared["outputs"])):
+        for name, value in values.items():
+            console.print(f"{kind:7s} {name}  {value['dtype']}{value['shape']}", highlight=False, markup=False)
+    overview = Table("part", "runs on", "nodes", "operators", box=None, pad_edge=False)
+    operators = {node.name: node.operator for node in partition.graph.nodes}
+
+    def count(names: Sequence[str]) -> str:
+        found = Counter(operators[name] for name in names)
+        return ", ".join(f"{name} {number}" if number > 1 else name for name, number in found.most_common())
+
+    def part(title: str, value: Part) -> None:
+        overview.add_row(title, "CPU, onnxruntime", str(len(value.nodes)), count(value.nodes))
+
+    part("before", partition.before)
+    overview.add_row("device", "device, int8", str(len(partition.device_nodes)), count(partition.device_nodes))
+    part("after", partition.after)
+    console.print(overview)
+    table = Table("step", "", "input", "output", "MOP", "name", box=None, pad_edge=False, title="on the device")
+    for step in network.steps:
+        row = step_row(network, step)
+        sizes = ["x".join(str(size) for size in row[key]) for key in ("input", "output")]
+        work = f"{row['operations'] / 1e6:.1f}" if row["operations"] else ""
+        table.add_row(row["step"], row["detail"], *sizes, work, row["name"])
+    console.print(table)
+    console.print(
+        f"{len(network.steps)} steps, {network.operations / 1e9:.3f} GOP per image; "
+        f"sizes are height x width x channels",
+        highlight=False,
+    )
+    if differences is not None:
+        _print_comparison(console, differences)
+
+
+def _print_comparison(console: Console, differences: Sequence[TensorDifference]) -> None:
+    from rich.table import Table
+
+    table = Table(
+        "tensor", "step", "largest", "share", "largest", "share > 1", "rms", box=None, pad_edge=False,
+        title="against onnxruntime, in quantisation steps: each step by itself, then the whole network by itself",
+    )  # fmt: skip
+    for entry in differences:
+        table.add_row(
+            entry.name, entry.step, str(entry.forced), f"{entry.forced_share:.4%}",
+            str(entry.free), f"{entry.free_share:.4%}", f"{entry.free_rms:.3f}",
+        )  # fmt: skip
+    console.print(table)

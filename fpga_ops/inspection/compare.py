@@ -1,0 +1,128 @@
+"""Compare an imported network with onnxruntime on the same file, tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from fpga_ops.importer.partition import Partition
+from fpga_ops.ir import reference
+from fpga_ops.ir.network import UInt8Array, sources
+from fpga_ops.ir.requantise import quantise
+from fpga_ops.runtime import onnx_parts
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """How a quantised tensor differs from onnxruntime's, in quantisation steps.
+
+    Attributes:
+        name: Of the tensor.
+        step: Kind of the step that makes it.
+        forced: Largest difference when the step gets onnxruntime's own operands: the error of this step alone.
+        forced_share: Share of the elements that differ then.
+        free: Largest difference when the network runs by itself from the same input.
+        free_share: Share of the elements that differ by more than one step then.
+        free_rms: Root mean square of the difference then.
+    """
+
+    name: str
+    step: str
+    forced: int
+    forced_share: float
+    free: int
+    free_share: float
+    free_rms: float
+
+
+def compare(partition: Partition, inputs: Mapping[str, Array]) -> list[TensorDifference]:
+    """Run every step of a network on onnxruntime's tensors and on its own, and compare.
+
+    onnxruntime runs the file with no optimisation, so that each QuantizeLinear is executed as written.
+
+    Args:
+        partition: The imported file.
+        inputs: A batch for the file's inputs.
+    """
+    return list(_compare(partition, inputs))
+
+
+def _compare(partition: Partition, inputs: Mapping[str, Array]) -> Iterator[TensorDifference]:
+    network = partition.network
+    theirs = onnxruntime_integers(partition, inputs)
+    free: dict[str, UInt8Array] = {name: theirs[name] for name in network.inputs}
+    for step in network.steps:
+        tensor = network.tensors[step.output]
+        free[step.output] = reference.apply(network, step, free)
+        own = free[step.output].astype(np.int16)
+        expected = theirs[step.output].astype(np.int16)
+        if all(name in theirs for name in sources(step)):
+            forced = np.abs(reference.apply(network, step, theirs).astype(np.int16) - expected)
+        else:
+            forced = np.abs(own - expected)
+        gap = np.abs(own - expected)
+        yield TensorDifference(
+            tensor.name,
+            type(step).__name__ + (" + Add" if getattr(step, "add", None) and len(sources(step)) == 2 else ""),
+            int(forced.max()),
+            float((forced > 0).mean()),
+            int(gap.max()),
+            float((gap > 1).mean()),
+            float(np.sqrt((gap.astype(np.float64) ** 2).mean())),
+        )
+
+
+def onnxruntime_integers(partition: Partition, inputs: Mapping[str, Array]) -> dict[str, UInt8Array]:
+    """Quantised tensors as onnxruntime makes them, `uint8[N, H, W, C]` with int8 shifted by 128, by name.
+
+    Those of the network's inputs are quantised here, by the network's own rule.
+    """
+    network, graph = partition.network, partition.graph
+    floats = tuple(dict.fromkeys(partition.quantised.values()))
+    wanted = [name for name in network.tensors if name in graph.producer and name not in network.inputs]
+    from_before = [name for name in floats if name in graph.producer]
+    names = [*wanted, *from_before]
+    values = dict(zip(names, run_unoptimised(graph.model, names, inputs), strict=True))
+    result: dict[str, UInt8Array] = {}
+    for name in network.inputs:
+        tensor = network.tensors[name]
+        real = partition.quantised[name]
+        value = np.asarray(values[real] if real in values else inputs[real], np.float32)
+        result[name] = quantise(_nhwc(value, *tensor.shape), tensor.scale, tensor.zero_point)
+    for name in wanted:
+        value = values[name]
+        integers = value.view(np.uint8) ^ np.uint8(128) if value.dtype == np.int8 else value
+        result[name] = _nhwc(integers, *network.tensors[name].shape)
+    return result
+
+
+def _nhwc(value: Array, height: int, width: int, channels: int) -> Array:
+    return np.ascontiguousarray(value.reshape(len(value), channels, height, width).transpose(0, 2, 3, 1))
+
+
+def run_unoptimised(model: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
+    """Any tensors of a model, each node run by itself as the ONNX specification says."""
+    import onnxruntime
+
+    wider = onnx.ModelProto()
+    wider.CopyFrom(model)
+    present = {value.name for value in wider.graph.output}
+    wider.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(wider.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return list(onnx_parts.run_session(session, names, inputs))
+
+
+def as_rows(differences: Sequence[TensorDifference]) -> list[dict[str, Any]]:
+    """For JSON."""
+    return [asdict(entry) for entry in differences]

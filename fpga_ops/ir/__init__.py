@@ -1,0 +1,1 @@
+"""The integer network: its data, its definition in numpy, and its constants."""

@@ -1,0 +1,1 @@
+"""Compiled plans kept on disk, by content."""
