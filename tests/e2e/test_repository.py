@@ -110,6 +110,23 @@ def test_a_publication_is_never_unready(service: Service, tiny_onnx: Path) -> No
         seen.add(service.get("/ready")[0])
         assert time.monotonic() < until
     assert seen == {200}
+    assert told_versions(service, "tiny") == ["2"]
+    shutil.rmtree(service.repository / "tiny" / "2")  # the roll-back
+    service.wait_for(lambda: state(service, "tiny") == ("1", "serving"))
+    assert told_versions(service, "tiny") == ["1"]
+
+
+def told_versions(service: Service, model: str) -> list[str]:
+    """The versions that the server's own metrics name as answering, once those that ended have taken back their word.
+
+    Triton 2.51 keeps a version loaded that a gRPC stream has asked first, so this holds without streams.
+    """
+
+    def values(version: str) -> float:
+        return service.metric("fpga_model_info", f'model="{model}"', f'version="{version}"')
+
+    service.wait_for(lambda: values("1") + values("2") == 1, what="one version that answers")
+    return [version for version in ("1", "2") if values(version)]
 
 
 def test_files_replaced_one_by_one_are_served_when_they_fit(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +45,6 @@ def test_versions_come_and_go_under_traffic(tmp_path: Path, tiny_onnx: Path, tin
             shutil.rmtree(repository / "tiny" / "2")  # the roll-back
             service.wait_for(lambda: answers(first), what="version 1")
             service.wait_for(lambda: [entry["version"] for entry in service.status()["models"]] == ["1"])
-        # An open stream over gRPC keeps a version loaded that it has asked, also when another answers.
-        service.wait_for(lambda: service.metric("fpga_model_info", 'version="2"') == 0, what="version 2 has gone")
-        assert service.metric("fpga_model_info", 'version="1"') == 1
         assert traffic.statuses() == {"ok"}
         assert len(traffic.answers) > 20
         for _, _, _, answer in traffic.answers:
