@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 # Imported here, not on demand: the module has the name of the function, and the later of the two would win.
 from fpga_ops.devices import DeviceInfo, devices
 from fpga_ops.errors import DeviceError, FpgaOpsError, InputError, ModelError
+from fpga_ops.moved_modules import redirect
+from fpga_ops.old_paths import MOVED
 
 if TYPE_CHECKING:
     from fpga_ops.loading import load
@@ -30,6 +32,8 @@ __all__ = [
     "devices",
     "load",
 ]
+
+redirect(MOVED)
 
 
 def __getattr__(name: str) -> object:

@@ -5,6 +5,7 @@ client = Client("triton+grpc://localhost:8001/top_tagger")
 scores = client.tag(jets)
 """
 
+from fpga_ops.moved_modules import redirect
 from sonic_client.client import AsyncClient, Client, tag
 from sonic_client.core.session import Reply
 from sonic_client.errors import (
@@ -21,7 +22,10 @@ from sonic_client.errors import (
     ServerUnavailableError,
 )
 from sonic_client.events.jets import MAX_CONSTITUENTS, prepare
+from sonic_client.old_paths import MOVED
 from sonic_client.options import LocalModel, LocalServer, Options, Retry, Tls, token_from_environment
+
+redirect(MOVED)
 
 __all__ = [
     "MAX_CONSTITUENTS",

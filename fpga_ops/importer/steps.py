@@ -91,7 +91,7 @@ def fit_channels(
 
     Such a channel's weights are divided by the least power of two that makes the bias fit, and rounded; onnxruntime's
     quantiser raises weight scales for the same reason. With `S'` the new scale the output moves by at most
-    `1/2 S' sum|x - zero_point|`; docs/integer-network.md has the bound.
+    `1/2 S' sum|x - zero_point|`; docs/explanation/integer-network.md has the bound.
 
     Args:
         weights: `int8[OC, KH, KW, IC / groups]`.

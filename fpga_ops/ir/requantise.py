@@ -1,7 +1,7 @@
 """Fixed-point constants from real scales, and the quantisation of float inputs.
 
 Notation: `S[c] = s_in * s_w[c] / s_out` is the real factor from an accumulator to an output step. All functions are
-pure; the derivation and the error bounds are in docs/integer-network.md.
+pure; the derivation and the error bounds are in docs/explanation/integer-network.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The FPGA engine: an overlay in OpenCL that interprets layer descriptors. See docs/fpga-overlay.md.
+"""The FPGA engine: an overlay in OpenCL that interprets layer descriptors. See docs/explanation/fpga-overlay.md.
 
 `compile` makes an executable for the emulator or a board; `plan` and `cycles` say what it will take; `emulator`
 installs and finds Intel's FPGA emulator.

@@ -1,4 +1,4 @@
-"""The fixed-point rules against exact rational arithmetic, with the bounds of docs/integer-network.md."""
+"""The fixed-point rules against exact rational arithmetic, with the bounds of docs/explanation/integer-network.md."""
 
 from __future__ import annotations
 

@@ -338,7 +338,7 @@ def table() -> list[Comparison]:
 
 
 def markdown() -> str:
-    """The table of docs/fpga-overlay.md."""
+    """The table of docs/explanation/fpga-overlay.md."""
     lines = [
         "| design | device | network | array, MHz | published ms | model ms | deviation | bytes once: hidden / not |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,5 +1,5 @@
 /* The overlay: seven single-work-item kernels joined by channels. They interpret layer descriptors, so a network is
- * data. docs/fpga-overlay.md has the picture, the schedule and the memory map.
+ * data. docs/explanation/fpga-overlay.md has the picture, the schedule and the memory map.
  *
  *   fetch --descriptors--> params, weights, features, array, requant, sink
  *   features --act--> array --acc--> requant --result--> features        (all maps stay in `features`)

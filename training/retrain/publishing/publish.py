@@ -24,7 +24,7 @@ from retrain.publishing.versions import GOLDEN_FILE, Version, damaged_files, ver
 Answers = Mapping[str, NDArray[Any]]
 
 SCORE_TOLERANCE = 1e-4  # of served scores, float arithmetic in another order
-ONNXRUNTIME_TOLERANCE = 0.1  # of onnxruntime's scores: integers may differ by steps, see docs/integer-network.md
+ONNXRUNTIME_TOLERANCE = 0.1  # of onnxruntime's scores, see docs/explanation/integer-network.md
 COMPARED = ("auc", "rejection_30", "accuracy")  # higher is better
 LOAD_TIMEOUT = 120.0  # s
 

@@ -1,0 +1,28 @@
+"""Where modules of earlier releases are now; see `fpga_ops.moved_modules`."""
+
+MOVED = {
+    "retrain.baseline": "retrain.evaluation.baseline",
+    "retrain.bias_correction": "retrain.quantisation.bias_correction",
+    "retrain.card": "retrain.publishing.card",
+    "retrain.clustering": "retrain.data.clustering",
+    "retrain.examples": "retrain.data.examples",
+    "retrain.export": "retrain.quantisation.export",
+    "retrain.features": "retrain.evaluation.substructure",
+    "retrain.head": "retrain.network.head",
+    "retrain.images": "retrain.data.images",
+    "retrain.jets": "retrain.data.jet_table",
+    "retrain.metrics": "retrain.evaluation.metrics",
+    "retrain.original": "retrain.evaluation.original",
+    "retrain.pixelmaps": "retrain.data.pixelmaps",
+    "retrain.plots": "retrain.evaluation.plots",
+    "retrain.precision": "retrain.quantisation.precision",
+    "retrain.publish": "retrain.publishing.publish",
+    "retrain.quantise": "retrain.quantisation.quantise",
+    "retrain.refit": "retrain.quantisation.refit",
+    "retrain.release": "retrain.publishing.release",
+    "retrain.rounding": "retrain.network.rounding",
+    "retrain.scoring": "retrain.evaluation.scoring",
+    "retrain.tasks": "retrain.publishing.tasks",
+    "retrain.training": "retrain.network.training",
+    "retrain.versions": "retrain.publishing.versions",
+}
