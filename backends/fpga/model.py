@@ -77,8 +77,7 @@ class TritonPythonModel:
         self._name = f"{args['model_name']} version {args['model_version']}"
         labels = {"model": args["model_name"], "version": args["model_version"]}
         config = json.loads(args["model_config"])
-        # Resolved: the server may see the repository through a link in a folder of its own, another at each start.
-        version = (Path(args["model_repository"]) / args["model_version"]).resolve()
+        version = Path(args["model_repository"]) / args["model_version"]
         self._metrics = Metrics(pb_utils)
         self._accounts = Accounts(self._metrics.increment, labels)
         self._provenance = Provenance(self._metrics.move, labels)
@@ -92,8 +91,9 @@ class TritonPythonModel:
             max_batch = max(1, int(config["max_batch_size"]))
             notes = os.environ.get(NOTES_VARIABLE)
             self._first_use = FirstUse(
-                Path(notes) if notes else None, args["model_instance_name"], version / MODEL_FILE, max_batch
-            )
+                Path(notes) if notes else None, args["model_instance_name"], version / MODEL_FILE, max_batch,
+                limit_s=settings.open_timeout_s,
+            )  # fmt: skip
 
             def load(device: str | None) -> fpga_ops.Network:
                 self._first_use.begin(device)

@@ -241,6 +241,19 @@ def test_the_admin_key_is_made_once_and_private(tmp_path: Path) -> None:
         read_or_make(path)
 
 
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o620, 0o602])
+def test_a_key_that_others_may_read_or_change_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "admin"
+    read_or_make(path)
+    path.chmod(mode)
+    with pytest.raises(PermissionError, match=rf"expected mode 0600.*found mode {mode:04o}.*remove the file"):
+        read_or_make(path)
+    with pytest.raises(PermissionError):
+        _admin_key(path)
+    path.chmod(0o400)
+    assert len(read_or_make(path)) >= 32
+
+
 def test_a_key_that_cannot_be_kept_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a place for it the server still starts, closed; a file that was asked for has to be there."""
     (tmp_path / "file").touch()

@@ -10,6 +10,28 @@ import pytest
 from triton_server.repository.admission import pinned, refusal, verify_repository, versions
 
 
+def test_what_file_servers_and_programs_make_is_no_model(tmp_path: Path) -> None:
+    names = [
+        "lost+found",
+        "@eaDir",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "__pycache__",
+        ".snapshot",
+    ]
+    for name in names:
+        (tmp_path / name).mkdir()
+    (tmp_path / "README.md").touch()
+    model(tmp_path, "tagger", 'backend: "fpga"')
+    model(tmp_path, "_mine", 'backend: "fpga"')
+    (tmp_path / "forgotten").mkdir()
+    verdict = verify_repository(tmp_path)
+    assert verdict.accepted == ["tagger"]
+    assert set(verdict.refused) == {"_mine", "forgotten"}, "meant as models, and not good ones"
+    assert "not a model name" in verdict.refused["_mine"]
+
+
 def model(repository: Path, name: str, config: str | bytes | None) -> Path:
     folder = repository / name
     (folder / "1").mkdir(parents=True)

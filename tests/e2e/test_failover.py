@@ -28,6 +28,9 @@ dynamic_batching { max_queue_delay_microseconds: 300000 }
 parameters { key: "device_timeout_s" value { string_value: "1" } }
 parameters { key: "self_test_interval_s" value { string_value: "1" } }
 """
+STALL = ("--stall", "6")
+IMPATIENT = 'parameters { key: "open_timeout_s" value { string_value: "24" } }\n'
+"""What hangs is given up after 3 s in a child, 24 s in an instance, and 6 s at a start, an eighth of the usual."""
 
 
 @pytest.fixture
@@ -200,25 +203,24 @@ def test_a_driver_that_aborts_when_a_device_opens_is_passed_over(tmp_path: Path,
         np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), answer)
 
 
-@pytest.mark.timeout(900)  # mostly waiting: three minutes on a machine that is not slow
 def test_a_driver_that_hangs_when_a_device_opens_is_passed_over(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:
     """At the start, in each of three instances, and at a load in service, where the others serve on until it shows."""
     environment = faulty_driver(tmp_path, fault)
     repository = tmp_path / "hangs"
     three = complete(tiny_onnx) + "instance_group [ { kind: KIND_CPU count: 3 } ]\n"
-    write_model(repository, "tiny", tiny_onnx, device="cpu,reference", more=three)
+    write_model(repository, "tiny", tiny_onnx, device="cpu,reference", more=three + IMPATIENT)
     fault.write_text("hang")
-    with serving(repository, COMPLETE, environment=environment) as service:
+    with serving(repository, COMPLETE, *STALL, environment=environment) as service:
         assert service.get("/ready")[0] == 200
         told = "device cpu is taken out of service (aborted): the driver does not come back when the device is opened"
         assert told in service.log.read_text()
         service.wait_for(lambda: service.metric("fpga_failovers_total", 'device="cpu"', 'cause="aborted"') == 3)
         answer = service.infer("grpc", "tiny", images())
-        write_model(repository, "late", tiny_onnx, device="cpu,reference", more=complete(tiny_onnx))
-        time.sleep(5)
+        write_model(repository, "late", tiny_onnx, device="cpu,reference", more=complete(tiny_onnx) + IMPATIENT)
+        service.wait_for(lambda: '"loading: late:1"' in service.log.read_text())
         assert service.get("/ready/late")[0] != 200
         np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), answer)
-        service.wait_for(lambda: service.get("/ready/late")[0] == 200, 500)
+        service.wait_for(lambda: service.get("/ready/late")[0] == 200, 120)
         np.testing.assert_array_equal(service.infer("grpc", "late", images()), answer)
 
 
@@ -226,8 +228,8 @@ def test_a_driver_that_hangs_at_a_failover_is_passed_over(tmp_path: Path, tiny_o
     """The device in use is lost, and the next one never opens: the one after it serves after a single restart."""
     environment = faulty_driver(tmp_path, fault)
     repository = tmp_path / "hangs_later"
-    write_model(repository, "tiny", tiny_onnx, device="first,cpu,reference", more=complete(tiny_onnx))
-    with serving(repository, COMPLETE, backend=BACKEND, environment=environment) as service:
+    write_model(repository, "tiny", tiny_onnx, device="first,cpu,reference", more=complete(tiny_onnx) + IMPATIENT)
+    with serving(repository, COMPLETE, *STALL, backend=BACKEND, environment=environment) as service:
         answer = service.infer("grpc", "tiny", images())
         fault.write_text("lost hang")
         with pytest.raises(InferenceServerException) as caught:

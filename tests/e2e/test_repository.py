@@ -75,6 +75,18 @@ def test_a_model_that_cannot_be_right_does_not_take_the_others_with_it(
         service.infer("grpc", "tiny", images())
 
 
+@pytest.mark.parametrize("name", ["with space", "it's", "b\u00fccher", 'say "$HOME"', "a;b&c"])
+def test_a_repository_may_have_any_path(tmp_path: Path, tiny_onnx: Path, name: str) -> None:
+    repository = tmp_path / name / "models"
+    write_model(repository, "tiny", tiny_onnx, more=complete(tiny_onnx))
+    with serving(repository, COMPLETE) as service:
+        assert state(service, "tiny") == ("1", "serving")
+        write_model(repository, "tiny", tiny_onnx, version=2)
+        service.wait_for(lambda: state(service, "tiny") == ("2", "serving"))
+        assert service.infer("grpc", "tiny", images()).shape == (1, 2)
+        assert not service.restarts()
+
+
 def test_a_damaged_known_answer_hides_nothing(service: Service, tiny_onnx: Path) -> None:
     (service.repository / "tiny" / "1" / "golden.npz").write_bytes(b"PK\x03\x04" + b"junk" * 100)
     write_model(service.repository, "third", tiny_onnx, more=complete(tiny_onnx))

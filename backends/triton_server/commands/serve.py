@@ -69,6 +69,14 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="seconds that requests in flight get at the end (default: %(default)s)",
     )
     parser.add_argument(
+        "--stall",
+        type=_seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds without any work after which a start is repeated: a driver that never comes back"
+        " (default: %(default)s)",
+    )
+    parser.add_argument(
         "--drain",
         type=_seconds,
         default=0.0,
@@ -108,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
         args.model_repository,
         http_port=args.http_port, grpc_port=args.grpc_port, metrics_port=args.metrics_port, address=args.address,
         log=args.log_file or "inherit", exit_timeout_s=args.exit_timeout, admin_key=key, share_ports=True,
+        stall_s=args.stall,
         environment={"TRITON_FPGA_DEVICE": args.device} if args.device else None, extra=args.triton_flag,
     )  # fmt: skip
     supervisor = Supervisor(

@@ -4,8 +4,8 @@ A note is on disk while a device is opened and asked its first known answer, at 
 failed in service. A process that finds the note of one that died there tries the device in a child process first. So
 a sound start pays nothing, a process that was killed by somebody else costs its successor a second, and a driver that
 aborts costs one restart. One that never comes back costs the time until it is noticed, twice: in the instance (whoever
-started it ends it when it does nothing for 30 s, and it ends itself after OPEN_LIMIT_S when it is busy), and in the
-child.
+started it ends it when it does nothing for 30 s, and it ends itself after the model's ``open_timeout_s`` when it is
+busy), and in the child.
 
 `python -m triton_server.plugin.device_trial MODEL DEVICE MAX_BATCH PARENT_PID` is the child.
 """
@@ -24,11 +24,9 @@ from fpga_ops.errors import DeviceError
 from fpga_ops.runtime.parent_death import end_with
 from triton_server.supervisor.processes import tree_cpu_seconds
 
-OPEN_LIMIT_S = 120.0
-"""An instance ends itself when the device is not open and has not given its known answers after this time."""
-TRIAL_LIMIT_S = 60.0
-TRIAL_IDLE_S = 15.0
-"""A child that uses no processor for this long, nor its children, hangs. Below the time after which a start stalls."""
+TRIAL_LIMIT, TRIAL_IDLE = 1 / 2, 1 / 8
+"""What a child gets of the time that an instance has, and without any use of the processor by it or its children: 60
+and 15 s of 120. The second is below the time after which a start stalls."""
 _OPENS = b"opens the device"
 _STDERR = 2
 
@@ -38,13 +36,19 @@ class DeviceAbortedError(DeviceError):
 
 
 class FirstUse:
-    """Keeps the notes of one instance, in ``folder`` (None: nowhere, and nothing is tried)."""
+    """Keeps the notes of one instance, in ``folder`` (None: nowhere, and nothing is tried).
 
-    def __init__(self, folder: Path | None, instance: str, model: Path, max_batch: int) -> None:
+    The instance ends itself when the device is not open, and has not given its known answers, after ``limit_s``.
+    """
+
+    def __init__(
+        self, folder: Path | None, instance: str, model: Path, max_batch: int, *, limit_s: float = 120.0
+    ) -> None:  # fmt: skip
         self._folder = folder
         self._instance = instance
         self._model = model
         self._max_batch = max_batch
+        self._limit_s = limit_s
         self._note: Path | None = None
 
     def begin(self, device: str | None) -> None:
@@ -55,14 +59,17 @@ class FirstUse:
         self.survived()
         if self._folder is None:
             return
-        key = hashlib.sha256("\n".join((self._instance, str(self._model), device or "auto")).encode())
+        # Resolved: the server may see the repository through a link in a run directory, which is another at each start.
+        # And as bytes: Triton's Python takes no path for UTF-8 where the locale is C.
+        key = hashlib.sha256(os.fsencode("\n".join((self._instance, str(self._model.resolve()), device or "auto"))))
         note = self._folder / key.hexdigest()[:16]
         if note.exists():
-            try_out(self._model, device, self._max_batch)
+            limit_s, idle_s = TRIAL_LIMIT * self._limit_s, TRIAL_IDLE * self._limit_s
+            try_out(self._model, device, self._max_batch, limit_s=limit_s, idle_s=idle_s)
         note.touch()
         self._note = note
         # A thread of C, which needs no lock of Python's; the log gets the place where the driver was called.
-        faulthandler.dump_traceback_later(OPEN_LIMIT_S, exit=True, file=_STDERR)
+        faulthandler.dump_traceback_later(self._limit_s, exit=True, file=_STDERR)
 
     def survived(self) -> None:
         """The process lives on after the device was used."""
@@ -72,9 +79,7 @@ class FirstUse:
             self._note = None
 
 
-def try_out(
-    model: Path, device: str | None, max_batch: int, *, limit_s: float = TRIAL_LIMIT_S, idle_s: float = TRIAL_IDLE_S
-) -> None:
+def try_out(model: Path, device: str | None, max_batch: int, *, limit_s: float, idle_s: float) -> None:
     """Open and use a device in a child process. What it fails with in an orderly way is not of interest here.
 
     Raises DeviceAbortedError when the child dies, uses no processor for ``idle_s``, or takes longer than ``limit_s``.

@@ -28,6 +28,8 @@ class Settings:
     """Seconds between known-answer tests of the device; 0 tests at load alone."""
     device_timeout_s: float = 30.0
     """A device call that takes longer has failed."""
+    open_timeout_s: float = 120.0
+    """A device that is not open, and has not given its known answers, after this time never will."""
     require_hashes: bool = False
     """Refuse a version without a model card that holds the hash of model.onnx."""
 
@@ -38,7 +40,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     Raises SettingsError, which names the parameter, what was expected and what came.
     """
     given = {name: str(entry.get("string_value", "")) for name, entry in config.get("parameters", {}).items()}
-    known = {"device", "precision", "contract", "self_test_interval_s", "device_timeout_s", "require_hashes"}
+    known = {"device", "precision", "contract", "require_hashes"}
+    known |= {"self_test_interval_s", "device_timeout_s", "open_timeout_s"}
     for name in given:
         if name not in known and not name.isupper():  # upper case is Triton's own
             raise SettingsError(f"parameter '{name}' is unknown; there are: {', '.join(sorted(known))}")
@@ -49,6 +52,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         contract=_one_of("contract", given.get("contract", default.contract), CONTRACTS),
         self_test_interval_s=_seconds("self_test_interval_s", given, default.self_test_interval_s),
         device_timeout_s=_seconds("device_timeout_s", given, default.device_timeout_s),
+        open_timeout_s=_seconds("open_timeout_s", given, default.open_timeout_s),
         require_hashes=_one_of("require_hashes", given.get("require_hashes", "false"), ("true", "false")) == "true",
     )
 

@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 ALLOWED_BACKENDS = ("fpga",)
-NO_MODELS = ("lost+found",)
-"""Folders that a file system has of itself."""
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NO_MODELS = {"lost+found", "system volume information", "network trash folder", "temporary items"}
+"""Folders that file systems and file servers put beside a user's own, in lower case."""
 _CHUNK = 1 << 20
 
 
@@ -33,7 +34,7 @@ def verify_repository(repository: Path) -> Verdict:
     """Judge every model folder of a repository; cheap for files that did not change since the last look."""
     verdict = Verdict()
     for model in sorted(repository.iterdir()):
-        if model.name.startswith(".") or model.name in NO_MODELS:
+        if is_no_model(model):
             continue
         if not model.is_dir():
             if model.is_symlink() and not model.exists():  # Triton gives up the whole repository over it
@@ -49,6 +50,21 @@ def verify_repository(repository: Path) -> Verdict:
     return verdict
 
 
+def is_no_model(entry: Path) -> bool:
+    """Whether an entry of the repository is nobody's attempt at a model, and so not worth a word.
+
+    It is hidden, or of a program that makes folders of its own (``lost+found``, ``@eaDir``, ``#recycle``,
+    ``$RECYCLE.BIN``, ``__pycache__``): no model's name begins as these do. One that holds a config.pbtxt is meant.
+    """
+    name = entry.name
+    if name.startswith(".") or name.lower() in _NO_MODELS:
+        return True
+    try:
+        return name[0] in "@#$~_" and not (entry / "config.pbtxt").exists()
+    except OSError:
+        return True
+
+
 def refusal(model: Path) -> str | None:
     """Why a model folder must not be loaded, None when it may."""
     try:
@@ -58,7 +74,7 @@ def refusal(model: Path) -> str | None:
 
 
 def _refusal(model: Path) -> str | None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", model.name):
+    if not _MODEL_NAME.fullmatch(model.name):
         return f"the folder's name {model.name!r} is not a model name (letters, digits, '_', '.', '-')"
     config = model / "config.pbtxt"
     if not config.is_file():

@@ -22,7 +22,10 @@ def default_path() -> Path:
 
 
 def read_or_make(path: Path) -> str:
-    """The key in the file, a new one (mode 0600) where the file is missing. Raises OSError."""
+    """The key in the file, a new one (mode 0600) where the file is missing.
+
+    Raises OSError, also for a file that others may read or change: then they have the key as well.
+    """
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".admin-key-") as stream:  # mode 0600
@@ -30,7 +33,14 @@ def read_or_make(path: Path) -> str:
             stream.flush()
             with contextlib.suppress(FileExistsError):  # another server of this user was as early
                 os.link(stream.name, path)
-    key = path.read_text().strip()
+    with path.open() as stream:
+        status = os.fstat(stream.fileno())
+        key = stream.read().strip()
+    if status.st_mode & 0o077 or status.st_uid not in (os.getuid(), 0):
+        raise PermissionError(
+            f"the admin key in {path} is open to others: expected mode 0600 and this user or root as its owner, found "
+            f"mode {status.st_mode & 0o7777:04o} and user {status.st_uid}; remove the file, and a new key is made"
+        )
     if not key:
         raise OSError(f"no key in {path}: remove the file, or write one into it")
     return key

@@ -1,11 +1,29 @@
 """The run directory: the folder layout Triton wants, assembled at start so that git keeps only the plugin."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from triton_server.server.installation import Installation
+
+
+def is_plain(path: str | Path) -> bool:
+    """Whether a shell takes a path for what it is. Triton starts its stubs through one, and quotes nothing."""
+    return re.fullmatch(r"[A-Za-z0-9_./,=:@%+~-]+", str(path)) is not None
+
+
+def plain_path(run: Path, repository: Path) -> Path:
+    """A path of the repository that Triton can take: its own, or a link in the run directory.
+
+    A space or quote in it breaks the command line of a stub; letters beyond ASCII break where the locale is C.
+    """
+    if is_plain(repository):
+        return repository
+    link = run / "models"
+    link.symlink_to(repository, target_is_directory=True)
+    return link
 
 
 def assemble(run: Path, installation: Installation, backend: Path, packages: Iterable[Path] = ()) -> Path:

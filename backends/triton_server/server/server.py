@@ -3,37 +3,31 @@
 import contextlib
 import itertools
 import os
-import re
 import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from triton_server.errors import ServerError, ServerStalledError, ServerStartError
-from triton_server.protocol import LEASH_VARIABLE
 from triton_server.repository.admission import verify_repository
-from triton_server.server import shared_memory
+from triton_server.server import launch, shared_memory
 from triton_server.server.admin_key import ADMIN_HEADER, default_path, read_or_make
 from triton_server.server.control_api import Control
 from triton_server.server.installation import Installation, backend_folder, check_numpy, find_installation
 from triton_server.server.ports import resolve_ports
-from triton_server.server.run_directory import assemble
+from triton_server.server.run_directory import assemble, is_plain, plain_path
 from triton_server.supervisor.processes import cpu_seconds, find_stubs, hide_argument, kill_and_wait, session_members
 
 START_ATTEMPTS = 3
 STALL_S = 30.0
 """A start that uses no processor time for this long has stalled."""
-STUB_TIMEOUT_S = 120
-"""What a stub gets to load its model. Triton's 30 s are too few on a machine with many times more work than cores."""
 IDLE_SHARE = 0.01
 """What idle threads use of a processor."""
 
@@ -46,7 +40,7 @@ class TritonServer:
     Ports of 0 become free ones and stay the same over restarts. ``models`` are loaded at start ("*": all); load and
     unload requests are obeyed later. ``log`` is a file to append the server's log to, ``None`` for one in the run
     directory, or "inherit" for this process's stderr. ``share_ports`` lets the supervisor's gate listen beside the
-    server. ``extra`` are more tritonserver flags.
+    server. A start that uses no processor time for ``stall_s`` seconds has stalled. ``extra`` are more of Triton's.
 
     What changes the server needs ``admin_key``, this user's unless given: a load request brings configurations and
     files of its own, and so any code, and shared memory may be that of the server's own processes.
@@ -68,6 +62,7 @@ class TritonServer:
         shm_default_bytes: int = 8 << 20,
         share_ports: bool = False,
         auto_complete: bool | None = True,
+        stall_s: float = STALL_S,
         extra: Sequence[str] = (),
     ) -> None:
         self.model_repository = Path(model_repository).resolve()
@@ -84,6 +79,7 @@ class TritonServer:
         self.auto_complete = auto_complete
         """Whether Triton may complete configurations: costs a second and a process a model at each start. None: only
         where one in the repository needs it, so that none which does can be loaded later."""
+        self._stall_s = stall_s
         self._extra = tuple(extra)
         self._log = log
         self.shm_prefix = shared_memory.make_prefix(next(_tags))
@@ -149,8 +145,7 @@ class TritonServer:
         for attempt in range(START_ATTEMPTS):
             try:
                 self._run = Path(tempfile.mkdtemp(prefix=self.shm_prefix))
-                backends = assemble(self._run, installation, backend_folder(), _packages())
-                self._launch(self._command(installation, backends), self._environ(installation), backends)
+                self._launch(installation, self._run)
                 if timeout_s is not None:
                     self.wait_ready(timeout_s)
             except ServerStalledError:
@@ -176,7 +171,7 @@ class TritonServer:
         if not os.access(self.model_repository, os.R_OK | os.X_OK):
             raise ServerStartError(f"cannot read {self.model_repository}: let user {os.getuid()} read it")
         temporary = tempfile.gettempdir()
-        if not re.fullmatch(r"[\w./,=:@%+~-]+", temporary):
+        if not is_plain(temporary):
             raise ServerStartError(
                 f"cannot use {temporary!r} for temporary files, since Triton starts its workers through a shell: set "
                 "TMPDIR to a folder without spaces and quotes in its path"
@@ -188,8 +183,8 @@ class TritonServer:
     def wait_ready(self, timeout_s: float = 600.0) -> None:
         """Wait until the server says that it is up.
 
-        Raises ServerStalledError when it does nothing at all for STALL_S, ServerStartError when it ends first or takes
-        too long.
+        Raises ServerStalledError when it does nothing at all for ``stall_s`` seconds, ServerStartError when it ends
+        first or takes too long.
         """
         deadline = time.monotonic() + timeout_s
         worked, worked_at = 0.0, time.monotonic()
@@ -201,10 +196,10 @@ class TritonServer:
             if time.monotonic() > deadline:
                 raise ServerStartError(f"tritonserver is not ready after {timeout_s:g} s\n{self.log_tail()}")
             work = sum(cpu_seconds(pid) for pid in session_members(self.pid or -1))
-            if work > worked + STALL_S * IDLE_SHARE:
+            if work > worked + self._stall_s * IDLE_SHARE:
                 worked, worked_at = work, time.monotonic()
-            elif time.monotonic() > worked_at + STALL_S:
-                raise ServerStalledError(f"tritonserver has done nothing for {STALL_S:g} s\n{self.log_tail()}")
+            elif time.monotonic() > worked_at + self._stall_s:
+                raise ServerStalledError(f"tritonserver has done nothing for {self._stall_s:g} s\n{self.log_tail()}")
             self._exited.wait(0.05)
         if self.pid is not None:
             hide_argument(self.pid, self.admin_key)
@@ -276,86 +271,32 @@ class TritonServer:
     # -- inside
 
     def _command(self, installation: Installation, backends: Path) -> list[str]:
-        command = [
-            str(installation.binary),
-            f"--model-repository={self.model_repository}",
-            f"--backend-directory={backends}",
-            f"--cache-directory={installation.caches}",
-            f"--http-address={self.address}", f"--http-port={self.http_port}",
-            f"--grpc-address={self.address}", f"--grpc-port={self.grpc_port}",
-            f"--metrics-address={self.address}", f"--metrics-port={self.metrics_port}",
-            "--allow-gpu-metrics=false",
-            "--pinned-memory-pool-byte-size=0",
-            "--exit-on-error=false",
-            f"--exit-timeout-secs={max(1, round(self.exit_timeout_s))}",
-            "--model-control-mode=explicit",
-            *(f"--load-model={model}" for model in self.models),
-            f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
-            f"--backend-config=python,shm-default-byte-size={self._shm_default_bytes}",
-            f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT_S}",
-            # Everyone may infer and ask for health and metadata; only the holder of the key may change what is served.
-            f"--http-restricted-api={RESTRICTED}:{ADMIN_HEADER}={self.admin_key}",
-            f"--grpc-restricted-protocol={RESTRICTED}:{ADMIN_HEADER.removeprefix('triton-grpc-protocol-')}={self.admin_key}",
-        ]  # fmt: skip
         completes = self.auto_complete
         if completes is None:
             completes = bool(verify_repository(self.model_repository).incomplete)
-        if not completes:
-            command.append("--disable-auto-complete-config")
-        if self._share_ports:
-            command += ["--reuse-http-port=true", "--reuse-grpc-port=true"]
-        return [*command, *self._extra]
+        return [
+            str(installation.binary),
+            f"--model-repository={plain_path(backends.parent, self.model_repository)}",
+            f"--backend-directory={backends}",
+            f"--cache-directory={installation.caches}",
+            *launch.listening(
+                self.address, self.http_port, self.grpc_port, self.metrics_port, shared=self._share_ports
+            ),
+            *launch.serving(self.models, completes=completes, exit_timeout_s=self.exit_timeout_s),
+            *launch.stubs(self.shm_prefix, self._shm_default_bytes),
+            *launch.restricted(self.admin_key),
+            "--allow-gpu-metrics=false",
+            "--pinned-memory-pool-byte-size=0",
+            *self._extra,
+        ]  # fmt: skip
 
-    def _environ(self, installation: Installation) -> dict[str, str]:
-        environment = {**os.environ, **self.environment}
-        for name in ("PYTHONHOME", "VIRTUAL_ENV"):
-            environment.pop(name, None)
-        # The stub embeds the first python3 on PATH: it must be the interpreter whose packages were checked here.
-        environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH") or os.defpath))
-        environment["LD_LIBRARY_PATH"] = os.pathsep.join(
-            (*installation.library_path, *filter(None, [environment.get("LD_LIBRARY_PATH")]))
-        )
-        return environment
-
-    def _launch(self, command: Sequence[str], environment: Mapping[str, str], backends: Path) -> None:
-        output = None
+    def _launch(self, installation: Installation, run: Path) -> None:
+        backends = assemble(run, installation, backend_folder(), launch.packages())
         if self._log != "inherit":
-            self.log_path = Path(self._log) if self._log is not None else backends.parent / "tritonserver.log"
-            output = self.log_path.open("ab")
-        self._exited = exited = threading.Event()
-        started = threading.Event()
-        failure: list[OSError] = []
-
-        def keeper() -> None:
-            _yield_to_the_woken()
-            leash, held = os.pipe()
-            try:
-                process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
-                    env={**environment, LEASH_VARIABLE: str(leash)}, pass_fds=[leash],
-                    stdin=subprocess.DEVNULL, stdout=_stderr() if output is None else output, stderr=output,
-                    umask=0o077,
-                    start_new_session=True,  # Ctrl-C is for the one who watches, who then stops the server
-                )  # fmt: skip
-            except OSError as error:
-                os.close(held)
-                failure.append(error)
-                started.set()
-                return
-            finally:
-                os.close(leash)
-                if output is not None:
-                    output.close()
-            self._process = process
-            started.set()
-            process.wait()
-            os.close(held)
-            exited.set()
-
-        threading.Thread(target=keeper, name="tritonserver", daemon=True).start()
-        started.wait()
-        if failure:
-            raise ServerStartError(f"cannot run {command[0]}: {failure[0]}") from failure[0]
+            self.log_path = Path(self._log) if self._log is not None else run / "tritonserver.log"
+        command = self._command(installation, backends)
+        environment = launch.environment(installation, self.environment)
+        self._process, self._exited = launch.launch(command, environment, self.log_path)
 
     def _serving(self) -> bool:
         """Whether every end point is up.
@@ -390,60 +331,9 @@ class TritonServer:
             self._run = None
 
 
-def _stderr() -> int:
-    """Where an inherited log goes: what is on our own stdout is for programs."""
-    with contextlib.suppress(OSError):
-        os.fstat(2)
-        return 2
-    return subprocess.DEVNULL
-
-
-def _yield_to_the_woken() -> None:
-    """Let this thread, and the server that it starts, run as SCHED_BATCH: a thread that wakes displaces none of ours.
-
-    Triton's batcher is told that an instance has finished a moment before the instance counts as free
-    (rate_limiter.cc of 2.51: the callback comes before the consumer's count). A batcher that displaces the instance
-    in this moment finds it taken and sleeps for 500 ms, unless a new request comes. With clients that wait for answers
-    none comes: eight connections on two busy cores lost a third of their throughput to it.
-    """
-    if os.sched_getscheduler(0) == os.SCHED_OTHER:
-        with contextlib.suppress(OSError):  # not worth a start
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
-_DIE_WITH_PARENT = """
-import ctypes, os, resource, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-with open("/proc/sys/vm/overcommit_memory") as mode:
-    strict = mode.read().strip() == "2"
-if not strict and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    stack = 512 << 20 if hard == resource.RLIM_INFINITY else min(512 << 20, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""Starts the server so that the kernel kills it when this process dies, however it dies (PR_SET_PDEATHSIG is 1).
-
-The signal follows the thread that started the server, which is why that thread waits for it.
-
-Triton 2.51 reads nested JSON, and splits the body of a form, on the stack of a thread; at the usual 8 MiB a request of
-0.6 MB ends it. The stack is only reserved, and becomes memory where it is used. So this costs address space, and is
-left alone where that is limited (RLIMIT_AS) or counted (vm.overcommit_memory 2).
-"""
-
-RESTRICTED = "model-repository,shared-memory,trace,logging"
-"""The parts of Triton's API that change what is served, write files, or let the server read and write named memory."""
-
-
 def _own_key() -> str:
     """This user's key, or one that nobody knows where it cannot be kept."""
     try:
         return read_or_make(default_path())
     except OSError:
         return secrets.token_urlsafe(32)
-
-
-def _packages() -> list[Path]:
-    """The folders of the packages that the plugin imports."""
-    return [Path(str(files(package))).resolve() for package in ("triton_server", "fpga_ops")]
