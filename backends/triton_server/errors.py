@@ -19,6 +19,10 @@ class ServerStalledError(ServerStartError):
     """The server neither becomes ready nor does anything."""
 
 
+class MalformedAnswerError(ServerError):
+    """The server answered a request of the control API with something that is no such answer."""
+
+
 class ControlError(ServerError):
     """The server refused a request of the control API (load, unload, index, statistics)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import socket
@@ -11,29 +12,23 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tritonclient.grpc
-import tritonclient.http
-from tritonclient.utils import InferenceServerException
 
 from triton_server.commands.serve import _admin_key
-from triton_server.errors import ServerNotFoundError, ServerStartError
+from triton_server.errors import MalformedAnswerError, ServerNotFoundError, ServerStartError
 from triton_server.server import installation, shared_memory
 from triton_server.server.admin_key import ADMIN_HEADER, default_path, own_headers, read_or_make
 from triton_server.server.control_api import Control
 from triton_server.server.ports import resolve_ports
 from triton_server.server.run_directory import assemble
 from triton_server.server.server import TritonServer
-from triton_server.supervisor.health_endpoint import metrics
 from triton_server.supervisor.listener import JsonHandler, Listener
-from triton_server.supervisor.outage_responder import Gate
-from triton_server.supervisor.probe import KnownAnswer, compare
+from triton_server.supervisor.probe import KnownAnswer, ask, compare
 from triton_server.supervisor.processes import (
     cpu_seconds,
     hide_argument,
@@ -152,30 +147,6 @@ def test_processes() -> None:
     assert os.getpid() in session_members(os.getsid(0))
 
 
-def test_the_gate_answers_unavailable_at_once() -> None:
-    http, grpc = resolve_ports("127.0.0.1", (0, 0))
-    gate = Gate("127.0.0.1", http, grpc)
-    gate.open("the model server is restarting (dead)")
-    try:
-        images = np.zeros((1, 3, 224, 224), np.float32)
-        for module, url in ((tritonclient.grpc, f"127.0.0.1:{grpc}"), (tritonclient.http, f"127.0.0.1:{http}")):
-            tensor = module.InferInput("images", images.shape, "FP32")
-            tensor.set_data_from_numpy(images)
-            client = module.InferenceServerClient(url)
-            with pytest.raises(InferenceServerException, match=r"restarting.*retry in 500 ms") as caught:
-                client.infer("resnet50_top", [tensor])
-            assert str(caught.value.status()) in ("StatusCode.UNAVAILABLE", "503")
-            client.close()
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"http://127.0.0.1:{http}/v2/health/ready")
-        assert refused.value.headers["Retry-After"] == "1"
-        refused.value.close()
-        assert not Control("127.0.0.1", http).live()
-    finally:
-        gate.close()
-    assert resolve_ports("127.0.0.1", (http, grpc)) == [http, grpc]
-
-
 class Handler(JsonHandler):
     def do_GET(self) -> None:  # noqa: N802 - the name of the base class
         if self.path == "/fault":
@@ -214,20 +185,65 @@ def test_probes_judge_answers(data: list[float], correct: bool, words: str) -> N
     assert (answer.correct, words in answer.detail) == (correct, True)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"OK", b"[]", b"null", b"3", b'{"outputs": 3}', b'{"outputs": [3]}', b'{"outputs": [{}]}',
+        b'{"outputs": [{"name": "p"}]}', b'{"outputs": [{"name": "p", "shape": [1, 2], "data": ["x", "y"]}]}',
+        b'{"outputs": [{"name": "p", "shape": [3], "data": [0.25, 0.75]}]}',
+        b'{"outputs": [{"name": "p", "shape": "ab", "data": [0.25, 0.75]}]}',
+        b'{"outputs": [{"name": "p", "shape": [1, 2], "data": {"a": 1}}]}', b"[" * 100_000, b"\xff\xfe",
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_none_is_wrong_and_ends_nobody(content: bytes) -> None:
+    class Answering(JsonHandler):
+        def do_POST(self) -> None:  # noqa: N802 - the name of the base class
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    known = KnownAnswer("m", "1", "x", "FP32", np.zeros((1, 1)), "p", np.array([[0.25, 0.75]], np.float32))
+    with listening(Answering) as control:
+        answer = ask(control, known, 10.0)
+        assert not answer.correct
+        with pytest.raises(MalformedAnswerError):
+            control.statistics()
+
+
+def test_an_answer_that_drips_is_given_up_in_time() -> None:
+    class Dripping(JsonHandler):
+        def do_GET(self) -> None:  # noqa: N802 - the name of the base class
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            while not ended.wait(0.05):
+                self.wfile.write(b" ")
+
+    ended = threading.Event()
+    with listening(Dripping) as control, pytest.raises(TimeoutError):
+        control.request("GET", "/v2", timeout=0.3)
+    ended.set()
+
+
+@contextlib.contextmanager
+def listening(handler: type[JsonHandler]) -> Iterator[Control]:
+    """A server that answers by the handler."""
+    with Listener("127.0.0.1", 0, handler) as listener:
+        thread = threading.Thread(target=listener.serve_on)
+        thread.start()
+        try:
+            yield Control("127.0.0.1", listener.port)
+        finally:
+            listener.shutdown()
+            thread.join()
+
+
 def test_probes_refuse_empty_answers() -> None:
     known = KnownAnswer("m", "1", "x", "FP32", np.zeros((1, 1)), "p", None)
     assert not compare(known, {"outputs": [{"name": "p", "shape": [0, 2], "data": []}]}).correct
     assert not compare(known, {"outputs": []}).correct
-
-
-def test_health_metrics_are_prometheus_text() -> None:
-    entry = {"model": "m", "version": "1", "state": "serving", "detail": "", "probe_ms": 1.5, "failovers": 0}
-    text = metrics({"up": True, "ready": True, "last_outage_s": 0.0, "restarts": {"dead": 2}, "models": [entry],
-                    "refused": {}})  # fmt: skip
-    assert 'triton_fpga_restarts_total{cause="dead"} 2' in text
-    assert 'triton_fpga_model_state{model="m",version="1",state="serving"} 1' in text
-    for line in text.splitlines():
-        assert line.startswith("#") or len(line.rsplit(" ", 1)) == 2
 
 
 def test_the_admin_key_is_made_once_and_private(tmp_path: Path) -> None:

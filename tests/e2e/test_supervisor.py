@@ -102,7 +102,7 @@ def test_the_truth_is_told(service: Service) -> None:
     service.wait_ready()
     assert service.restarts() == restarts + 1
     service.wait_for(lambda: "triton_fpga_ready 1" in service.get("/metrics")[1])
-    state = 'triton_fpga_model_state{model="tiny",version="1",state="serving"} 1'
+    state = 'triton_fpga_model_state{model="tiny",state="serving",version="1"} 1'
     service.wait_for(lambda: state in service.get("/metrics")[1])
 
 

@@ -1,6 +1,7 @@
 """Serve a model repository with the real Triton server, watched, until Ctrl-C or SIGTERM."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -173,8 +174,10 @@ def _announce(
         print(f"  gRPC     grpc://{server.grpc_url}")
         print(f"  metrics  {server.metrics_url}")
         print(f"  health   http://{host}:{health.port}/ready")
+        print(f"  page     http://{host}:{health.port}/")
         for entry in status["models"]:
-            print(f"  model    {entry['model']} version {entry['version']}: {entry['state']}")
+            words = f"{entry['state']} on {entry['device']}" + (", degraded" if entry["degraded"] else "")
+            print(f"  model    {entry['model']} version {entry['version']}: {words}")
         for model, reason in status["refused"].items():
             print(f"  refused  {model}: {reason}")
         if not status["models"] and not status["refused"]:
@@ -205,7 +208,8 @@ def _notify(message: str) -> None:
     """Tell systemd, where it asked to be told (sd_notify(3))."""
     target = os.environ.get("NOTIFY_SOCKET")
     if target:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        # Where nobody listens any more, the service goes on, and above all is still told to end.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.sendto(message.encode(), "\0" + target[1:] if target.startswith("@") else target)
 
 

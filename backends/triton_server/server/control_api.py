@@ -2,12 +2,16 @@
 
 import http.client
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
-from triton_server.errors import ControlError
+from triton_server.errors import ControlError, MalformedAnswerError
+
+MOST_BYTES = 64 << 20
+"""The largest answer that is read."""
 
 Json = dict[str, Any]
 
@@ -35,7 +39,9 @@ class Control:
 
     def index(self, timeout: float = 5.0) -> list[Json]:
         """Every version of every model in the repository with its state and the reason of a failed load."""
-        return cast("list[Json]", json.loads(self.request("POST", "/v2/repository/index", b"{}", timeout=timeout)))
+        path = "/v2/repository/index"
+        entries = _parsed(path, self.request("POST", path, b"{}", timeout=timeout))
+        return _objects(path, entries, "name")
 
     def load(self, model: str, timeout: float = 120.0, *, config: str | None = None) -> None:
         """Load the model, or reload it where its files changed; the old version serves until the new one is ready.
@@ -59,18 +65,33 @@ class Control:
 
     def statistics(self, timeout: float = 5.0) -> list[Json]:
         """Counts and times of every loaded model version."""
-        return cast("list[Json]", self._json("/v2/models/stats", timeout)["model_stats"])
+        path = "/v2/models/stats"
+        return _objects(path, self._json(path, timeout).get("model_stats"), "name", "version")
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None,
         timeout: float = 5.0,
     ) -> bytes:  # fmt: skip
-        """One request; returns the body of a 2xx answer. Raises ControlError with the server's message otherwise."""
+        """One request; returns the body of a 2xx answer. Raises ControlError with the server's message otherwise.
+
+        An answer that is not whole after ``timeout`` seconds is none (TimeoutError), and one of more than MOST_BYTES is
+        malformed.
+        """
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+        deadline = time.monotonic() + timeout
         try:
             connection.request(method, path, body=body, headers={**self.headers, **(headers or {})})
+            stream = connection.sock
             answer = connection.getresponse()
-            content = answer.read()
+            content = b""
+            while part := answer.read1(1 << 16):
+                content += part
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"{method} {path}: the answer is not whole after {timeout:g} s")
+                if len(content) > MOST_BYTES:
+                    raise MalformedAnswerError(f"{method} {path}: the answer has more than {MOST_BYTES} bytes")
+                stream.settimeout(left)
         except http.client.HTTPException as error:
             raise ConnectionError(f"{type(error).__name__} from {self.host}:{self.port}") from error
         finally:
@@ -80,7 +101,8 @@ class Control:
         return content
 
     def _json(self, path: str, timeout: float) -> Json:
-        return cast("Json", json.loads(self.request("GET", path, timeout=timeout)))
+        parsed = _parsed(path, self.request("GET", path, timeout=timeout))
+        return _objects(path, [parsed])[0]
 
     def _status(self, path: str, timeout: float) -> int:
         try:
@@ -94,6 +116,23 @@ class Control:
 
 def _model(model: str, version: str) -> str:
     return f"/v2/models/{quote(model)}" + (f"/versions/{quote(version)}" if version else "")
+
+
+def _parsed(path: str, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise MalformedAnswerError(f"{path}: expected JSON, came {content[:80]!r}") from error
+
+
+def _objects(path: str, entries: Any, *names: str) -> list[Json]:
+    """A list of objects that each have these members, or MalformedAnswerError."""
+    if not isinstance(entries, list):
+        raise MalformedAnswerError(f"{path}: expected a list, came {str(entries)[:80]}")
+    for entry in entries:
+        if not isinstance(entry, dict) or any(name not in entry for name in names):
+            raise MalformedAnswerError(f"{path}: expected objects with {', '.join(names)}, came {str(entry)[:80]}")
+    return entries
 
 
 def _message(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What the gate and the health end point share: a quiet threaded listener, and answers in JSON."""
+"""What the outage responder and the health end point share: a quiet threaded listener, and answers in JSON."""
 
 import contextlib
 import http.server
@@ -8,8 +8,10 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from http import HTTPStatus
+from io import BufferedIOBase
 from typing import Any, ClassVar
 
 from triton_server.supervisor.processes import files_allowed
@@ -37,6 +39,17 @@ class Listener(socketserver.ThreadingTCPServer):
         self._open: dict[socket.socket, None] = {}
         self._lock = threading.Lock()
         super().__init__((address, port), handler)
+
+    def serve_on(self) -> None:
+        """Serve until ``shutdown``. A fault is logged, and the serving goes on."""
+        while True:
+            try:
+                self.serve_forever(0.02)
+            except Exception:
+                log.exception("the listener on port %d failed and goes on", self.port)
+                time.sleep(0.1)
+            else:
+                return
 
     @property
     def port(self) -> int:
@@ -78,13 +91,39 @@ class JsonHandler(http.server.BaseHTTPRequestHandler):
     """Answers with text or JSON, and logs nothing: a probe every few seconds is no news."""
 
     timeout = 5.0
+    most_headers: ClassVar[int] = 1 << 15
+    """Bytes of a request's line and headers; http.server itself would take 6.5 MB from each connection."""
+
+    def setup(self) -> None:
+        """Bound what is read before there is a request."""
+        super().setup()
+        self._plain = self.rfile
+        self.rfile = _Bounded(self._plain, self.most_headers)  # type: ignore[assignment]
+
+    def parse_request(self) -> bool:
+        """Read the headers; the body is read by who answers."""
+        good = super().parse_request()
+        self.rfile = self._plain
+        return good
+
+    def handle_one_request(self) -> None:
+        """Bound each request of a connection anew."""
+        self.rfile = _Bounded(self._plain, self.most_headers)  # type: ignore[assignment]
+        super().handle_one_request()
+
+    def finish(self) -> None:
+        """Close the stream itself."""
+        self.rfile = self._plain
+        super().finish()
 
     def send(
-        self, code: HTTPStatus, content: Mapping[str, Any] | str, headers: Mapping[str, str] | None = None
-    ) -> None:
-        """Send a whole answer."""
+        self, code: HTTPStatus, content: Mapping[str, Any] | str, headers: Mapping[str, str] | None = None, *,
+        kind: str | None = None,
+    ) -> None:  # fmt: skip
+        """Send a whole answer; text is Prometheus' unless ``kind`` says another type."""
         body = (content if isinstance(content, str) else json.dumps(content) + "\n").encode()
-        kind = "text/plain; version=0.0.4" if isinstance(content, str) else "application/json"
+        if kind is None:
+            kind = "text/plain; version=0.0.4; charset=utf-8" if isinstance(content, str) else "application/json"
         with contextlib.suppress(ConnectionError):  # the client did not wait
             self.send_response(code)
             for name, value in {
@@ -97,3 +136,19 @@ class JsonHandler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's signature
         """Say nothing."""
+
+
+class _Bounded:
+    """Lines of a stream, which seems to end after so many bytes."""
+
+    def __init__(self, stream: BufferedIOBase, most: int) -> None:
+        self._stream = stream
+        self._left = most
+        self.closed = False
+
+    def readline(self, size: int = -1) -> bytes:
+        """The next line, or what of it may be read."""
+        most = self._left if size < 0 else min(size, self._left)
+        line = self._stream.readline(most) if most else b""
+        self._left -= len(line)
+        return line

@@ -8,11 +8,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from triton_server.errors import MalformedAnswerError
 from triton_server.server.control_api import Control, Json
 
 SCORE_TOLERANCE = 1e-4
 """Outputs after the float head may differ in the last bits between processors; integer outputs may not at all."""
 
+_MALFORMED = (
+    MalformedAnswerError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
+)  # fmt: skip
+"""What reading an answer raises that is not one."""
 _DTYPES: Mapping[str, str] = {
     "FP32": "<f4", "FP16": "<f2", "FP64": "<f8",
     "UINT8": "u1", "INT8": "i1", "INT32": "<i4", "INT64": "<i8", "BOOL": "?",
@@ -78,11 +83,15 @@ def ask(control: Control, known: KnownAnswer, timeout_s: float) -> Answer:
         }],
         "outputs": [{"name": known.output_name, "parameters": {"binary_data": False}}],
     }).encode()  # fmt: skip
-    body = control.request(
-        "POST", f"/v2/models/{known.model}/versions/{known.version}/infer", header + data,
-        {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}, timeout_s,
-    )  # fmt: skip
-    return compare(known, json.loads(body))
+    try:
+        body = control.request(
+            "POST", f"/v2/models/{known.model}/versions/{known.version}/infer", header + data,
+            {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"},
+            timeout_s,
+        )  # fmt: skip
+        return compare(known, json.loads(body))
+    except _MALFORMED as error:
+        return Answer(False, f"the server's answer is malformed: {type(error).__name__}: {error}")
 
 
 def compare(known: KnownAnswer, reply: Json) -> Answer:

@@ -36,8 +36,8 @@ class Restart:
 class Restarts:
     """A mailbox of requests, which are heard only while the server is up, and the count of its starts.
 
-    Every start has a number, its generation. News that belongs to an earlier one is dropped: the server that it tells of
-    has been replaced. ``clock`` gives seconds that never go back, ``wall_clock`` those since the epoch.
+    Every start has a number, its generation. News that belongs to an earlier one is dropped: the server that it tells
+    of has been replaced. ``clock`` gives seconds that never go back, ``wall_clock`` those since the epoch.
     """
 
     def __init__(
@@ -65,6 +65,12 @@ class Restarts:
     def up(self) -> bool:
         """Whether the server has started and nobody restarts it."""
         return self._up
+
+    @property
+    def requests(self) -> list[Request]:
+        """What was asked for and not yet done."""
+        with self._condition:
+            return list(self._requests)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -1,0 +1,115 @@
+"""Sees within milliseconds that the server or a stub has ended, and what the server uses up."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+
+from triton_server.server.server import TritonServer
+from triton_server.supervisor.limits import Limits
+from triton_server.supervisor.processes import (
+    any_ended,
+    ended_by_itself,
+    files_allowed,
+    find_stubs,
+    open_files,
+    private_bytes,
+    state,
+)
+from triton_server.supervisor.restarts import Restarts
+
+SERVER = "the server"
+DIED_S = 0.03
+"""A stub that was killed counts as dead when Triton has not waited for it after this time."""
+TOLD_S = 2.0
+"""The same for one that ended by itself with exit code 0."""
+FULL = 0.9
+"""Share of the file descriptors that the server may open."""
+AWAY_S = 0.02
+"""Pause between two looks at whether the server is back."""
+
+
+class ProcessWatch:
+    """Asks for a restart when a process of the server has ended or stopped, or the server holds too much.
+
+    ``pause`` waits for so many seconds, or for the end.
+    """
+
+    def __init__(
+        self, server: TritonServer, restarts: Restarts, limits: Limits, pause: Callable[[float], object] = time.sleep
+    ) -> None:  # fmt: skip
+        self._server = server
+        self._restarts = restarts
+        self._limits = limits
+        self._pause = pause
+        self._generation = -1
+        self._pidfds: dict[int, tuple[int, str]] = {}
+        """Descriptor of each process (os.pidfd_open): its id, and what it is."""
+
+    def watch(self) -> None:
+        """One round: look at everything, then wait up to ``watch_interval`` for the next end of a process."""
+        if not self._restarts.up:
+            self._pause(AWAY_S)
+            return
+        generation = self._restarts.generation
+        if generation != self._generation:
+            self._generation = generation
+            self.close()
+        self._follow()
+        for descriptor, (pid, name) in list(self._pidfds.items()):
+            if state(pid) == "T" and name != SERVER:
+                self._forget(descriptor)
+                self._restarts.ask("hung", f"{name} (process {pid}) is stopped", generation)
+        self._look_at_limits(generation)
+        for descriptor in any_ended(list(self._pidfds), self._limits.watch_interval):
+            pid, name = self._pidfds[descriptor]
+            told = name != SERVER and was_told_to_end(pid)
+            self._forget(descriptor)
+            if not told:
+                self._restarts.ask("dead", f"{name} (process {pid}) has ended", generation)
+
+    def close(self) -> None:
+        """Forget all processes."""
+        for descriptor in list(self._pidfds):
+            self._forget(descriptor)
+
+    def _follow(self) -> None:
+        pid = self._server.pid
+        wanted = {} if pid is None else {pid: SERVER}
+        if pid is not None:
+            wanted.update({stub.pid: f"the stub of {stub.instance}" for stub in find_stubs(pid)})
+        known = {process for process, _ in self._pidfds.values()}
+        if wanted.keys() - known:
+            self._server.protect()
+        for process in wanted.keys() - known:
+            with contextlib.suppress(ProcessLookupError):
+                self._pidfds[os.pidfd_open(process)] = (process, wanted[process])
+
+    def _forget(self, descriptor: int) -> None:
+        if self._pidfds.pop(descriptor, None) is not None:
+            os.close(descriptor)
+
+    def _look_at_limits(self, generation: int) -> None:
+        pid = self._server.pid or -1
+        held, limit = private_bytes(pid), self._limits.server_bytes
+        if held > limit:
+            detail = f"the server holds {held >> 20} MB, more than {limit >> 20}"
+            self._restarts.ask("memory", detail, generation)
+        files, allowed = open_files(pid), files_allowed()
+        if files > FULL * allowed:
+            detail = f"the server has {files} files and connections open, and may have {allowed}"
+            self._restarts.ask("full", detail, generation)
+
+
+def was_told_to_end(pid: int, told_s: float = TOLD_S) -> bool:
+    """Triton waits for a stub that it ends itself, and never for one that died: that one stays a zombie.
+
+    On a busy machine Triton is late. A stub that it told to end does so with 0, and one that died hardly ever: for the
+    first it gets ``told_s`` seconds.
+    """
+    began = time.monotonic()
+    while state(pid) == "Z":
+        if time.monotonic() > began + (told_s if ended_by_itself(pid) else DIED_S):
+            return False
+        time.sleep(0.003)
+    return True

@@ -1,0 +1,81 @@
+"""Watching processes, with real ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from triton_server.server.server import TritonServer
+from triton_server.supervisor.limits import Limits
+from triton_server.supervisor.process_watch import ProcessWatch, was_told_to_end
+from triton_server.supervisor.processes import Stub, state
+from triton_server.supervisor.restarts import Restarts
+
+
+@pytest.mark.parametrize(
+    ("program", "reaped_after_s", "told"),
+    [
+        ("pass", 0.3, True),
+        ("pass", None, False),
+        ("raise SystemExit(1)", 0.3, False),
+        ("import os; os.kill(os.getpid(), 9)", 0.3, False),
+    ],
+    ids=["told, Triton is late", "ended unasked", "failed", "killed"],
+)
+def test_a_stub_that_was_told_to_end_is_told_from_one_that_died(
+    program: str, reaped_after_s: float | None, told: bool
+) -> None:
+    stub = subprocess.Popen([sys.executable, "-c", program])
+    while state(stub.pid) != "Z":  # the test's own time-out bounds it
+        threading.Event().wait(0.001)
+    late = threading.Timer(reaped_after_s or 1.0, stub.wait)  # Triton, which waits for what it told to end
+    late.start()
+    assert was_told_to_end(stub.pid, 2.0 if told else 0.1) is told
+    late.join()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TritonServer:
+    """Its process is one that waits to be told to end."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    monkeypatch.setattr(TritonServer, "pid", process.pid)
+    made = TritonServer(tmp_path)
+    yield made
+    process.kill()
+    process.communicate()
+
+
+def test_the_end_of_the_server_is_told_once(server: TritonServer, restarts: Restarts) -> None:
+    watch = ProcessWatch(server, restarts, Limits(watch_interval=20.0))
+    threading.Timer(0.2, lambda: subprocess.run(["kill", "-9", str(server.pid)], check=True)).start()
+    watch.watch()
+    assert [(one.cause, one.detail) for one in restarts.requests] == [
+        ("dead", f"the server (process {server.pid}) has ended")
+    ]
+    watch.close()
+
+
+def test_a_server_that_holds_too_much_is_told(server: TritonServer, restarts: Restarts) -> None:
+    watch = ProcessWatch(server, restarts, Limits(watch_interval=0.0, server_bytes=1 << 10))
+    watch.watch()
+    assert [one.cause for one in restarts.requests] == ["memory"]
+    watch.close()
+
+
+def test_while_the_server_is_away_nothing_is_watched(server: TritonServer, restarts: Restarts) -> None:
+    pauses: list[float] = []
+    restarts.went_down()
+    ProcessWatch(server, restarts, Limits(server_bytes=0), pauses.append).watch()
+    assert pauses == [0.02]
+    assert not restarts.requests
+
+
+def test_an_instance_is_told_from_one_of_a_longer_name() -> None:
+    assert Stub(1, "tiny_0").runs("tiny")
+    assert Stub(1, "tiny_0_1").runs("tiny")
+    assert not Stub(1, "tiny_late_0").runs("tiny")
+    assert not Stub(1, "tiny").runs("tiny"), "that is auto-completion"
