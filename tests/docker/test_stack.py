@@ -418,9 +418,9 @@ def test_rules_are_loaded_and_calm(stack: Stack) -> None:
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) >= 12
     assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
-    operations = (ROOT / "docs" / "operations.md").read_text()
+    operations = (ROOT / "docs" / "how-to" / "answer-an-alert.md").read_text()
     for rule in rules:
-        assert f"### {rule['name']}" in operations, f"docs/operations.md does not tell what {rule['name']} means"
+        assert f"### {rule['name']}" in operations, f"answer-an-alert.md does not tell what {rule['name']} means"
 
 
 # -- secured

@@ -1,17 +1,27 @@
 """Judge taggers on held-out jets beside the gradient-boosted baseline: numbers, plots and a table.
 
 The first model is the one whose distributions are plotted. The baseline (mass, N-subjettiness, multiplicity) is
-trained on --baseline-data, which must not hold the test jets.
+trained on --baseline-data, which must not hold the test jets. Samples with another detector or generator are judged
+beside the test jets with --sample, and the table says how far the figures move. The temperature is fitted on
+--temperature-data.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retrain.data.jet_table import Jets
+    from retrain.evaluation.judging import Judged
 
 BASELINE = "baseline"
+OWN = "data"
+"""What the jets of --data are called beside the samples."""
+COLUMNS = (("auc", 4), ("accuracy", 4), ("rejection_30", 0), ("rejection_50", 0))
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +29,17 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", type=Path, nargs="+", help="ONNX taggers, the one of interest first")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="test jets: files or folders")
     parser.add_argument("--baseline-data", type=Path, nargs="+", default=None, help="jets to train the baseline on")
+    parser.add_argument(
+        "--sample", type=_sample, action="append", default=[], metavar="NAME=PATH",
+        help="further jets, such as those of another detector, judged beside --data; may be given again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--working-point", type=float, action="append", default=[], metavar="E",
+        help="signal efficiency whose cut on the first model's score goes into its model card, such as 0.3",
+    )  # fmt: skip
+    parser.add_argument(
+        "--temperature-data", type=Path, nargs="+", default=None, help="jets on which the scores' temperature is fitted"
+    )
     parser.add_argument(
         "--device", default=None, help="score on this device, as the service does (default: onnxruntime)"
     )
@@ -33,38 +54,120 @@ def run(args: argparse.Namespace) -> int:
     from retrain.commands.progress import progress_bar
     from retrain.data.files import read_all
     from retrain.data.jet_table import shuffled
+    from retrain.errors import DataError
     from retrain.evaluation.judging import Judged, figures, write_figures, write_scores
-    from retrain.evaluation.scoring import engine_scores, onnx_scores
+    from retrain.evaluation.samples import shifts
 
-    jets = shuffled(read_all(args.data), args.seed).take(slice(0, args.jets)).require_both_classes()
-    scores = {}
-    for name, path in _named(args.models).items():
-        with progress_bar(name, len(jets), args.json) as advance:
-            if args.device is None:
-                scores[name] = onnx_scores(path, jets, progress=advance)
-            else:
-                scores[name] = engine_scores(path, jets, args.device, progress=advance)
+    models = _named(args.models)
+    names = [OWN, *(name for name, _ in args.sample)]
+    if len(set(names)) != len(names):
+        raise DataError(f"samples need different names, and '{OWN}' is that of --data; got {', '.join(names[1:])}")
+    _check_card(args)
+    sets = {OWN: read_all(args.data), **{name: read_all([path]) for name, path in args.sample}}
+    sets = {
+        name: shuffled(jets, args.seed).take(slice(0, args.jets)).require_both_classes() for name, jets in sets.items()
+    }
+    scores = {name: _scores(models, jets, name, args) for name, jets in sets.items()}
     if args.baseline_data:
         from retrain.evaluation.baseline import baseline_scores, train_baseline
         from retrain.evaluation.substructure import high_level_features
 
         known = read_all(args.baseline_data).require_both_classes()
-        with progress_bar("baseline features", len(known) + len(jets), args.json) as advance:
+        total = len(known) + sum(map(len, sets.values()))
+        with progress_bar("baseline features", total, args.json) as advance:
             baseline = train_baseline(high_level_features(known, advance), known.is_top, args.seed)
-            scores[BASELINE] = baseline_scores(baseline, high_level_features(jets, advance))
-    judged = Judged(jets, scores)
+            for name, jets in sets.items():
+                scores[name][BASELINE] = baseline_scores(baseline, high_level_features(jets, advance))
+    samples = {name: Judged(jets, scores[name]) for name, jets in sets.items()}
+    judged = samples[OWN]
     numbers = figures(judged)
+    if args.sample:
+        numbers["samples"] = {name: figures(samples[name]) for name in names[1:]}
+        numbers["shifts"] = shifts(samples)
+    if args.temperature_data:
+        numbers["temperature"] = _temperature(models, judged, args)
+    if args.working_point:
+        numbers["working_points"] = _working_points(judged, args)
     if args.output is not None:
         from retrain.evaluation.plots import save_plots
 
-        save_plots(judged, args.output)
+        save_plots(judged, args.output, numbers.get("temperature", {}).get("value"))
         write_figures(args.output / "evaluation.json", numbers)
         write_scores(args.output / "scores.npz", judged)
+        for name in names[1:]:
+            write_scores(args.output / f"scores-{name}.npz", samples[name])
     if args.json:
         print(json.dumps(numbers))
     else:
-        _print_table(numbers)
+        _print_tables(numbers)
     return 0
+
+
+def _sample(text: str) -> tuple[str, Path]:
+    name, separator, path = text.partition("=")
+    if not separator or not re.fullmatch(r"[\w.-]+", name):
+        raise argparse.ArgumentTypeError(
+            f"expected NAME=PATH with a name of letters, digits, '.', '_' and '-', came {text!r}"
+        )
+    return name, Path(path)
+
+
+def _card(args: argparse.Namespace) -> Path:
+    path: Path = args.models[0].parent / "model_card.json"
+    return path
+
+
+def _check_card(args: argparse.Namespace) -> None:
+    """Said before the first jet is scored."""
+    from retrain.errors import DataError
+
+    if args.working_point and not _card(args).is_file():
+        raise DataError(f"--working-point writes into the model card of a version; there is no {_card(args)}")
+
+
+def _scores(models: dict[str, Path], jets: Jets, sample: str, args: argparse.Namespace) -> dict[str, Any]:
+    from retrain.commands.progress import progress_bar
+    from retrain.evaluation.scoring import engine_scores, onnx_scores
+
+    scores = {}
+    for name, path in models.items():
+        with progress_bar(f"{name}, {sample}", len(jets), args.json) as advance:
+            if args.device is None:
+                scores[name] = onnx_scores(path, jets, progress=advance)
+            else:
+                scores[name] = engine_scores(path, jets, args.device, progress=advance)
+    return scores
+
+
+def _temperature(models: dict[str, Path], judged: Judged, args: argparse.Namespace) -> dict[str, float]:
+    """The first model's temperature, and what it does on the test jets."""
+    from retrain.data.files import read_all
+    from retrain.data.jet_table import shuffled
+    from retrain.evaluation import temperature
+
+    first = next(iter(models))
+    jets = shuffled(read_all(args.temperature_data), args.seed).take(slice(0, args.jets)).require_both_classes()
+    known = _scores({first: models[first]}, jets, "temperature", args)[first]
+    value = temperature.fit_temperature(jets.is_top, known)
+    result = {"value": value, "jets": len(jets)}
+    for name, scores in (("before", judged.scores[first]), ("after", temperature.scaled(judged.scores[first], value))):
+        result[f"cross_entropy_{name}"] = temperature.cross_entropy(judged.jets.is_top, scores)
+        result[f"calibration_error_{name}"] = temperature.calibration_error(judged.jets.is_top, scores)
+    return result
+
+
+def _working_points(judged: Judged, args: argparse.Namespace) -> dict[str, Any]:
+    from retrain.evaluation.sculpting import sculpting
+    from retrain.evaluation.working_points import working_point, write_working_points
+
+    scores = next(iter(judged.scores.values()))
+    points: dict[float, dict[str, Any]] = {}
+    for efficiency in args.working_point:
+        point = working_point(judged.jets, scores, efficiency)
+        points[efficiency] = {**point, "mass_sculpting": sculpting(judged.jets, scores, point["threshold"])}
+    sample = {"jets": len(judged.jets), "files": [path.name for path in args.data]}
+    write_working_points(_card(args), points, sample)
+    return {f"{efficiency:g}": point for efficiency, point in points.items()}
 
 
 def _named(files: list[Path]) -> dict[str, Path]:
@@ -82,27 +185,50 @@ def _named(files: list[Path]) -> dict[str, Path]:
     return named
 
 
-def _print_table(numbers: dict[str, Any]) -> None:
+def _print_tables(numbers: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{numbers['jets']['top']} top and {numbers['jets']['qcd']} QCD jets, none used in training")
-    for heading in ("tagger", "AUC", "accuracy", "rejection at 30%", "rejection at 50%"):
-        table.add_column(heading)
-    for name, values in numbers["taggers"].items():
-        table.add_row(
-            name,
-            *(
-                f"{values[key]:.{digits}f} ± {values[f'{key}_err']:.{digits}f}"
-                for key, digits in (("auc", 4), ("accuracy", 4), ("rejection_30", 0), ("rejection_50", 0))
-            ),
-        )
-    Console().print(table)
+    console = Console()
+    for sample, values in {OWN: numbers, **numbers.get("samples", {})}.items():
+        jets = values["jets"]
+        title = f"{jets['top']} top and {jets['qcd']} QCD jets" + ("" if sample == OWN else f", {sample}")
+        table = Table("tagger", "AUC", "accuracy", "rejection at 30%", "rejection at 50%", title=title)
+        for name, figure in values["taggers"].items():
+            table.add_row(name, *(_pm(figure, key, digits) for key, digits in COLUMNS))
+        console.print(table)
+    if "shifts" in numbers:
+        table = Table("sample", "tagger", "AUC", "rejection at 30%", "at 50%", "AUC minus the last's", title="Shift")
+        for sample, taggers in numbers["shifts"].items():
+            for name, shift in taggers.items():
+                lead = next((key for key in shift if key.startswith("auc_minus_") and not key.endswith("_err")), None)
+                ratios = (f"x {_pm(shift, key, 2)}" for key in ("rejection_30", "rejection_50"))
+                table.add_row(
+                    sample, name, _pm(shift, "auc", 4, "+"), *ratios, _pm(shift, lead, 4, "+") if lead else ""
+                )
+        console.print(table)
     first, *others = numbers["taggers"]
     compared = numbers["comparisons"]
     for name in others:
         gain, ratio = f"auc_minus_{name}", f"rejection_30_over_{name}"
         print(
-            f"{first} against {name}, on the same jets: AUC {compared[gain]:+.5f} ± {compared[gain + '_err']:.5f}, "
-            f"rejection at 30% x {compared[ratio]:.2f} ± {compared[ratio + '_err']:.2f}"
+            f"{first} against {name}, on the same jets: AUC {_pm(compared, gain, 5, '+')}, "
+            f"rejection at 30% x {_pm(compared, ratio, 2)}"
         )
+    if "temperature" in numbers:
+        found = numbers["temperature"]
+        print(
+            f"temperature of {first}: {found['value']:.3f}; calibration error {found['calibration_error_before']:.4f} "
+            f"before, {found['calibration_error_after']:.4f} after"
+        )
+    for efficiency, point in numbers.get("working_points", {}).items():
+        sculpted = point["mass_sculpting"]
+        print(
+            f"working point {efficiency}: score above {point['threshold']:.6f}, "
+            f"mistag rate {_pm(point, 'mistag_rate', 5)}, "
+            f"mass sculpting {sculpted['jsd']:.3f} bits (at random {sculpted['jsd_random']:.3f})"
+        )
+
+
+def _pm(values: dict[str, float], key: str, digits: int, sign: str = "") -> str:
+    return f"{values[key]:{sign}.{digits}f} ± {values[f'{key}_err']:.{digits}f}"

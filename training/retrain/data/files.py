@@ -1,13 +1,14 @@
 """Files of jets and of pixel maps: parquet and ROOT, one row an event, what varies in length as jagged lists."""
 
 import os
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retrain.data.jet_table import MAX_CONSTITUENTS, Jets, concatenate
+from retrain.data.jet_table import MAX_CONSTITUENTS, Jets, concatenate, labelled_jets
 from retrain.data.pixelmaps import CELLS, PLANES, VIEWS, PixelMaps, concatenate_maps
 from retrain.data.reference_set import read_reference_set
 from retrain.errors import DataError
@@ -20,6 +21,7 @@ TREE, MAPS_TREE = "jets", "pixel_maps"
 MAP_COLUMNS = ("hit_cell", "hit_charge", "label", "energy")  # cell: place in the flattened [2, 100, 80]
 SUFFIXES = (".parquet", ".root")
 REFERENCE_SUFFIXES = (".h5", ".hdf5")
+ARRAY_SUFFIX = ".npz"
 
 
 def write_jets(path: Path, jets: Jets) -> None:
@@ -82,19 +84,26 @@ def _write(path: Path, columns: dict[str, Any], tree: str) -> None:
 
 
 def read_jets(path: Path) -> Jets:
-    """Read and check one file that `write_jets` wrote (or one of the same columns), or `.h5` of the reference set."""
-    if path.suffix not in REFERENCE_SUFFIXES:
+    """Read and check one file of jets.
+
+    A file that `write_jets` wrote, or one of the same columns; `.h5` of the reference set; or `.npz` with
+    `constituents` float32[N, 200, 4] (E, px, py, pz in GeV, falling pT, zeros behind) and `is_top`, where the jets'
+    kinematics are those of the sums.
+    """
+    if path.suffix not in (*REFERENCE_SUFFIXES, ARRAY_SUFFIX):
         _require_known(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if path.suffix in REFERENCE_SUFFIXES:
         return read_reference_set(path)
+    if path.suffix == ARRAY_SUFFIX:
+        return _read_arrays(path)
     return _jets(_read(path, (*CONSTITUENT_COLUMNS, *JET_COLUMNS, LABEL_COLUMN), TREE), path)
 
 
 def read_all(paths: Iterable[Path]) -> Jets:
     """Read files, or all jet files of folders, in the order of their names."""
-    return concatenate([read_jets(file) for file in _files(paths, (*SUFFIXES, *REFERENCE_SUFFIXES))])
+    return concatenate([read_jets(file) for file in _files(paths, (*SUFFIXES, *REFERENCE_SUFFIXES, ARRAY_SUFFIX))])
 
 
 def read_all_maps(paths: Iterable[Path]) -> PixelMaps:
@@ -156,6 +165,19 @@ def _read_record(path: Path, wanted: list[str], tree: str) -> Any:
         if tree not in file:
             raise KeyError(f"no tree {tree!r}")
         return file[tree].arrays(wanted)
+
+
+def _read_arrays(path: Path) -> Jets:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            constituents, labels = archive["constituents"], archive[LABEL_COLUMN]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path}: expected arrays 'constituents' float32[N, {MAX_CONSTITUENTS}, 4] and '{LABEL_COLUMN}' ({error})"
+        ) from error
+    if not np.all(np.isin(labels, (0, 1))):
+        raise DataError(f"{path}: {LABEL_COLUMN} must be 0 (QCD) or 1 (top)")
+    return labelled_jets(constituents, labels.astype(bool))
 
 
 def _jets(record: Any, path: Path) -> Jets:

@@ -74,6 +74,23 @@ class Jets:
         return self
 
 
+def labelled_jets(constituents: NDArray[np.float32], is_top: NDArray[np.bool_]) -> Jets:
+    """Jets whose kinematics are those of the sum of their constituents.
+
+    Args:
+        constituents: `float32[N, 200, 4]`, (E, px, py, pz) in GeV, sorted by falling pT, padded with zeros.
+        is_top: `bool[N]`.
+    """
+    if constituents.ndim != 3 or constituents.shape[2] != 4:
+        raise DataError(f"constituents: expected [N, {MAX_CONSTITUENTS}, 4], got {list(constituents.shape)}")
+    energy, px, py, pz = np.moveaxis(constituents.sum(axis=1, dtype=np.float64), 1, 0)
+    pt = np.hypot(px, py)
+    eta = np.arcsinh(pz / np.where(pt > 0.0, pt, 1.0))
+    mass = np.sqrt(np.maximum(energy**2 - pt**2 - pz**2, 0.0))
+    kinematics = (values.astype(np.float32) for values in (pt, eta, np.arctan2(py, px), mass))
+    return Jets(constituents.astype(np.float32, copy=False), is_top, *kinematics)
+
+
 def concatenate(parts: Sequence[Jets]) -> Jets:
     """Several sets of jets as one; DataError when there is none."""
     if not parts:

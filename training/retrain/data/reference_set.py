@@ -9,9 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from retrain.data.jet_table import MAX_CONSTITUENTS, Jets
+from retrain.data.jet_table import MAX_CONSTITUENTS, Jets, labelled_jets
 from retrain.errors import DataError, MissingDependencyError
 
 TABLE, CONSTITUENT_BLOCK, LABEL_BLOCK = "table/table", "values_block_0", "values_block_1"
@@ -41,14 +40,4 @@ def read_reference_set(path: Path, jets: slice = slice(None)) -> Jets:
     if not np.all(np.isin(labels, (0, 1))):
         raise DataError(f"{path}: is_signal_new must be 0 (QCD) or 1 (top)")
     constituents = blocks[:, :CONSTITUENT_COLUMNS].reshape(-1, MAX_CONSTITUENTS, 4).astype(np.float32)
-    return Jets(constituents, labels.astype(bool), *_kinematics(constituents))
-
-
-def _kinematics(constituents: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-    """pT, eta, phi and mass of the sum of a jet's constituents."""
-    energy, px, py, pz = constituents.astype(np.float64).sum(axis=1).T
-    pt = np.hypot(px, py)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        eta = np.arcsinh(pz / pt)  # not a number for a jet without constituents, which `Jets` refuses
-    mass = np.sqrt(np.maximum(energy**2 - px**2 - py**2 - pz**2, 0.0))
-    return tuple(values.astype(np.float32) for values in (pt, eta, np.arctan2(py, px), mass))
+    return labelled_jets(constituents, labels.astype(bool))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,29 @@ from retrain.data.jet_table import LABELS, Jets
 from retrain.data.pixelmaps import CLASSES, VIEWS, PixelMaps
 from retrain.evaluation.judging import Judged, binned_fraction, calibration, confusion, working_cut
 from retrain.evaluation.metrics import roc_curve
+from retrain.evaluation.sculpting import sculpting
+from retrain.evaluation.temperature import scaled
 
 PT_EDGES = np.linspace(550.0, 650.0, 11)  # GeV
 MASS_EDGES = np.linspace(0.0, 300.0, 16)  # GeV
+BINNED = {
+    "pt": (PT_EDGES, r"jet $p_\mathrm{T}$ [GeV]"),
+    "mass": (MASS_EDGES, "jet mass [GeV]"),
+    "multiplicity": (np.linspace(0.0, 200.0, 11), "constituents"),
+}
+"""What efficiencies are drawn against: a property of `Jets` to the edges of its bins and its label."""
+WORKING_POINTS = (0.3, 0.5)
 NAMES = {"qcd": "QCD", "top": "top"}
 
 
-def save_plots(judged: Judged, folder: Path) -> list[Path]:
-    """Write all plots as PNG; returns their paths."""
+def save_plots(judged: Judged, folder: Path, temperature: float | None = None) -> list[Path]:
+    """Write all plots as PNG; returns their paths.
+
+    Args:
+        judged: The taggers; distributions and efficiencies are of the first.
+        folder: Where they go; made when missing.
+        temperature: Of the first tagger; its calibration is shown before and after scaling.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -33,10 +49,12 @@ def save_plots(judged: Judged, folder: Path) -> list[Path]:
     drawers: dict[str, Callable[[Any, Judged], None]] = {
         "roc": _roc,
         "scores": _scores,
-        "calibration": _calibration,
+        "calibration": partial(_calibration, temperature=temperature),
         "confusion": _confusion,
-        "efficiency_pt": _efficiency_pt,
-        "efficiency_mass": _efficiency_mass,
+        "efficiency_pt": partial(_efficiency, variable="pt"),
+        "efficiency_mass": partial(_efficiency, variable="mass"),
+        "efficiency_multiplicity": partial(_efficiency, variable="multiplicity"),
+        "mass_sculpting": _mass_sculpting,
     }
     paths = []
     for name, draw in drawers.items():
@@ -54,7 +72,14 @@ def _roc(axes: Any, judged: Judged) -> None:
     for name, scores in judged.scores.items():
         curve = roc_curve(judged.jets.is_top, scores)
         shown = (curve.background > 0) & (curve.signal > 0.05)
-        axes.plot(curve.signal[shown], 1.0 / curve.background[shown], label=name)
+        (line,) = axes.plot(curve.signal[shown], 1.0 / curve.background[shown], label=name)
+        # One standard deviation of the number of background jets that pass.
+        passing = curve.background[shown] * np.count_nonzero(~judged.jets.is_top)
+        spread = np.sqrt(passing * (1.0 - curve.background[shown])) / passing
+        axes.fill_between(
+            curve.signal[shown], 1.0 / curve.background[shown] / (1.0 + spread),
+            1.0 / curve.background[shown] * (1.0 + spread), color=line.get_color(), alpha=0.2, lw=0,
+        )  # fmt: skip
     axes.set(yscale="log", xlabel="top efficiency", ylabel="QCD rejection, 1 / efficiency", xlim=(0, 1), ylim=(1, None))
     axes.legend()
 
@@ -71,8 +96,12 @@ def _scores(axes: Any, judged: Judged) -> None:
     axes.legend()
 
 
-def _calibration(axes: Any, judged: Judged) -> None:
-    for name, scores in judged.scores.items():
+def _calibration(axes: Any, judged: Judged, temperature: float | None) -> None:
+    shown = dict(judged.scores)
+    if temperature is not None:
+        first, scores = next(iter(judged.scores.items()))
+        shown[f"{first}, temperature {temperature:.2f}"] = scaled(scores, temperature)
+    for name, scores in shown.items():
         bins = calibration(judged.jets, scores)
         centres = (bins.edges[1:] + bins.edges[:-1]) / 2.0
         axes.errorbar(centres, bins.fraction, bins.error, fmt="o", ms=4, label=name)
@@ -96,28 +125,43 @@ def _confusion(axes: Any, judged: Judged) -> None:
     axes.set(xlabel=f"tagged as, {name}", ylabel="jet")
 
 
-def _efficiency(axes: Any, judged: Judged, values: Any, edges: Any, label: str) -> None:
+def _efficiency(axes: Any, judged: Judged, variable: str) -> None:
+    """Efficiency and mistag rate of the fixed working points against a jet's property."""
+    edges, label = BINNED[variable]
+    values = getattr(judged.jets, variable)
     name, scores = next(iter(judged.scores.items()))
-    passed = scores > working_cut(judged.jets, scores)
     centres = (edges[1:] + edges[:-1]) / 2.0
-    for is_top, kind in ((True, "top"), (False, "qcd")):
-        chosen = judged.jets.is_top == is_top
-        bins = binned_fraction(values[chosen], passed[chosen], edges)
-        # A bin where nothing (or everything) passes has no place (or no error) on a logarithmic axis.
-        drawn = bins.fraction > 0
-        axes.errorbar(
-            centres[drawn], bins.fraction[drawn], bins.error[drawn], fmt="o", ms=4, label=f"{NAMES[kind]}, {name}"
-        )
-    axes.set(yscale="log", xlabel=label, ylabel="efficiency of the 50% cut", xlim=(edges[0], edges[-1]))
+    for marker, efficiency in zip("os", WORKING_POINTS, strict=True):
+        passed = scores > working_cut(judged.jets, scores, efficiency)
+        for is_top, colour in ((True, "C0"), (False, "C1")):
+            chosen = judged.jets.is_top == is_top
+            bins = binned_fraction(values[chosen], passed[chosen], edges)
+            # A bin where nothing (or everything) passes has no place (or no error) on a logarithmic axis.
+            drawn = bins.fraction > 0
+            kind = NAMES["top" if is_top else "qcd"]
+            axes.errorbar(
+                centres[drawn], bins.fraction[drawn], bins.error[drawn], fmt=marker, ms=4, color=colour,
+                label=f"{kind}, {efficiency:.0%} cut",
+            )  # fmt: skip
+    axes.set(yscale="log", xlabel=label, ylabel="fraction that passes", xlim=(edges[0], edges[-1]), title=name)
+    axes.legend(ncols=2)
+
+
+def _mass_sculpting(axes: Any, judged: Judged) -> None:
+    """The mass of QCD jets, all and above the working points' cuts."""
+    import mplhep
+
+    name, scores = next(iter(judged.scores.items()))
+    background = ~judged.jets.is_top
+    cuts = {"all QCD jets": -np.inf}
+    cuts |= {f"{e:.0%} cut": working_cut(judged.jets, scores, e) for e in WORKING_POINTS}
+    for label, cut in cuts.items():
+        counts = np.histogram(judged.jets.mass[background & (scores > cut)], MASS_EDGES)[0]
+        if counts.any():
+            measure = "" if cut == -np.inf else f", JSD {sculpting(judged.jets, scores, cut)['jsd']:.2f} bits"
+            mplhep.histplot(counts / counts.sum(), MASS_EDGES, ax=axes, label=label + measure, yerr=False)
+    axes.set(xlabel="jet mass [GeV]", ylabel="fraction of jets per bin", xlim=(0, 300), title=name)
     axes.legend()
-
-
-def _efficiency_pt(axes: Any, judged: Judged) -> None:
-    _efficiency(axes, judged, judged.jets.pt, PT_EDGES, r"jet $p_\mathrm{T}$ [GeV]")
-
-
-def _efficiency_mass(axes: Any, judged: Judged) -> None:
-    _efficiency(axes, judged, judged.jets.mass, MASS_EDGES, "jet mass [GeV]")
 
 
 @contextmanager

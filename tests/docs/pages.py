@@ -1,0 +1,59 @@
+"""The code blocks of a page, and what the comment before each says of it.
+
+A block of tutorials and how-tos is `bash` or `python` and is run, or `text` and is output. A comment on the line before
+says what else is to know:
+
+    <!-- needs: a server -->                  the shipped models are served at the ports that the page names
+    <!-- background until: WORDS -->          a command that goes on; the next block runs when it has printed the words
+    <!-- run by: tests/docker/... -->         another test runs it
+    <!-- shown, not run: REASON -->
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+USED = sorted([*(DOCS / "tutorials").glob("*.md"), *(DOCS / "how-to").glob("*.md")])
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<note>.+?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One code block with the comment before it."""
+
+    language: str
+    text: str
+    note: str
+
+    @property
+    def kind(self) -> str:
+        """The comment's first words, or nothing."""
+        return self.note.partition(":")[0]
+
+    @property
+    def detail(self) -> str:
+        """What follows them."""
+        return self.note.partition(":")[2].strip()
+
+    @property
+    def runs(self) -> bool:
+        """Whether the test of the page runs it."""
+        return self.language in ("bash", "python") and self.kind not in ("run by", "shown, not run")
+
+
+def blocks(page: Path) -> list[Block]:
+    """The page's code blocks in order."""
+    return [Block(m["language"], m["text"], m["note"] or "") for m in _BLOCK.finditer(page.read_text())]
+
+
+def paragraphs(page: Path) -> list[str]:
+    """The page's running text: no code, tables, headings or lists' marks; a list's entry is a paragraph."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    parts = re.split(r"\n\s*\n|\n(?=- |\d+\. )", text)
+    return [part for part in parts if not part.lstrip().startswith(("|", "#", "<!--"))]

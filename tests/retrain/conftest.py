@@ -1,0 +1,9 @@
+"""Files whose every test needs the training extra are not collected without it; `make test-training` installs it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+TORCH = ["test_training.py", "test_rounding.py", "test_notebooks.py"]
+
+collect_ignore = TORCH if find_spec("torch") is None else []
