@@ -42,6 +42,7 @@ ENV PATH=/opt/triton-fpga/bin:${PATH} \
     HOME=/notebooks \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     JUPYTER_RUNTIME_DIR=/tmp/jupyter \
     IPYTHONDIR=/tmp/ipython \
     MPLCONFIGDIR=/tmp/matplotlib

@@ -49,6 +49,7 @@ ENV PATH=/opt/triton-fpga/bin:${PATH} \
     TMPDIR=/run/triton-fpga \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     XDG_CACHE_HOME=/var/cache/triton-fpga \
     TRITON_SERVER_ROOT=${TRITON_SERVER_ROOT}
 USER 10001:10001

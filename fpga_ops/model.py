@@ -182,12 +182,16 @@ class Network:
             return self._pool.submit(self.run, inputs)
 
     def describe(self) -> dict[str, Any]:
-        """What this is: inputs, outputs, device, precision, what runs where, and content hashes."""
+        """What this is: inputs, outputs, device, precision, what runs where, and content hashes.
+
+        `isa` is the instruction set of a CPU's kernels; it is empty for other devices.
+        """
         contents = self.contents
         return {
             **self._interface,
             "device": self.device,
             "precision": "int8",
+            "isa": str(getattr(self._executable, "isa", "")),
             "max_batch": self.max_batch,
             "partition": {
                 "before": list(contents.before.nodes),

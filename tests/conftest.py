@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+from fpga_ops.runtime.onnxruntime_import import disable_telemetry
+
+disable_telemetry(os.environ)  # test modules import onnxruntime themselves, before any fixture
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,12 +22,14 @@ from triton_server.plugin.failover import Chain, Failure, NoDeviceError, split_r
 from triton_server.plugin.input_checks import contract
 from triton_server.plugin.metrics import FLUSH_S, Accounts, Metrics, Provenance
 from triton_server.plugin.parent_death import hold
+from triton_server.plugin.provenance import provenance
 from triton_server.plugin.settings import read_settings
 from triton_server.plugin.triton_2_51.late_response import Afterwards
 from triton_server.plugin.triton_2_51.thread_priority import Precedence
 from triton_server.protocol import LEASH_VARIABLE, NOTES_VARIABLE
 from triton_server.repository.known_answers import read_golden
 from triton_server.repository.model_version import MODEL_FILE, check_files, describe_onnx
+from triton_server.server.abilities import knows_numpy_2, takes_parameters
 
 DEFAULT_MAX_BATCH = 8
 GOLDEN_ROWS = 2
@@ -36,6 +38,8 @@ FAULTS = 3
 """Rounds of the thread in the background that fail in a row before the instance ends."""
 MOST_TEXT = 4000
 """Characters of an error; gRPC breaks the stream off over more than 16 KiB."""
+_THIS_PROGRAM = Path("/proc/self/exe")
+"""The stub."""
 _MODEL_PATH_ARGUMENT = 1
 """Place of <model>/<version>/model.py in the stub's command line: all that tells auto-completion where it is."""
 
@@ -68,10 +72,10 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Verify the version's files, open the first device that works, ask it the known answers."""
-        if int(np.__version__.split(".")[0]) >= 2:
+        if int(np.__version__.split(".")[0]) >= 2 and not knows_numpy_2(_THIS_PROGRAM):
             raise pb_utils.TritonModelException(
-                f"numpy {np.__version__} corrupts tensors in Triton's Python stub; expected numpy < 2 in the server's "
-                'environment: pip install "numpy<2"'
+                f"numpy {np.__version__} corrupts tensors in this Triton's Python stub; expected numpy < 2 in the "
+                'server\'s environment: pip install "numpy<2"'
             )
         hold(os.environ.get(LEASH_VARIABLE))
         self._name = f"{args['model_name']} version {args['model_version']}"
@@ -81,6 +85,8 @@ class TritonPythonModel:
         self._metrics = Metrics(pb_utils)
         self._accounts = Accounts(self._metrics.increment, labels)
         self._provenance = Provenance(self._metrics.move, labels)
+        self._parameters = takes_parameters(pb_utils)
+        self._version = args["model_version"]
         self._stop = threading.Event()
         self._inputs = [str(entry["name"]) for entry in config["input"]]
         self._outputs = [str(entry["name"]) for entry in config["output"]]
@@ -159,7 +165,7 @@ class TritonPythonModel:
             batch = self._together(feeds)
         counts = [len(feed[self._inputs[0]]) for feed in feeds]
         try:
-            outputs, seconds, device = self._chain.run(batch)
+            outputs, seconds, description = self._chain.run(batch)
         except FpgaOpsError as error:
             if len(good) > 1 and not isinstance(error, NoDeviceError):
                 for place in good:  # one of them is at fault: the others shall not suffer for it
@@ -169,12 +175,19 @@ class TritonPythonModel:
             for place in good:
                 responses[place] = _error(error, _code(error))
         else:
+            told = provenance(description, self._version)
+            device = told["device"]
             self._accounts.add("fpga_inferences_total", sum(counts), device=device)
             self._accounts.add("fpga_executions_total", device=device)
             self._accounts.add("fpga_device_seconds_total", seconds, device=device)
             shares = [outputs] if len(good) == 1 else split_rows(outputs, counts)
             for place, share in zip(good, shares, strict=True):
-                responses[place] = pb_utils.InferenceResponse([pb_utils.Tensor(n, share[n]) for n in self._outputs])
+                tensors = [pb_utils.Tensor(n, share[n]) for n in self._outputs]
+                responses[place] = (
+                    pb_utils.InferenceResponse(tensors, parameters=told)
+                    if self._parameters
+                    else pb_utils.InferenceResponse(tensors)
+                )
         return responses
 
     def _together(self, feeds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -189,6 +202,10 @@ class TritonPythonModel:
         except InputError as error:
             return error
         return None
+
+    def is_ready(self) -> bool:
+        """Whether a device is left. Triton asks it for its own readiness, and Envoy's health check with it."""
+        return self._chain.alive
 
     def finalize(self) -> None:
         """Free the device."""
@@ -207,7 +224,7 @@ class TritonPythonModel:
         self._accounts.add("fpga_failovers_total", device=failure.device, cause=failure.cause)
 
     def _tell_provenance(self) -> None:
-        """The gauge fpga_model_info: what answers (Triton 2.51 allows a Python backend no response parameters)."""
+        """The gauge fpga_model_info: what answers. Not every Triton lets the answers themselves say it."""
         description = self._chain.description
         precision, kernel = (str(description.get(name, "")) for name in ("precision", "kernel"))
         self._provenance.tell(self._chain.device, precision, kernel, self._chain.choice)

@@ -15,6 +15,7 @@ from fpga_ops.ir import reference
 from fpga_ops.ir.network import UInt8Array, sources
 from fpga_ops.ir.requantise import quantise
 from fpga_ops.runtime import onnx_parts
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 
 Array = npt.NDArray[Any]
 
@@ -109,7 +110,7 @@ def _nhwc(value: Array, height: int, width: int, channels: int) -> Array:
 
 def run_unoptimised(model: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
     """Any tensors of a model, each node run by itself as the ONNX specification says."""
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     wider = onnx.ModelProto()
     wider.CopyFrom(model)

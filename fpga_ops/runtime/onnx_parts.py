@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.errors import FpgaOpsError, ModelError
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 
 Session: TypeAlias = Any
 """An `onnxruntime.InferenceSession`; the library has no types."""
@@ -30,7 +31,7 @@ def make_session(model: bytes, what: str, threads: int = 1) -> Session:
     Raises:
         ModelError: onnxruntime does not take it.
     """
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

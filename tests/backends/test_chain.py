@@ -76,9 +76,9 @@ def test_a_failing_device_is_replaced_and_the_request_repeated(error: Exception,
     seen: list[Failure] = []
     bad, good = FakeNetwork("fpga", raises(error)), FakeNetwork("cpu")
     with_spare = chain({"fpga": bad, "cpu": good}, seen)
-    outputs, _, device = with_spare.run(X)
+    outputs, _, description = with_spare.run(X)
     np.testing.assert_array_equal(outputs["scores"], Y)
-    assert device == "cpu"
+    assert description["device"] == "cpu"
     assert [(f.device, f.cause) for f in seen] == [("fpga", cause)]
     assert bad.closed
     with_spare.run(X)
@@ -163,9 +163,9 @@ def test_a_call_that_hangs_is_given_up() -> None:
     hanging = FakeNetwork("fpga", lambda inputs: release.wait(20) and None)
     spare = chain({"fpga": hanging, "cpu": FakeNetwork("cpu")}, seen, timeout_s=0.1)
     began = time.monotonic()
-    outputs, _, device = spare.run(X)
+    outputs, _, description = spare.run(X)
     assert time.monotonic() - began < 2
-    assert (device, seen[0].cause) == ("cpu", "timeout")
+    assert (description["device"], seen[0].cause) == ("cpu", "timeout")
     np.testing.assert_array_equal(outputs["scores"], Y)
     assert not hanging.closed, "closing a device that hangs would hang too"
     release.set()
@@ -208,7 +208,7 @@ def test_a_request_at_fault_costs_no_device() -> None:
         spare.run(poison)
     assert spare.device == "fpga"
     assert not seen
-    assert spare.run(X)[2] == "fpga"
+    assert spare.run(X)[2]["device"] == "fpga"
 
 
 def test_input_errors_are_the_callers() -> None:

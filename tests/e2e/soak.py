@@ -79,10 +79,18 @@ def _load_anew(service: Service, model: str) -> None:
         return True
 
     def settled() -> bool:
-        return bool(service.get("/ready")[0] == 200) and len(find_stubs(service.server_pid)) == 2
+        stubs = find_stubs(service.server_pid)
+        held = {path.name for path in SHM.glob(f"tfpga-{service.process.pid}-*")}
+        # newer Tritons remove the regions of a stub some time after its end
+        return bool(service.get("/ready")[0] == 200) and len(stubs) == 2 and held == {_region(s.pid) for s in stubs}
 
     service.wait_for(lambda: _kept(loaded), PATIENCE_S, "a new load")
     service.wait_for(lambda: _kept(settled), PATIENCE_S, "one stub a model")
+
+
+def _region(stub: int) -> str:
+    """The name of a stub's shared memory, from its command line."""
+    return Path(f"/proc/{stub}/cmdline").read_bytes().split(b"\0")[2].decode()
 
 
 def _kept(condition: Callable[[], bool]) -> bool:

@@ -98,6 +98,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-watch", action="store_true", help="do not load what changes in the repository")
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="append Triton's log here, not to stderr")
+    parser.add_argument("--debug", action="store_true", help="log more, such as what this Triton can do")
     parser.add_argument("--json", action="store_true", help="print readiness as one line of JSON")
     parser.add_argument("--triton-flag", action="append", default=[], metavar="FLAG",
                         help="one more flag for tritonserver: --triton-flag=--log-verbose=1 (repeatable)")  # fmt: skip
@@ -112,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
 
     allow_files()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s serve: %(message)s")
+    if args.debug:
+        logging.getLogger("triton_server").setLevel(logging.DEBUG)
     key = _admin_key(args.admin_key_file)
     server = TritonServer(
         args.model_repository,

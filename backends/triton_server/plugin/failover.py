@@ -88,6 +88,8 @@ class Chain:
         self._golden: Golden | None = None
         self.failures: list[Failure] = []
         self.description: dict[str, Any] = {}
+        self._in_turn = True
+        self._ended = False
         self.device = ""
         """Name of the device in use."""
         try:
@@ -95,6 +97,8 @@ class Chain:
         except BaseException:
             on_settled()
             raise
+        finally:
+            self._in_turn = False
 
     @property
     def choice(self) -> str:
@@ -108,8 +112,15 @@ class Chain:
             self._golden = golden
             self._ensure_right()
 
-    def run(self, inputs: Arrays) -> tuple[dict[str, npt.NDArray[Any]], float, str]:
-        """Infer; returns outputs, seconds on the device and the device's name.
+    @property
+    def alive(self) -> bool:
+        """Whether a device is left: one in use, or one that is being opened in the place of another."""
+        return self._network is not None or (self._in_turn and not self._ended)
+
+    def run(self, inputs: Arrays) -> tuple[dict[str, npt.NDArray[Any]], float, dict[str, Any]]:
+        """Infer; returns outputs, seconds on the device, and the description of the network that computed them.
+
+        The description belongs to this answer: another thread may replace the device as soon as this one is done.
 
         A device that fails is asked the known answer, where there is one: with the right answer to that, and a second
         failure of the same request, the request is at fault and the device stays. Else the next device takes over.
@@ -131,7 +142,7 @@ class Chain:
                     else:
                         self._take_out(error)
                 else:
-                    return outputs, seconds, self.device
+                    return outputs, seconds, self.description
 
     def self_test(self) -> str | None:
         """Ask the known answer and replace a device that gives another. Returns what was wrong, or None."""
@@ -148,9 +159,11 @@ class Chain:
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         with self._lock:
+            self._in_turn = True
             try:
                 yield
             finally:
+                self._in_turn = False
                 self._on_settled()
 
     def _ensure_right(self) -> None:
@@ -208,9 +221,10 @@ class Chain:
                 self._record(device, _OtherPrecisionError(self._precision, precision))
                 network.close()
                 continue
-            self.description, self.device = description, device
+            self.description, self.device = {**description, "device": device}, device
             self._network, self._worker = network, _Worker()
             return
+        self._ended = True
         raise NoDeviceError(self._exhausted())
 
     def _exhausted(self) -> str:

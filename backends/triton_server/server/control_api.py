@@ -30,12 +30,20 @@ class Control:
         return self._status("/v2/health/live", timeout) == 200
 
     def ready(self, timeout: float = 1.0) -> bool:
-        """What Triton believes of itself. It says ready with dead stubs too: use Supervisor.ready for the truth."""
+        """What Triton believes of itself: up to 2.67 it is ready with dead stubs. Supervisor.ready has the truth."""
         return self._status("/v2/health/ready", timeout) == 200
 
     def model_ready(self, model: str, timeout: float = 1.0) -> bool:
         """Whether Triton believes that the model can serve."""
         return self._status(f"/v2/models/{quote(model)}/ready", timeout) == 200
+
+    def refuses_model(self, model: str, version: str, timeout: float = 1.0) -> bool:
+        """Whether Triton says that it knows the version and that it is not ready; False where it says nothing."""
+        return self._status(f"{_model(model, version)}/ready", timeout) // 100 in (4, 5)
+
+    def version(self, timeout: float = 5.0) -> str:
+        """The server's version, as it says."""
+        return str(self._json("/v2", timeout).get("version", ""))
 
     def index(self, timeout: float = 5.0) -> list[Json]:
         """Every version of every model in the repository with its state and the reason of a failed load."""

@@ -6,13 +6,19 @@ import os
 import sys
 import sysconfig
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
 from triton_server.errors import ServerNotFoundError
+from triton_server.server.abilities import Abilities, Ability, look, python_of
 
+ROOT_VARIABLE = "TRITON_SERVER_ROOT"
+"""Environment variable with the folder of the Triton to serve with, before the one of this environment."""
 SYSTEM_ROOT = Path("/opt/tritonserver")
 """Where NVIDIA's containers keep the server; TRITON_SERVER_ROOT overrides it."""
+MOST_NAMES = 12
+"""Names of a folder's content that an error holds."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +37,24 @@ class Installation:
     library_path: tuple[str, ...]
     """Folders for LD_LIBRARY_PATH."""
 
+    @cached_property
+    def abilities(self) -> Abilities:
+        """What this Triton can do."""
+        return look({"binary": self.binary, "python_backend": self.python_backend, "stub": self.stub})
+
 
 def find_installation() -> Installation:
     """Find a server: TRITON_SERVER_ROOT if set, else the wheel in this environment, else /opt/tritonserver.
 
     Raises ServerNotFoundError, which says what was looked for and what to install.
     """
-    root = os.environ.get("TRITON_SERVER_ROOT")
+    root = os.environ.get(ROOT_VARIABLE)
     if root:
         found = _from_root(Path(root), "system", stubs=None)
         if found is None:
             raise ServerNotFoundError(
-                f"TRITON_SERVER_ROOT={root} holds no bin/tritonserver with backends/python; unset it or correct it"
+                f"TRITON_SERVER_ROOT={root} is no Triton server with the Python backend: {_what_lies_in(Path(root))}. "
+                "Correct it, or unset it to use the server of this environment"
             )
         return found
     reasons: list[str] = []
@@ -66,16 +78,38 @@ def find_installation() -> Installation:
     )
 
 
-def check_numpy() -> None:
-    """Refuse numpy 2 in the serving environment: this Triton's Python stub corrupts tensors silently with it."""
+def check_python(installation: Installation) -> None:
+    """Refuse a stub that is built for another Python: it would start and then find none of our packages.
+
+    Raises ServerNotFoundError. A stub that does not tell which Python it is for is let through.
+    """
+    try:
+        expected = python_of(installation.stub)
+    except (OSError, ValueError) as error:
+        raise ServerNotFoundError(f"cannot read Triton's Python stub {installation.stub}: {error}") from error
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if expected not in (None, here):
+        raise ServerNotFoundError(
+            f"Triton's Python stub {installation.stub} is built for Python {expected}, and this is Python {here} "
+            f"({sys.executable}): it would not find the packages that are installed here. Install triton-fpga with "
+            f"Python {expected}, or use a Triton whose stub is built for Python {here}"
+        )
+
+
+def check_numpy(installation: Installation) -> None:
+    """Refuse numpy 2 in the serving environment where Triton's Python stub corrupts tensors silently with it.
+
+    Raises ServerNotFoundError.
+    """
     try:
         version = importlib.metadata.version("numpy")
     except importlib.metadata.PackageNotFoundError:
-        raise ServerNotFoundError("numpy is not installed here, and the fpga backend needs numpy < 2") from None
-    if int(version.split(".")[0]) >= 2:
+        raise ServerNotFoundError("numpy is not installed here, and the fpga backend needs it") from None
+    if int(version.split(".")[0]) >= 2 and Ability.NUMPY_2 not in installation.abilities:
         raise ServerNotFoundError(
-            f"the serving environment has numpy {version}; Triton's Python stub corrupts tensors silently with "
-            'numpy 2. Expected numpy < 2: pip install "numpy<2" (a client may use numpy 2 in its own environment)'
+            f"the serving environment has numpy {version}, with which the Python stub of this Triton "
+            f"({installation.stub}) corrupts tensors silently: expected numpy < 2, or Triton 2.52 or later. "
+            'pip install "numpy<2" (a client may use numpy 2 in its own environment)'
         )
 
 
@@ -96,14 +130,40 @@ def _wheel_root() -> Path | None:
     return root if (root / "bin" / "tritonserver").is_file() else None
 
 
-def _from_root(root: Path, kind: str, stubs: Path | None) -> Installation | None:
+def _parts(root: Path, stubs: Path | None) -> dict[str, Path]:
+    """The files of a server at ``root``, whether they are there or not."""
     python = root / "backends" / "python"
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    stub = (python if stubs is None else stubs / version) / "triton_python_backend_stub"
-    binary = root / "bin" / "tritonserver"
-    library = python / "libtriton_python.so"
-    utils = python / "triton_python_backend_utils.py"
-    if not all(path.is_file() for path in (binary, library, stub, utils)):
+    return {
+        "binary": root / "bin" / "tritonserver",
+        "python_backend": python / "libtriton_python.so",
+        "stub": (python if stubs is None else stubs / version) / "triton_python_backend_stub",
+        "utils": python / "triton_python_backend_utils.py",
+    }
+
+
+def _what_lies_in(root: Path) -> str:
+    """What a folder that should hold a server has of one, and what else."""
+    if not root.is_dir():
+        return "it is no folder that can be read"
+    parts = _parts(root, None).values()
+    missing = ", ".join(str(path.relative_to(root)) for path in parts if not path.is_file())
+    there = ", ".join(str(path.relative_to(root)) for path in parts if path.is_file()) or "none of the files of one"
+    try:
+        others = sorted(path.name for path in root.iterdir())
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    backends = root / "backends"
+    if backends.is_dir() and not (backends / "python").is_dir():
+        named = ", ".join(sorted(path.name for path in backends.iterdir())) or "none"
+        there += f" (backends: {named})"
+    shown = ", ".join(others[:MOST_NAMES]) + (", ..." if len(others) > MOST_NAMES else "")
+    return f"it lacks {missing}; it has {there}, and in all holds: {shown or 'nothing'}"
+
+
+def _from_root(root: Path, kind: str, stubs: Path | None) -> Installation | None:
+    parts = _parts(root, stubs)
+    if not all(path.is_file() for path in parts.values()):
         return None
     libraries = [str(sysconfig.get_config_var("LIBDIR"))]
     wheel_libraries = root.parent.parent / "nvidia_pytriton.libs"
@@ -111,12 +171,4 @@ def _from_root(root: Path, kind: str, stubs: Path | None) -> Installation | None
         libraries.append(str(wheel_libraries))
     if (root / "lib").is_dir():
         libraries.append(str(root / "lib"))
-    return Installation(
-        kind=kind,
-        binary=binary,
-        python_backend=library,
-        stub=stub,
-        utils=utils,
-        caches=root / "caches",
-        library_path=tuple(libraries),
-    )
+    return Installation(kind=kind, caches=root / "caches", library_path=tuple(libraries), **parts)

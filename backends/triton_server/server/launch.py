@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from fpga_ops.runtime.onnxruntime_import import disable_telemetry
 from triton_server.errors import ServerStartError
 from triton_server.protocol import LEASH_VARIABLE
 from triton_server.server.admin_key import ADMIN_HEADER
@@ -61,6 +62,7 @@ def restricted(key: str) -> list[str]:
 def environment(installation: Installation, more: Mapping[str, str]) -> dict[str, str]:
     """The server's environment: this process's, ``more``, and where it finds Python and its libraries."""
     made = {**os.environ, **more}
+    disable_telemetry(made)  # of whatever a stub imports
     for name in ("PYTHONHOME", "VIRTUAL_ENV"):
         made.pop(name, None)
     # The stub embeds the first python3 on PATH: it must be the interpreter whose packages were checked here.

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 import os
 import secrets
 import shutil
@@ -18,9 +19,16 @@ from typing import Self
 from triton_server.errors import ServerError, ServerStalledError, ServerStartError
 from triton_server.repository.admission import verify_repository
 from triton_server.server import launch, shared_memory
+from triton_server.server.abilities import NEWEST_KNOWN, Abilities, Ability, newer_than_known
 from triton_server.server.admin_key import ADMIN_HEADER, default_path, read_or_make
-from triton_server.server.control_api import Control
-from triton_server.server.installation import Installation, backend_folder, check_numpy, find_installation
+from triton_server.server.control_api import Control, Json
+from triton_server.server.installation import (
+    Installation,
+    backend_folder,
+    check_numpy,
+    check_python,
+    find_installation,
+)
 from triton_server.server.ports import resolve_ports
 from triton_server.server.run_directory import assemble, is_plain, plain_path
 from triton_server.supervisor.processes import cpu_seconds, find_stubs, hide_argument, kill_and_wait, session_members
@@ -32,6 +40,7 @@ IDLE_SHARE = 0.01
 """What idle threads use of a processor."""
 
 _tags = itertools.count()
+log = logging.getLogger("triton_server")
 
 
 class TritonServer:
@@ -90,6 +99,10 @@ class TritonServer:
         """Set from another thread, or a signal handler, to give up a start."""
         self._run: Path | None = None
         self.log_path: Path | None = None
+        self.abilities: Abilities | None = None
+        """What the Triton that was found can do; None before ``prepare``."""
+        self.version = ""
+        """Triton's version, as it says itself; empty before it has started once."""
 
     # -- addresses
 
@@ -117,6 +130,10 @@ class TritonServer:
     def control(self) -> Control:
         """The control API of this server, with the admin key."""
         return Control(self.client_host, self.http_port, {ADMIN_HEADER: self.admin_key})
+
+    def triton(self) -> Json:
+        """Which Triton this is and what it can do, for a program."""
+        return {"version": self.version, "abilities": self.abilities.as_json() if self.abilities is not None else {}}
 
     # -- life
 
@@ -164,8 +181,10 @@ class TritonServer:
 
         Raises ServerNotFoundError or ServerStartError.
         """
-        check_numpy()
         installation = find_installation()
+        check_python(installation)
+        check_numpy(installation)
+        self._tell_abilities(installation.abilities)
         if not self.model_repository.is_dir():
             raise ServerStartError(f"no model repository at {self.model_repository}: expected a folder of models")
         if not os.access(self.model_repository, os.R_OK | os.X_OK):
@@ -204,6 +223,8 @@ class TritonServer:
         if self.pid is not None:
             hide_argument(self.pid, self.admin_key)
         self.protect()
+        if not self._share_ports:  # else the gate might answer; who closes it asks
+            self.ask_version()
 
     def protect(self) -> None:
         """Close the shared memory that holds requests to other users; Triton opens it to all, whatever the umask."""
@@ -270,6 +291,37 @@ class TritonServer:
 
     # -- inside
 
+    def _tell_abilities(self, abilities: Abilities) -> None:
+        """Log what this Triton can do and how that was found out, once."""
+        if abilities == self.abilities:
+            return
+        self.abilities = abilities
+        for line in abilities.lines():
+            log.debug("Triton's ability %s", line)
+        for ability, reason in abilities.undetermined.items():
+            log.warning(
+                "it cannot be told whether this Triton has the ability %s (taken as absent): %s", ability, reason
+            )
+
+    def ask_version(self) -> None:
+        """Learn Triton's version from the running server; nothing depends on it but what people read."""
+        try:
+            version = self.control.version()
+        except (OSError, ServerError) as error:
+            log.warning("Triton does not tell its version: %s", error)
+            return
+        if version != self.version:
+            self.version = version
+            known = ".".join(map(str, NEWEST_KNOWN))
+            log.debug("Triton %s", version)
+            if newer_than_known(version):
+                log.warning(
+                    "Triton %s is newer than any that the plugin was tried with (%s); what it can do was found "
+                    "out by looking",
+                    version,
+                    known,
+                )
+
     def _command(self, installation: Installation, backends: Path) -> list[str]:
         completes = self.auto_complete
         if completes is None:
@@ -285,6 +337,7 @@ class TritonServer:
             *launch.serving(self.models, completes=completes, exit_timeout_s=self.exit_timeout_s),
             *launch.stubs(self.shm_prefix, self._shm_default_bytes),
             *launch.restricted(self.admin_key),
+            *(["--allow-client-shm=true"] if Ability.CLIENT_SHARED_MEMORY_FLAG in installation.abilities else []),
             "--allow-gpu-metrics=false",
             "--pinned-memory-pool-byte-size=0",
             *self._extra,

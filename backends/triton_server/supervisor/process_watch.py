@@ -8,6 +8,7 @@ from collections.abc import Callable
 from triton_server.server.server import TritonServer
 from triton_server.supervisor.limits import Limits
 from triton_server.supervisor.processes import (
+    Stub,
     any_ended,
     ended_by_itself,
     files_allowed,
@@ -16,9 +17,9 @@ from triton_server.supervisor.processes import (
     private_bytes,
     state,
 )
+from triton_server.supervisor.reaped_stub import is_missed
 from triton_server.supervisor.restarts import Restarts
 
-SERVER = "the server"
 DIED_S = 0.03
 """A stub that was killed counts as dead when Triton has not waited for it after this time."""
 TOLD_S = 2.0
@@ -32,19 +33,21 @@ AWAY_S = 0.02
 class ProcessWatch:
     """Asks for a restart when a process of the server has ended or stopped, or the server holds too much.
 
-    ``pause`` waits for so many seconds, or for the end.
+    ``served`` gives model and version of each that should answer, ``pause`` waits for so many seconds, or for the end.
     """
 
     def __init__(
-        self, server: TritonServer, restarts: Restarts, limits: Limits, pause: Callable[[float], object] = time.sleep
+        self, server: TritonServer, restarts: Restarts, limits: Limits, served: Callable[[], list[tuple[str, str]]],
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:  # fmt: skip
         self._server = server
         self._restarts = restarts
         self._limits = limits
+        self._served = served
         self._pause = pause
         self._generation = -1
-        self._pidfds: dict[int, tuple[int, str]] = {}
-        """Descriptor of each process (os.pidfd_open): its id, and what it is."""
+        self._pidfds: dict[int, tuple[int, Stub | None]] = {}
+        """Descriptor of each process (os.pidfd_open): its id, and the stub, None for the server itself."""
 
     def watch(self) -> None:
         """One round: look at everything, then wait up to ``watch_interval`` for the next end of a process."""
@@ -56,17 +59,19 @@ class ProcessWatch:
             self._generation = generation
             self.close()
         self._follow()
-        for descriptor, (pid, name) in list(self._pidfds.items()):
-            if state(pid) == "T" and name != SERVER:
+        for descriptor, (pid, stub) in list(self._pidfds.items()):
+            if stub is not None and state(pid) == "T":
                 self._forget(descriptor)
-                self._restarts.ask("hung", f"{name} (process {pid}) is stopped", generation)
+                self._restarts.ask("hung", f"the stub of {stub.instance} (process {pid}) is stopped", generation)
         self._look_at_limits(generation)
         for descriptor in any_ended(list(self._pidfds), self._limits.watch_interval):
-            pid, name = self._pidfds[descriptor]
-            told = name != SERVER and was_told_to_end(pid)
+            pid, stub = self._pidfds[descriptor]
+            told = stub is not None and was_told_to_end(pid)
             self._forget(descriptor)
-            if not told:
-                self._restarts.ask("dead", f"{name} (process {pid}) has ended", generation)
+            if told and stub is not None and not is_missed(self._server.control, stub, self._served()):
+                continue
+            name = "the server" if stub is None else f"the stub of {stub.instance}"
+            self._restarts.ask("dead", f"{name} (process {pid}) has ended", generation)
 
     def close(self) -> None:
         """Forget all processes."""
@@ -75,9 +80,9 @@ class ProcessWatch:
 
     def _follow(self) -> None:
         pid = self._server.pid
-        wanted = {} if pid is None else {pid: SERVER}
+        wanted: dict[int, Stub | None] = {} if pid is None else {pid: None}
         if pid is not None:
-            wanted.update({stub.pid: f"the stub of {stub.instance}" for stub in find_stubs(pid)})
+            wanted.update({stub.pid: stub for stub in find_stubs(pid)})
         known = {process for process, _ in self._pidfds.values()}
         if wanted.keys() - known:
             self._server.protect()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 STUB_NAME = "triton_python_backend_stub"
 _INSTANCE_ARGUMENT = 8
-"""Place of the instance's name in the stub's command line, as stub_launcher.cc of Triton 2.51 writes it."""
+"""Place of the instance's name in the stub's command line, as Triton's stub_launcher.cc writes it (2.51 to 2.72)."""
 
 
 @dataclass(frozen=True)

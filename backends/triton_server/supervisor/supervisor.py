@@ -1,9 +1,9 @@
 """Keeps the server serving without a human: notices, tells what is wrong, mends, and says the truth about it.
 
-Triton 2.51 never restarts a dead Python stub and stays "ready" with it; unloading the model does not help when requests
-were in flight (the state stays UNLOADING). So there is one cure for everything: let the outage responder listen, end
-the whole server at once, start it again. The other models are away for the same two or three seconds; their clients too
-get an immediate UNAVAILABLE, which is worth a retry.
+Triton never restarts a dead Python stub, and up to 2.64 stays "ready" with it; unloading the model does not help when
+requests were in flight (the state stays UNLOADING). So there is one cure for everything: let the outage responder
+listen, end the whole server at once, start it again. The other models are away for the same two or three seconds; their
+clients too get an immediate UNAVAILABLE, which is worth a retry.
 
     dead    a stub or the server has ended                        noticed from the kernel (pidfd), within milliseconds
     hung    no known answer, no other progress, no processor use  noticed by the probe
@@ -74,7 +74,9 @@ class Supervisor:
             fault=lambda error: self.threads.count("prober", error),
         )
         self._prober = Prober(self.models, self.restarts, self.limits, callees)
-        self._processes = ProcessWatch(server, self.restarts, self.limits, self._stop.wait)
+        self._processes = ProcessWatch(
+            server, self.restarts, self.limits, served=lambda: list(self.models.supervised), pause=self._stop.wait
+        )
         self._repository = RepositoryWatch(
             server, self.models, self.restarts, self.limits, probe=self._prober.probe,
             describe=self.activity.describe, pause=self._stop.wait, loads_changes=watch_repository,
@@ -133,6 +135,7 @@ class Supervisor:
             "last_outage_s": round(done[-1].outage_s, 3) if done else 0.0,
             "threads": self.threads.rows(),
             "server_pid": self.server.pid,
+            "triton": self.server.triton(),
         }
 
     # -- life
@@ -209,6 +212,7 @@ class Supervisor:
             self.server.auto_complete = request is None or bool(verdict.incomplete)
         self.server.start()
         responder.close()
+        self.server.ask_version()
         self._repository.take_over(verdict)
         self.restarts.came_up(request)
 

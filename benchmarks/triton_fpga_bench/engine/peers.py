@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
+
 Array = npt.NDArray[Any]
 Run = Callable[[int], Array]
 """Runs one inference on the input of that number."""
@@ -120,7 +122,7 @@ def _python_share(network: Any, inputs: dict[str, Array], count: int = 60) -> di
 
 
 def _onnxruntime(path: Path, batch: int, threads: int) -> tuple[Run, Callable[[int], float], dict[str, Any]]:
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -145,6 +147,8 @@ def _onnxruntime(path: Path, batch: int, threads: int) -> tuple[Run, Callable[[i
 def _openvino(
     path: Path, batch: int, threads: int, precision: str, throughput: bool
 ) -> tuple[Run, Callable[[int], float], dict[str, Any]]:
+    # Without this package openvino takes its stub, which reports nothing; else the import makes ~/intel and reports it.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino
 
     core = openvino.Core()

@@ -22,6 +22,7 @@ from fpga_ops.ir.network import Float32Array, IntegerNetwork, UInt8Array
 from fpga_ops.overlay import block_float
 from fpga_ops.overlay.geometry import Geometry
 from fpga_ops.overlay.lower import lower
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 
 Inputs: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 Scores: TypeAlias = npt.NDArray[np.float64]
@@ -128,7 +129,7 @@ def _scores(model: str, inputs: Inputs, device: str, geometry: Geometry | None, 
 
 def _float_scores(model: str, inputs: Inputs) -> Scores:
     """Scores of a plain float file under onnxruntime."""
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]

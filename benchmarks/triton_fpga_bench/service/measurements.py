@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from sonic_client.client import Client
 from sonic_client.core.server_metrics import read_metric
 from triton_fpga_bench.service import inputs, minimal_backend
@@ -323,7 +324,7 @@ def _timed(what: str, run: Callable[[], object], batch: int) -> list[Numbers]:
 
 
 def _onnxruntime(model: Model, batch: int) -> list[Numbers]:
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3

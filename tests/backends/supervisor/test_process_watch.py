@@ -50,7 +50,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TritonServer:
 
 
 def test_the_end_of_the_server_is_told_once(server: TritonServer, restarts: Restarts) -> None:
-    watch = ProcessWatch(server, restarts, Limits(watch_interval=20.0))
+    watch = ProcessWatch(server, restarts, Limits(watch_interval=20.0), list)
     threading.Timer(0.2, lambda: subprocess.run(["kill", "-9", str(server.pid)], check=True)).start()
     watch.watch()
     assert [(one.cause, one.detail) for one in restarts.requests] == [
@@ -60,7 +60,7 @@ def test_the_end_of_the_server_is_told_once(server: TritonServer, restarts: Rest
 
 
 def test_a_server_that_holds_too_much_is_told(server: TritonServer, restarts: Restarts) -> None:
-    watch = ProcessWatch(server, restarts, Limits(watch_interval=0.0, server_bytes=1 << 10))
+    watch = ProcessWatch(server, restarts, Limits(watch_interval=0.0, server_bytes=1 << 10), list)
     watch.watch()
     assert [one.cause for one in restarts.requests] == ["memory"]
     watch.close()
@@ -69,7 +69,7 @@ def test_a_server_that_holds_too_much_is_told(server: TritonServer, restarts: Re
 def test_while_the_server_is_away_nothing_is_watched(server: TritonServer, restarts: Restarts) -> None:
     pauses: list[float] = []
     restarts.went_down()
-    ProcessWatch(server, restarts, Limits(server_bytes=0), pauses.append).watch()
+    ProcessWatch(server, restarts, Limits(server_bytes=0), list, pauses.append).watch()
     assert pauses == [0.02]
     assert not restarts.requests
 

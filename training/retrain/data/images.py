@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from retrain.data.jet_table import MAX_CONSTITUENTS
 from retrain.errors import DataError
 
@@ -227,7 +228,7 @@ class JetImager:
 
     @cached_property
     def _session(self) -> Any:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads

@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from retrain.data.images import NETWORK_INPUT, GraphBuilder
 from retrain.errors import DataError
 
@@ -122,7 +123,7 @@ def pixel_map_graph(size: int) -> onnx.ModelProto:
 
 @cache
 def _session(reduce: int) -> Any:
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from retrain.data.images import CONSTITUENTS, ImageSettings, JetImager
 from retrain.data.jet_table import Jets
 from retrain.data.pixelmaps import PIXEL_MAPS, PixelMaps
@@ -115,7 +116,7 @@ def _engine(
 
 def _session(model: Path | onnx.ModelProto, inputs: tuple[str, ...]) -> tuple[Any, str]:
     """The file in onnxruntime, and the name of its only input."""
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     try:

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from retrain.errors import MissingDependencyError, PublishError
 from retrain.publishing.versions import GOLDEN_FILE, Version, damaged_files, versions, withdraw, write_version
 
@@ -137,7 +138,7 @@ def _require_not_worse(served: Version, card: Mapping[str, Any]) -> None:
 
 def _verify(model: Path, answers: Answers) -> None:
     """The reference's answers against the best device here, bit for bit, and against onnxruntime."""
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     import fpga_ops
 

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference, utils
 
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from retrain.errors import DataError
 
 INT32_MAX = 2**31 - 1
@@ -64,7 +65,7 @@ def _channel_means(
     model: onnx.ModelProto, name: str, inputs: NDArray[np.float32], outputs: list[str]
 ) -> list[NDArray[np.float64]]:
     """Mean over images and pixels of each channel of tensors [N, C, H, W], computed by only the nodes they need."""
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     part = utils.Extractor(shape_inference.infer_shapes(model)).extract_model([name], outputs)
     options = onnxruntime.SessionOptions()

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from retrain.data.examples import Examples, JetExamples, as_examples
 from retrain.data.images import ImageSettings
 from retrain.data.jet_table import Jets
@@ -28,15 +28,17 @@ from retrain.quantisation.export import CONTRACTS, export_network, with_constitu
 if TYPE_CHECKING:
     import torch
 
+quantization = import_onnxruntime("onnxruntime.quantization")
+
 CALIBRATION_BATCH = 16
 BATCHES_IN_MEMORY = 1
 BIAS_EXAMPLES = 16
 NEUTRINO_MODEL = "resnet50_neutrino"
 Calibration = Literal["minmax", "percentile", "entropy"]
 METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "percentile": CalibrationMethod.Percentile,
-    "entropy": CalibrationMethod.Entropy,
+    "minmax": quantization.CalibrationMethod.MinMax,
+    "percentile": quantization.CalibrationMethod.Percentile,
+    "entropy": quantization.CalibrationMethod.Entropy,
 }
 STACK_OPERATORS = ["Conv", "Relu", "Clip", "Add", "MaxPool", "AveragePool", "GlobalAveragePool"]
 
@@ -45,7 +47,7 @@ def _float_range(limits: tuple[float, float]) -> dict[str, NDArray[np.float32]]:
     return {name: np.array(limit, np.float32) for name, limit in zip(("rmin", "rmax"), limits, strict=True)}
 
 
-class _Batches(CalibrationDataReader):  # type: ignore[misc]
+class _Batches(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
     """Batches for the calibration, in portions: onnxruntime keeps all activations of one portion in memory."""
 
     def __init__(self, name: str, batches: Sequence[NDArray[np.float32]]) -> None:
@@ -96,19 +98,21 @@ def quantise(
         "CalibStridedMinMax": BATCHES_IN_MEMORY,  # for all methods, in spite of its name
     }
     if input_range is not None:
-        extra["TensorQuantOverrides"] = {name: [{"quant_type": QuantType.QUInt8, **_float_range(input_range)}]}
+        extra["TensorQuantOverrides"] = {
+            name: [{"quant_type": quantization.QuantType.QUInt8, **_float_range(input_range)}]
+        }
     operators = [*STACK_OPERATORS, "Gemm"] if quantise_head else STACK_OPERATORS
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
         target = Path(folder) / "quantised.onnx"
-        quantize_static(
+        quantization.quantize_static(
             work,
             target,
             _Batches(name, batches),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=operators,
             per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=[] if quantise_head else _head(work),
             calibrate_method=METHODS[calibration],
             extra_options=extra,

@@ -20,6 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, utils
 
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from retrain.data.images import CONSTITUENTS, IR_VERSION, SMALLEST_PT, GraphBuilder
 from retrain.data.jet_table import MAX_CONSTITUENTS, Jets
 from retrain.errors import CheckpointError, PublishError
@@ -64,7 +65,7 @@ def globals_graph() -> onnx.ModelProto:
 
 @cache
 def _globals_session() -> Any:
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     return onnxruntime.InferenceSession(globals_graph().SerializeToString(), providers=["CPUExecutionProvider"])
 
