@@ -11,7 +11,8 @@ URL = f"http://127.0.0.1:{os.environ.get('TRITON_FPGA_HEALTH_PORT', '8003')}/rea
 def main() -> int:
     """0 when every model serves; the reason otherwise goes to the engine's health log."""
     try:
-        with urllib.request.urlopen(URL, timeout=3) as answer:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
+        with direct.open(URL, timeout=3) as answer:
             sys.stdout.write(answer.read().decode())
     except urllib.error.HTTPError as error:
         sys.stdout.write(error.read().decode())

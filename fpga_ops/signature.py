@@ -78,6 +78,8 @@ def check_tensor(
     """
     if not isinstance(value, np.ndarray):
         raise InputError(f"input '{name}': a numpy array is expected, {type(value).__name__} came")
+    if isinstance(value, np.ma.MaskedArray) and np.any(value.mask):
+        raise InputError(f"input '{name}': an array without masked values is expected, some of these are masked")
     shape = expected["shape"]
     # the name of a dtype is worked out by numpy each time it is asked for
     if value.dtype is not _DTYPES.get(expected["dtype"]) and value.dtype.name != expected["dtype"]:

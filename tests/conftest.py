@@ -17,6 +17,11 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Admin keys are made in a folder of the tests, not in the home of whoever runs them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        for name in (
+            "no_proxy",
+            "NO_PROXY",
+        ):  # where a site has a proxy, libraries that tests use send it loopback as well
+            patch.setenv(name, ",".join(filter(None, [os.environ.get(name), "localhost,127.0.0.1,::1"])))
         yield
 
 

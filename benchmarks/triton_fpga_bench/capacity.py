@@ -21,7 +21,6 @@ import json
 import math
 import random
 import sys
-import urllib.request
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
@@ -247,10 +246,12 @@ def read_statistics(url: str, model: str) -> dict[int, float]:
 
     Raises ValueError where the server has executed nothing yet or its answer is none.
     """
+    from sonic_client.core.proxy import opener
+
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"expected http://host:port, came {url}")
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/v2/models/{model}/stats", timeout=10) as answer:  # noqa: S310
+        with opener(url).open(f"{url.rstrip('/')}/v2/models/{model}/stats", timeout=10) as answer:
             statistics = json.load(answer)["model_stats"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"no statistics of {model} from {url}: {error}") from error

@@ -24,7 +24,8 @@ from sonic_client.core.timing import Breakdown, Totals
 from sonic_client.core.transports.base import ModelInfo, Tensor
 from sonic_client.core.url import resolve
 from sonic_client.errors import BadReplyError, ClientError, ConfigurationError, JetError
-from sonic_client.events.jets import Bad, JetBatch, prepare, prepare_images
+from sonic_client.events.images import ImageBatch, read_images
+from sonic_client.events.jets import Bad, JetBatch, prepare
 from sonic_client.options import Options
 
 T = TypeVar("T")
@@ -113,7 +114,8 @@ class AsyncClient:
         """The score of one class for every jet, in the jets' own order and structure.
 
         Jets are constituents (see `jets.prepare`) or, for a model that takes images, numpy images. The result is
-        awkward for awkward jets and numpy float32 for numpy jets.
+        awkward for awkward jets, numpy float32 for numpy jets, and a masked array for a masked array. A jet that is
+        missing (None, or masked as a whole) has a missing score.
         """
         if label not in self.options.labels:
             raise ConfigurationError(f"no class '{label}'; the classes are {', '.join(self.options.labels)}")
@@ -187,13 +189,11 @@ class AsyncClient:
     ) -> Any:
         info = await self.info()
         name, shape = _jet_input(info)
+        batch: JetBatch | ImageBatch
         if len(shape) == 3:
-            images, single = prepare_images(jets, (shape[0], shape[1], shape[2]))
-            size = self.options.batch_size
-            rows = await self._rows(name, info, (images[i : i + size] for i in range(0, len(images), size)), progress)
-            scores = choose(rows)
-            return scores[0] if single else scores
-        batch: JetBatch = prepare(jets, bad=bad)
+            batch = read_images(jets, (shape[0], shape[1], shape[2]), bad=bad)
+        else:
+            batch = prepare(jets, bad=bad)
         rows = await self._rows(name, info, batch.chunks(self.options.batch_size), progress)
         return batch.restore(choose(rows))
 

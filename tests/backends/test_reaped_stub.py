@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from triton_server.server.control_api import Control
 from triton_server.server.server import TritonServer
-from triton_server.supervisor.probe import KnownAnswer
+from triton_server.supervisor import process_watch
+from triton_server.supervisor.limits import Limits
+from triton_server.supervisor.process_watch import ProcessWatch
 from triton_server.supervisor.processes import Stub, state
 from triton_server.supervisor.reaped_stub import is_missed
-from triton_server.supervisor.supervisor import ModelHealth, Supervisor
+from triton_server.supervisor.restarts import Restarts
 
 
 @dataclass
@@ -114,38 +115,20 @@ def test_the_supervisor_notices_it_at_once(
     assert tree.stdout is not None
     assert tree.stdin is not None
     stub = Stub(int(tree.stdout.readline()), "tiny_0_0")
-    supervisor = Supervisor(TritonServer(tmp_path))
-    known = KnownAnswer("tiny", "1", "x", "FP32", np.zeros((1, 1), np.float32), "y", None)
-    supervisor.models = {("tiny", "1"): ModelHealth(known)}
-    supervisor._up = True
-    reports: list[tuple[str, str]] = []
-
-    def report(cause: str, detail: str, generation: int | None = None) -> None:
-        reports.append((cause, detail))
-
-    looked = threading.Event()
-
-    def forget(descriptor: int) -> None:
-        original(descriptor)
-        looked.set()
-
-    original = supervisor._forget
     monkeypatch.setattr(TritonServer, "pid", property(lambda server: tree.pid))
     monkeypatch.setattr(TritonServer, "control", property(lambda server: triton.control))
-    monkeypatch.setattr("triton_server.supervisor.supervisor.find_stubs", lambda pid: [stub] if state(stub.pid) else [])
-    monkeypatch.setattr(supervisor, "_report", report)
-    monkeypatch.setattr(supervisor, "_forget", forget)
-    supervisor._follow_processes()
+    monkeypatch.setattr(process_watch, "find_stubs", lambda pid: [stub] if state(stub.pid) else [])
+    restarts = Restarts()
+    restarts.came_up()
+    watch = ProcessWatch(TritonServer(tmp_path), restarts, Limits(watch_interval=0.05), lambda: SERVED)
+    watch.watch()
     subprocess.run(["kill", "-9", str(stub.pid)], check=True)
     assert tree.stdout.readline() == "waited\n"
-    watch = threading.Thread(target=supervisor._watch_processes)
-    monkeypatch.setattr(supervisor, "_forget_processes", lambda: None)  # it follows them already
-    watch.start()
-    assert looked.wait(30)
-    supervisor._stop.set()
-    watch.join()
+    watch.watch()
+    watch.close()
     tree.stdin.close()
     tree.wait()
     tree.stdout.close()
-    assert reports == ([("dead", f"the stub of tiny_0_0 (process {stub.pid}) has ended")] if dead else [])
+    told = [("dead", f"the stub of tiny_0_0 (process {stub.pid}) has ended")]
+    assert [(request.cause, request.detail) for request in restarts.requests] == (told if dead else [])
     assert bool(triton.asked)

@@ -76,6 +76,7 @@ def holed(value):
         ({}, r"inputs \['images'\] are expected, \[\] came"),
         wrong(batch()["images"], r"\['picture'\] came", "picture"),
         wrong([[1.0]], "numpy array is expected, list came"),
+        wrong(np.ma.masked_less(batch()["images"], 0.0), "without masked values is expected"),
         wrong(batch()["images"].astype(np.float64), "dtype float32 is expected, float64 came"),
         wrong(batch()["images"].astype(np.uint8), "float32 is expected, uint8 came"),
         wrong(batch()["images"].transpose(0, 2, 3, 1), r"\[-1, 3, 32, 32\] is expected, \[2, 32, 32, 3\] came"),

@@ -3,6 +3,8 @@ import onnxruntime
 import pytest
 
 from retrain.data.files import read_all_maps, read_maps, write_maps
+from retrain.data.images import JetImager
+from retrain.data.jet_table import Jets
 from retrain.data.neutrinos import chunk_seeds, generate_maps
 from retrain.data.pixelmaps import CELLS, CLASSES, PLANES, VIEWS, PixelMaps, network_inputs, pixel_map_graph, reduction
 from retrain.data.production import neutrino_production
@@ -151,3 +153,20 @@ def test_production_names_what_it_makes(tmp_path) -> None:
 
 def test_shape_of_a_map() -> None:
     assert toy_maps(5).charge.shape == (5, VIEWS, PLANES, CELLS)
+
+
+def test_hidden_values_are_not_used() -> None:
+    maps = toy_maps(4)
+    charge = np.ma.array(maps.charge, mask=False)
+    charge[1] = np.ma.masked
+    with pytest.raises(DataError, match="no masked values"):
+        network_inputs(charge, reduction(50))
+    with pytest.raises(DataError, match="charge: expected no masked values"):
+        PixelMaps(charge, maps.label, maps.energy)
+    constituents = np.ma.zeros((2, 200, 4), np.float32)
+    constituents[0] = np.ma.masked
+    with pytest.raises(DataError, match="without masked values"):
+        JetImager()(constituents)
+    columns = (np.ones(2, bool), *(np.ones(2, np.float32) for _ in range(4)))
+    with pytest.raises(DataError, match="constituents: expected no masked values"):
+        Jets(constituents, *columns)

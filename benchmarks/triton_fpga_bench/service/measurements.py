@@ -101,7 +101,9 @@ def added_latency(plan: Plan, grpc: str, http: str, model: Model, device: str) -
             "http": client(f"http://{http}", shared=False),
             "http_shared_memory": client(f"http://{http}", shared=True),
         }
-        bystander = stack.enter_context(tritonclient.grpc.InferenceServerClient(grpc))
+        unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+        channel = [*unlimited, ("grpc.enable_http_proxy", 0)]
+        bystander = stack.enter_context(tritonclient.grpc.InferenceServerClient(grpc, channel_args=channel))
 
         def plain(inputs: dict[str, Any]) -> object:
             given = [tritonclient.grpc.InferInput(key, list(value.shape), "FP32") for key, value in inputs.items()]

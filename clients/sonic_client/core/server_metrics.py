@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import urllib.request
+
+from sonic_client.core.proxy import opener
 
 _INFO = re.compile(r"^fpga_model_info\{(?P<labels>[^}]*)\}\s+(?P<value>\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -28,7 +29,7 @@ def _page(metrics_url: str, timeout: float) -> str:
     if not metrics_url.startswith(("http://", "https://")):
         return ""
     try:
-        with urllib.request.urlopen(metrics_url, timeout=timeout) as answer:  # noqa: S310 - the scheme is checked
+        with opener(metrics_url).open(metrics_url, timeout=timeout) as answer:
             return str(answer.read().decode())
     except (OSError, ValueError):  # metrics are often closed to the public
         return ""

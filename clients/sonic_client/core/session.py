@@ -11,9 +11,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from sonic_client.core.fallback import LocalTransport, OwnServer
 from sonic_client.core.faults import RETRIED, Fault, Kind
 from sonic_client.core.in_flight import Places
+from sonic_client.core.masked import refuse_mask
 from sonic_client.core.server_pool import HOPELESS, Pool, Server, State
 from sonic_client.core.shared_memory import Arena, Lease
 from sonic_client.core.timing import Breakdown, CallTiming, ServerTimes, Totals
@@ -585,14 +588,17 @@ class Session:
                 f"model '{self.model}' takes the inputs {', '.join(f'{t.name} {t}' for t in info.inputs)}; "
                 f"got {', '.join(sorted(inputs)) or 'none'}"
             )
-        for name, array in inputs.items():
+        arrays = {name: refuse_mask(name, array) for name, array in inputs.items()}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise JetError(f"input '{name}': expected a numpy array {expected[name]}, got {type(array).__name__}")
             if not expected[name].fits(array):
                 raise JetError(
                     f"input '{name}': expected {expected[name]}, got {array.dtype}[{', '.join(map(str, array.shape))}]"
                 )
             if array.size == 0:
                 raise JetError(f"input '{name}': it is empty {list(array.shape)}; there is nothing to infer")
-        return dict(inputs)
+        return arrays
 
     def _headers(self, traceparent: str | None = None) -> dict[str, str]:
         headers = {} if traceparent is None else {"traceparent": traceparent}

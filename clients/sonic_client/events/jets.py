@@ -10,16 +10,15 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
+from sonic_client.core.masked import Masked, data_of, gather, holds_mask, make_masked, mask_of, split_mask
 from sonic_client.errors import JetError
+from sonic_client.events.coordinates import EXPECTED, Coordinates, find_coordinates
 
 MAX_CONSTITUENTS = 200
 """Constituents that the model takes; of a longer jet the hardest in pT are kept."""
 
 Bad = Literal["raise", "mask"]
 """What a jet that cannot be tagged does: raise JetError, or give a missing score."""
-
-_CARTESIAN = (("E", "e", "energy", "t"), ("px", "x"), ("py", "y"), ("pz", "z"))
-_CYLINDRICAL = (("pt",), ("eta",), ("phi",), ("mass", "m"))
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,14 @@ class JetBatch:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How jets were arranged: `events` is jets an event for every level above (innermost last)."""
+    """How jets were arranged.
+
+    Attributes:
+        levels: Jets an event, for every level above the jets, innermost last.
+        present: Which jets are there; None: all, and numpy jets came without a mask.
+        numpy: Whether scores are numpy, else awkward.
+        single: Whether one jet came, without an axis of jets.
+    """
 
     levels: tuple[NDArray[np.int64], ...]
     present: NDArray[np.bool_] | None
@@ -74,6 +80,13 @@ class _Layout:
                 )
             )
         if self.numpy:
+            if self.present is not None:
+                scored = self.present.copy()
+                scored[self.present] = good
+                every = np.full((len(scored), *flat.shape[1:]), np.nan, flat.dtype)
+                every[self.present] = flat
+                missing = np.broadcast_to(~scored.reshape(-1, *[1] * (every.ndim - 1)), every.shape)
+                flat = make_masked(every, missing)
             return flat[0] if self.single else flat
         if self.present is not None:
             index = np.where(self.present, np.cumsum(self.present) - 1, -1)
@@ -88,24 +101,52 @@ class _Layout:
 def prepare(jets: Any, *, bad: Bad = "raise") -> JetBatch:
     """Read jets in any of these forms.
 
-    - awkward array of constituents with fields (E, px, py, pz) or (pt, eta, phi[, mass]), of any depth: constituents
-      innermost (`jets * var * {...}`, `events * var * var * {...}`), or one jet (`n * {...}`);
-    - the same as a record or dict of jagged arrays, as uproot gives them;
+    - awkward array of constituents with fields (E, px, py, pz) or (pt, eta, phi[, mass or E]), or any other form of
+      `events.coordinates`, of any depth: constituents innermost (`jets * var * {...}`, `events * var * var * {...}`),
+      or one jet (`n * {...}`);
+    - the same as a record or dict of jagged arrays, as uproot gives them, or as a structured numpy array `[N, n]`;
     - numpy `[N, n, 4]` or `[n, 4]`, (E, px, py, pz), rows of zeros being padding.
 
-    A missing (None) jet gets a missing score. A jet without constituents, with None, NaN or infinite components, or
-    with a negative energy raises JetError, or is masked with `bad="mask"`.
+    A missing jet (None, or masked as a whole in a numpy masked array) gets a missing score. A jet without constituents,
+    with None, masked, NaN or infinite components, or with a negative energy raises JetError, or is masked with
+    `bad="mask"`.
     """
     if bad not in ("raise", "mask"):
         raise JetError(f"bad: expected 'raise' or 'mask', got {bad!r}")
     if isinstance(jets, (Mapping, ak.Array, ak.Record)):
         return _from_awkward(jets, bad)
+    if isinstance(jets, np.ndarray) and jets.dtype.names is not None:
+        jets = _from_structured(jets)
     return _from_numpy(jets, bad)
 
 
-def _from_numpy(jets: Any, bad: Bad) -> JetBatch:
+def _from_structured(jets: NDArray[Any]) -> NDArray[Any]:
+    """A structured array `[N, n]` or `[n]` as plain (E, px, py, pz), masked where any component is."""
+    coordinates = _coordinates(list(jets.dtype.names or ()))
+    fields = {component: jets[name] for component, name in coordinates.names.items()}
     try:
-        array = np.asarray(jets, dtype=np.float64)
+        given = {component: np.asarray(data_of(values), np.float64) for component, values in fields.items()}
+    except (TypeError, ValueError) as error:
+        raise JetError(f"constituents: expected numbers in every field, got {jets.dtype} ({error})") from error
+    array = np.stack(coordinates.cartesian(given), axis=-1)
+    if not holds_mask(jets):
+        return array
+    hidden = np.logical_or.reduce([mask_of(values) for values in fields.values()])
+    return make_masked(array, np.repeat(hidden[..., None], 4, axis=-1))
+
+
+def _from_numpy(jets: Any, bad: Bad) -> JetBatch:
+    present: NDArray[np.bool_] | None = None
+    in_part: NDArray[np.bool_] | None = None
+    try:
+        if holds_mask(jets):
+            masked = gather(jets)
+            array = np.asarray(masked.data, dtype=np.float64)
+            if array.ndim in (2, 3):
+                whole, in_part = split_mask(masked if array.ndim == 3 else masked[None], (1, 2))
+                present = ~whole
+        else:
+            array = np.asarray(jets, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise JetError(
             f"constituents: expected numbers [N, n, 4], or an awkward array with fields, got {type(jets).__name__} "
@@ -116,31 +157,35 @@ def _from_numpy(jets: Any, bad: Bad) -> JetBatch:
         array = array[None]
     if array.ndim != 3 or array.shape[2] != 4:
         raise JetError(f"constituents: expected [N, n, 4] as (E, px, py, pz), got {list(np.shape(jets))}")
+    if present is not None and in_part is not None:
+        array, in_part = array[present], in_part[present]
     used = np.any(array != 0.0, axis=2)
     counts = used.sum(axis=1).astype(np.int64)
     components = tuple(np.ascontiguousarray(array[..., i][used]) for i in range(4))
-    layout = _Layout((), None, numpy=True, single=single)
-    return JetBatch(counts, components, _judge(counts, components, bad), layout)
+    layout = _Layout((), present, numpy=True, single=single)
+    return JetBatch(counts, components, _judge(counts, components, bad, present, in_part), layout)
 
 
 def _from_awkward(jets: Any, bad: Bad) -> JetBatch:
-    record, builder = _fields(jets)
-    arrays = [_as_array(record[name], name) for name in builder.names]
+    record, coordinates = _fields(jets)
+    names = tuple(coordinates.names.values())
+    arrays = [_as_array(record[name], name) for name in names]
     depth = arrays[0].ndim
     if any(array.ndim != depth for array in arrays):
         raise JetError(
             f"constituents: the fields have different depths: "
-            f"{', '.join(f'{n}: {a.ndim}' for n, a in zip(builder.names, arrays, strict=True))}"
+            f"{', '.join(f'{n}: {a.ndim}' for n, a in zip(names, arrays, strict=True))}"
         )
     single = depth == 1
     if single:
         arrays = [array[np.newaxis] for array in arrays]
+    arrays = [_unmasked(array) if isinstance(array, np.ma.MaskedArray) else array for array in arrays]
     levels: list[NDArray[np.int64]] = []
     while arrays[0].ndim > 2:
-        counts = _counts(arrays[0], builder.names[0])
-        for name, array in zip(builder.names, arrays, strict=True):
+        counts = _counts(arrays[0], names[0])
+        for name, array in zip(names, arrays, strict=True):
             if not np.array_equal(_counts(array, name), counts):
-                raise JetError(f"constituents: {name} has other numbers of jets an event than {builder.names[0]}")
+                raise JetError(f"constituents: {name} has other numbers of jets an event than {names[0]}")
         levels.append(counts)
         arrays = [ak.flatten(array, axis=1) for array in arrays]
     present: NDArray[np.bool_] | None = None
@@ -150,59 +195,65 @@ def _from_awkward(jets: Any, bad: Bad) -> JetBatch:
     if missing.any():
         present = ~missing
         arrays = [array[present] for array in arrays]
-    counts = ak.to_numpy(ak.num(arrays[0], axis=1)).astype(np.int64)
-    for name, array in zip(builder.names, arrays, strict=True):
+    counts = np.asarray(ak.to_numpy(ak.num(arrays[0], axis=1)), dtype=np.int64)
+    for name, array in zip(names, arrays, strict=True):
         other = ak.to_numpy(ak.num(array, axis=1))
         if not np.array_equal(other, counts):
             jet = int(np.flatnonzero(other != counts)[0])
-            raise JetError(f"constituents: jet {jet} has {counts[jet]} {builder.names[0]} but {other[jet]} {name}")
-    flat = [_flat_numbers(array, name) for name, array in zip(builder.names, arrays, strict=True)]
-    components = builder.components(flat)
+            number = jet if present is None else int(np.flatnonzero(present)[jet])
+            raise JetError(f"constituents: jet {number} has {counts[jet]} {names[0]} but {other[jet]} {name}")
+    flat = [_flat_numbers(array, name) for name, array in zip(names, arrays, strict=True)]
+    components = coordinates.cartesian(dict(zip(coordinates.names, flat, strict=True)))
     layout = _Layout(tuple(levels), present, numpy=False, single=single)
-    return JetBatch(counts, components, _judge(counts, components, bad), layout)
+    return JetBatch(counts, components, _judge(counts, components, bad, present), layout)
 
 
-@dataclass(frozen=True)
-class _Fields:
-    names: tuple[str, ...]
-    cylindrical: bool
-
-    def components(self, flat: list[NDArray[np.float64]]) -> tuple[NDArray[np.float64], ...]:
-        if not self.cylindrical:
-            return tuple(flat)
-        pt, eta, phi = flat[:3]
-        mass = flat[3] if len(flat) == 4 else np.zeros_like(pt)
-        with np.errstate(over="ignore", invalid="ignore"):
-            px, py, pz = pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)
-            energy = np.sqrt(px**2 + py**2 + pz**2 + mass**2)
-        return energy, px, py, pz
-
-
-def _fields(jets: Any) -> tuple[Any, _Fields]:
+def _fields(jets: Any) -> tuple[Any, Coordinates]:
     """Which fields hold the momenta; a field `constituents` is looked into."""
     names = list(jets) if isinstance(jets, Mapping) else list(jets.fields)
     if "constituents" in names:
         return _fields(jets["constituents"])
-    cartesian = [next((name for name in options if name in names), None) for options in _CARTESIAN]
-    if all(name is not None for name in cartesian):
-        return jets, _Fields(tuple(str(name) for name in cartesian), cylindrical=False)
-    cylindrical = [next((name for name in options if name in names), None) for options in _CYLINDRICAL]
-    if all(name is not None for name in cylindrical[:3]):
-        return jets, _Fields(tuple(str(name) for name in cylindrical if name is not None), cylindrical=True)
-    raise JetError(
-        "constituents: expected fields E, px, py, pz, or pt, eta, phi and mass; got "
-        + (", ".join(names) if names else "an array without fields (use numpy for [N, n, 4])")
-    )
+    return jets, _coordinates(names)
+
+
+def _coordinates(names: list[str]) -> Coordinates:
+    coordinates = find_coordinates(names)
+    if coordinates is None:
+        raise JetError(
+            f"constituents: expected fields {EXPECTED}; got "
+            + (", ".join(names) if names else "an array without fields (use numpy for [N, n, 4])")
+        )
+    return coordinates
 
 
 def _as_array(values: Any, name: str) -> Any:
+    """An awkward array, or a masked one of numpy's with its mask."""
     try:
-        array = values if isinstance(values, ak.Array) else ak.Array(values)
+        array = values if isinstance(values, (ak.Array, np.ma.MaskedArray)) else ak.Array(_plain_lists(values))
     except (TypeError, ValueError) as error:
         raise JetError(f"constituents: {name} is no array ({error})") from error
-    if array.ndim < 1 or array.fields:
-        raise JetError(f"constituents: {name}: expected jagged numbers, got {array.type}")
+    kind = array.dtype if isinstance(array, np.ma.MaskedArray) else array.type
+    if array.ndim < 1 or (array.fields if isinstance(array, ak.Array) else array.dtype.names):
+        raise JetError(f"constituents: {name}: expected jagged numbers, got {kind}")
     return array
+
+
+def _unmasked(values: Masked) -> Any:
+    """Awkward `[..., n]`, None where a jet is masked as a whole, and for each masked value of another."""
+    whole, _ = split_mask(values, (values.ndim - 1,))
+    inner = make_masked(values.data, mask_of(values) & ~whole[..., None])
+    return ak.mask(ak.from_numpy(inner), ~whole)
+
+
+def _plain_lists(values: Any) -> Any:
+    """Lists (of lists) with masked arrays in them as plain lists: None for a jet masked as a whole, or a value."""
+    if not holds_mask(values):
+        return values
+    if isinstance(values, np.ma.MaskedArray) and values.ndim == 1:
+        hidden = mask_of(values)
+        plain: list[Any] = data_of(values).tolist()
+        return None if values.size and hidden.all() else [None if h else v for v, h in zip(plain, hidden, strict=True)]
+    return [_plain_lists(value) for value in values]
 
 
 def _counts(array: Any, name: str) -> NDArray[np.int64]:
@@ -226,8 +277,17 @@ MASS_SHELL_TOLERANCE = 1e-3
 """E may fall short of |p| by this fraction (single precision, detectors that quote both); the server has the same."""
 
 
-def _judge(counts: NDArray[np.int64], components: tuple[NDArray[np.float64], ...], bad: Bad) -> NDArray[np.bool_]:
-    """Which jets can be sent; raises JetError about the first that cannot, unless bad jets are to be masked."""
+def _judge(
+    counts: NDArray[np.int64],
+    components: tuple[NDArray[np.float64], ...],
+    bad: Bad,
+    present: NDArray[np.bool_] | None = None,
+    in_part: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_]:
+    """Which jets can be sent; raises JetError about the first that cannot, unless bad jets are to be masked.
+
+    `present` says which of the caller's jets these are, `in_part` which of them a mask hides in part.
+    """
     limit = float(np.finfo(np.float32).max)
     finite = np.ones(len(components[0]), bool)
     for values in components:
@@ -238,7 +298,9 @@ def _judge(counts: NDArray[np.int64], components: tuple[NDArray[np.float64], ...
     def jets_with(constituents: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return np.asarray(np.bincount(jet[constituents], minlength=len(counts)) > 0)
 
+    hidden = np.zeros(len(counts), bool) if in_part is None else in_part
     reasons = (
+        (hidden, "is masked in part, and a jet is there or masked as a whole"),
         (counts == 0, "has no constituents"),
         (jets_with(~finite), "has a None, NaN or infinite component"),
         (jets_with(energy < 0.0), "has a constituent of negative energy"),
@@ -252,8 +314,9 @@ def _judge(counts: NDArray[np.int64], components: tuple[NDArray[np.float64], ...
     if bad == "raise" and not good.all():
         first = int(np.flatnonzero(~good)[0])
         reason = next(words for mask, words in reasons if mask[first])
+        number = first if present is None else int(np.flatnonzero(present)[first])
         raise JetError(
-            f"constituents: jet {first} (counted from 0, flattened) {reason}; expected at least one constituent with "
+            f"constituents: jet {number} (counted from 0, flattened) {reason}; expected at least one constituent with "
             f"finite E, px, py, pz in GeV; {np.count_nonzero(~good)} of {len(good)} jets are bad "
             "(bad='mask' gives those a missing score)"
         )
@@ -277,29 +340,9 @@ def _pack(
     return tensor
 
 
-def prepare_images(images: Any, shape: tuple[int, int, int]) -> tuple[NDArray[np.float32], bool]:
-    """Jet images -> float32[N, planes, height, width], and whether a single image came.
+def __getattr__(name: str) -> Any:
+    if name == "prepare_images":
+        from sonic_client.events.images import prepare_images
 
-    Takes `[N, planes, H, W]`, `[planes, H, W]`, `[N, H, W]` (the plane is repeated) or `[H, W]`.
-    Raises JetError for another shape, and for NaN, infinite or negative pixels.
-    """
-    try:
-        array = np.asarray(images, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise JetError(
-            f"images: expected numbers [N, {', '.join(map(str, shape))}], got {type(images).__name__}"
-        ) from error
-    planes, height, width = shape
-    single = array.shape in ((planes, height, width), (height, width))
-    if single:
-        array = array[None]
-    if array.shape[1:] == (height, width):
-        array = np.repeat(array[:, None], planes, axis=1)
-    if array.shape[1:] != shape:
-        raise JetError(
-            f"images: expected [N, {planes}, {height}, {width}] or [N, {height}, {width}], got {list(np.shape(images))}"
-        )
-    finite = np.isfinite(array).all(axis=(1, 2, 3))
-    if not finite.all():
-        raise JetError(f"images: image {int(np.flatnonzero(~finite)[0])} has a NaN or infinite pixel")
-    return np.ascontiguousarray(array), single
+        return prepare_images
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -236,6 +236,11 @@ class JetImager:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, constituents: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Images (or network inputs) float32[N, 1, size, size] of constituents float32[N, 200, 4]."""
+        """Images (or network inputs) float32[N, 1, size, size] of constituents float32[N, 200, 4].
+
+        Raises DataError for a masked array that hides values, which would be used.
+        """
+        if isinstance(constituents, np.ma.MaskedArray) and np.any(constituents.mask):
+            raise DataError("constituents: expected an array without masked values; leave the masked jets out")
         images: NDArray[np.float32] = self._session.run([self._output], {CONSTITUENTS: constituents})[0]
         return images

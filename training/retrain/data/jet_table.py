@@ -38,6 +38,8 @@ class Jets:
             values = getattr(self, field.name)
             if len(values) != shape[0]:
                 raise DataError(f"{field.name}: {len(values)} entries for {shape[0]} jets")
+            if isinstance(values, np.ma.MaskedArray) and np.any(values.mask):
+                raise DataError(f"{field.name}: expected no masked values; leave those jets out")
             if not np.all(np.isfinite(values)):
                 raise DataError(f"{field.name}: contains NaN or infinite values")
         if shape[0] and not np.all(self.constituents[:, 0, 0] > 0.0):

@@ -45,8 +45,11 @@ class PixelMaps:
         if self.charge.dtype != np.uint8:
             raise DataError(f"charge: expected uint8, got {self.charge.dtype}")
         for field in fields(self):
-            if len(getattr(self, field.name)) != shape[0]:
-                raise DataError(f"{field.name}: {len(getattr(self, field.name))} entries for {shape[0]} maps")
+            values = getattr(self, field.name)
+            if isinstance(values, np.ma.MaskedArray) and np.any(values.mask):
+                raise DataError(f"{field.name}: expected no masked values; leave those maps out")
+            if len(values) != shape[0]:
+                raise DataError(f"{field.name}: {len(values)} entries for {shape[0]} maps")
         if shape[0] and not (self.label.min() >= 0 and self.label.max() < len(CLASSES)):
             raise DataError(f"label: expected 0 to {len(CLASSES) - 1}, got {self.label.min()} to {self.label.max()}")
         if not np.all(np.isfinite(self.energy)):
@@ -132,6 +135,8 @@ def _session(reduce: int) -> Any:
 
 
 def network_inputs(charge: NDArray[np.uint8], reduce: int) -> NDArray[np.float32]:
-    """Network inputs of maps, made by the graph that the served file contains."""
+    """Network inputs of maps, made by the graph that the served file contains. Raises DataError for masked values."""
+    if isinstance(charge, np.ma.MaskedArray) and np.any(charge.mask):
+        raise DataError("charge: expected no masked values; leave those maps out")
     inputs: NDArray[np.float32] = _session(reduce).run([NETWORK_INPUT], {PIXEL_MAPS: charge.astype(np.float32)})[0]
     return inputs

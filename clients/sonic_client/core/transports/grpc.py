@@ -19,6 +19,7 @@ from tritonclient.grpc import InferResult, service_pb2
 from tritonclient.utils import InferenceServerException
 
 from sonic_client.core.faults import Fault, Kind, from_status
+from sonic_client.core.proxy import Proxy, find_proxy, name_proxy
 from sonic_client.core.transports.base import NAMES, Call, ModelInfo, RawReply, TensorInfo
 from sonic_client.core.url import ServerUrl
 from sonic_client.errors import ConfigurationError
@@ -60,7 +61,9 @@ class GrpcTransport:
             self._credentials = grpc.ssl_channel_credentials(
                 *(None if file is None else file.read_bytes() for file in (tls.ca, tls.key, tls.certificate))
             )
-        arguments = _arguments()
+        self._proxy = find_proxy(url)
+        way = ("grpc.enable_http_proxy", 0) if self._proxy is None else ("grpc.http_proxy", self._proxy.url)
+        arguments = _alone([*_CHANNEL, way])
         self._client = triton.InferenceServerClient(url.address, creds=self._credentials, channel_args=arguments)
         self._lines = Lines(lambda arguments: self._connect(grpc.aio, arguments), connections, arguments)
         self._lines_here = Lines(lambda arguments: self._connect(grpc, arguments), connections, arguments)
@@ -70,7 +73,7 @@ class GrpcTransport:
         size = call.byte_size
         line = self._lines.take(size)
         try:
-            return _reply(await _judged(line.infer(_message(call), **_settings(call, timeout))))
+            return _reply(await self._judged(line.infer(_message(call), **_settings(call, timeout))))
         finally:
             self._lines.give(line, size)
 
@@ -81,7 +84,7 @@ class GrpcTransport:
         try:
             return _reply(line.infer(_message(call), **_settings(call, timeout)))
         except grpc.RpcError as error:
-            fault = from_status(str(error.code()), str(error.details() or ""))
+            fault = name_proxy(from_status(str(error.code()), str(error.details() or "")), self._proxy)
             if fault.kind is Kind.CONNECTION:  # gRPC's own back-off must not outlast the server's absence
                 self._lines_here.forget(line)
             raise fault from error
@@ -89,6 +92,9 @@ class GrpcTransport:
             raise Fault(Kind.CONNECTION, f"the connection was closed ({error})") from error
         finally:
             self._lines_here.give(line, size)
+
+    async def _judged(self, awaitable: Awaitable[T]) -> T:
+        return await _judged(awaitable, self._proxy)
 
     def _connect(self, module: Any, arguments: Arguments) -> Any:
         """A channel of `grpc` or `grpc.aio`."""
@@ -98,11 +104,13 @@ class GrpcTransport:
 
     async def model_ready(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> bool:
         """Whether the model answers requests."""
-        return bool(await _judged(self._client.is_model_ready(model, version, dict(headers), timeout)))
+        return bool(await self._judged(self._client.is_model_ready(model, version, dict(headers), timeout)))
 
     async def model_info(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> ModelInfo:
         """The model's inputs and outputs."""
-        said = await _judged(self._client.get_model_metadata(model, version, dict(headers), client_timeout=timeout))
+        said = await self._judged(
+            self._client.get_model_metadata(model, version, dict(headers), client_timeout=timeout)
+        )
         inputs, outputs = (
             tuple(TensorInfo(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in tensors)
             for tensors in (said.inputs, said.outputs)
@@ -113,28 +121,28 @@ class GrpcTransport:
         self, model: str, version: str, headers: Mapping[str, str], timeout: float
     ) -> dict[str, Any]:
         """The model's configuration."""
-        said: dict[str, Any] = await _judged(
+        said: dict[str, Any] = await self._judged(
             self._client.get_model_config(model, version, dict(headers), as_json=True, client_timeout=timeout)
         )
         return dict(said["config"])
 
     async def index(self, headers: Mapping[str, str], timeout: float) -> list[dict[str, str]]:
         """The repository index: rows with name, version, state, reason."""
-        said = await _judged(self._client.get_model_repository_index(dict(headers), client_timeout=timeout))
+        said = await self._judged(self._client.get_model_repository_index(dict(headers), client_timeout=timeout))
         return [
             {"name": row.name, "version": row.version, "state": row.state, "reason": row.reason} for row in said.models
         ]
 
     async def statistics(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> dict[str, Any]:
         """The server's statistics of the model, in Triton's own form."""
-        said: dict[str, Any] = await _judged(
+        said: dict[str, Any] = await self._judged(
             self._client.get_inference_statistics(model, version, dict(headers), as_json=True, client_timeout=timeout)
         )
         return said
 
     async def register(self, name: str, key: str, byte_size: int, headers: Mapping[str, str], timeout: float) -> None:
         """Make a shared memory region known to the server."""
-        await _judged(
+        await self._judged(
             self._client.register_system_shared_memory(
                 name, key, byte_size, headers=dict(headers), client_timeout=timeout
             )
@@ -142,7 +150,7 @@ class GrpcTransport:
 
     async def unregister(self, name: str, headers: Mapping[str, str], timeout: float) -> None:
         """Make the server forget it."""
-        await _judged(self._client.unregister_system_shared_memory(name, dict(headers), timeout))
+        await self._judged(self._client.unregister_system_shared_memory(name, dict(headers), timeout))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -153,9 +161,13 @@ class GrpcTransport:
         await self._client.close()
 
 
-def _arguments() -> Arguments:
-    """What a channel is made with. Channels with the same arguments share a connection, and only those."""
-    return [*_CHANNEL, ("sonic_client.connection", uuid.uuid4().hex)]
+def _alone(arguments: Arguments) -> Arguments:
+    """The same arguments, for a connection of its own: channels with equal arguments share one, and only those."""
+    others = [(name, value) for name, value in arguments if name != _CONNECTION]
+    return [*others, (_CONNECTION, uuid.uuid4().hex)]
+
+
+_CONNECTION = "sonic_client.connection"
 
 
 class Line:
@@ -195,7 +207,7 @@ class Lines:
                 raise Fault(Kind.CONNECTION, "the connection was closed")
             line = min(self._open, key=lambda line: line.under_way, default=None)
             if line is None or (line.under_way > _CROWDED and len(self._open) < self._most):
-                line = Line(self._connect(_arguments() if self._open else self._first))
+                line = Line(self._connect(_alone(self._first) if self._open else self._first))
                 self._open.append(line)
             line.under_way += size
             return line
@@ -284,14 +296,14 @@ def _reply(response: Any) -> RawReply:
     return RawReply(outputs, response.model_version, parameters)
 
 
-async def _judged(awaitable: Awaitable[T]) -> T:
+async def _judged(awaitable: Awaitable[T], proxy: Proxy | None) -> T:
     """The awaited value; tritonclient's and gRPC's exceptions become `Fault`."""
     try:
         return await awaitable
     except InferenceServerException as error:
-        raise from_status(error.status(), str(error.message() or "")) from error
+        raise name_proxy(from_status(error.status(), str(error.message() or "")), proxy) from error
     except grpc.RpcError as error:
-        raise from_status(str(error.code()), str(error.details() or "")) from error
+        raise name_proxy(from_status(str(error.code()), str(error.details() or "")), proxy) from error
     except grpc.aio.UsageError as error:
         raise Fault(Kind.CONNECTION, f"the connection was closed ({error})") from error
     except asyncio.InvalidStateError as error:

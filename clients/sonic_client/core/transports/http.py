@@ -11,6 +11,7 @@ import tritonclient.http.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from sonic_client.core.faults import Fault, Kind, from_status
+from sonic_client.core.proxy import Proxy, find_proxy, name_proxy
 from sonic_client.core.transports.base import NAMES, Call, ModelInfo, RawReply, TensorInfo
 from sonic_client.core.url import ServerUrl
 from sonic_client.options import Tls
@@ -33,10 +34,19 @@ class HttpTransport:
             ssl=url.tls,
             ssl_context=tls.context() if url.tls else True,
         )
+        self._proxy = find_proxy(url)
+        if self._proxy is not None:
+            _go_through(self._client, self._proxy)
+
+    async def _judged(self, awaitable: Awaitable[T], timeout: float) -> T:
+        try:
+            return await _judged(awaitable, timeout)
+        except Fault as fault:
+            raise name_proxy(fault, self._proxy) from fault.__cause__
 
     async def infer(self, call: Call, timeout: float) -> RawReply:
         """Send one request once."""
-        result = await _judged(
+        result = await self._judged(
             self._client.infer(
                 call.model,
                 _inputs(call),
@@ -58,11 +68,11 @@ class HttpTransport:
 
     async def model_ready(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> bool:
         """Whether the model answers requests."""
-        return bool(await _judged(self._client.is_model_ready(model, version, _text(headers)), timeout))
+        return bool(await self._judged(self._client.is_model_ready(model, version, _text(headers)), timeout))
 
     async def model_info(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> ModelInfo:
         """The model's inputs and outputs."""
-        said = await _judged(self._client.get_model_metadata(model, version, _text(headers)), timeout)
+        said = await self._judged(self._client.get_model_metadata(model, version, _text(headers)), timeout)
         inputs, outputs = (
             tuple(TensorInfo(tensor["name"], tensor["datatype"], tuple(tensor["shape"])) for tensor in said[key])
             for key in ("inputs", "outputs")
@@ -73,28 +83,39 @@ class HttpTransport:
         self, model: str, version: str, headers: Mapping[str, str], timeout: float
     ) -> dict[str, Any]:
         """The model's configuration."""
-        return dict(await _judged(self._client.get_model_config(model, version, _text(headers)), timeout))
+        return dict(await self._judged(self._client.get_model_config(model, version, _text(headers)), timeout))
 
     async def index(self, headers: Mapping[str, str], timeout: float) -> list[dict[str, str]]:
         """The repository index: rows with name, version, state, reason."""
-        said = await _judged(self._client.get_model_repository_index(_text(headers)), timeout)
+        said = await self._judged(self._client.get_model_repository_index(_text(headers)), timeout)
         return [{key: str(row.get(key, "")) for key in ("name", "version", "state", "reason")} for row in said]
 
     async def statistics(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> dict[str, Any]:
         """The server's statistics of the model, in Triton's own form."""
-        return dict(await _judged(self._client.get_inference_statistics(model, version, _text(headers)), timeout))
+        return dict(await self._judged(self._client.get_inference_statistics(model, version, _text(headers)), timeout))
 
     async def register(self, name: str, key: str, byte_size: int, headers: Mapping[str, str], timeout: float) -> None:
         """Make a shared memory region known to the server."""
-        await _judged(self._client.register_system_shared_memory(name, key, byte_size, headers=_text(headers)), timeout)
+        await self._judged(
+            self._client.register_system_shared_memory(name, key, byte_size, headers=_text(headers)), timeout
+        )
 
     async def unregister(self, name: str, headers: Mapping[str, str], timeout: float) -> None:
         """Make the server forget it."""
-        await _judged(self._client.unregister_system_shared_memory(name, _text(headers)), timeout)
+        await self._judged(self._client.unregister_system_shared_memory(name, _text(headers)), timeout)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+
+def _go_through(client: triton.InferenceServerClient, proxy: Proxy) -> None:
+    """Send a client's requests through a proxy, which tritonclient has no argument for: its session is replaced."""
+    direct = client._stub
+    client._stub = aiohttp.ClientSession(
+        connector=direct.connector, timeout=direct.timeout, auto_decompress=False, proxy=proxy.url
+    )
+    direct.detach()
 
 
 def _inputs(call: Call) -> list[triton.InferInput]:

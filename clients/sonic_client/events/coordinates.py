@@ -1,0 +1,141 @@
+"""The coordinate systems of four-momenta: which names belong to which component, and what Cartesian components follow.
+
+One table for arrays, records and the branches of files. A momentum has a transverse part (px, py or pt, phi), a
+longitudinal part (pz or eta) and a fourth component (E or mass); any of each go together, as in scikit-hep's `vector`
+and ROOT's `GenVector`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sonic_client.errors import JetError
+
+Floats = NDArray[np.float64]
+
+MOMENTUM_NAMES: Mapping[str, tuple[str, ...]] = {
+    "E": ("e", "energy"),
+    "mass": ("mass", "m"),
+    "px": ("px",),
+    "py": ("py",),
+    "pz": ("pz",),
+    "pt": ("pt",),
+    "eta": ("eta",),
+    "phi": ("phi",),
+}
+"""Names that mean a momentum's component and nothing else, in lower case; any case is taken."""
+
+GENERIC_NAMES: Mapping[str, tuple[str, ...]] = {
+    "E": ("t",),
+    "mass": ("tau",),
+    "px": ("x",),
+    "py": ("y",),
+    "pz": ("z",),
+    "pt": ("rho",),
+}
+"""What `vector` calls the same components. They may mean a position or a time as well, so they count only where the
+names above do not make a four-momentum."""
+
+TRANSVERSE = (("px", "py"), ("pt", "phi"))
+LONGITUDINAL = ("pz", "eta")
+FOURTH = ("E", "mass")
+MASSLESS = ("pt", "eta", "phi")
+"""Three components that are enough, where no fourth is given: the constituents are massless."""
+
+EXPECTED = "E, px, py, pz, or pt, eta, phi and mass or E (pt, eta, phi alone are massless)"
+"""For error messages."""
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """The components of four-momenta that were found.
+
+    Attributes:
+        names: Component ("E", "mass", "px", "py", "pz", "pt", "eta", "phi") to the name that it has.
+    """
+
+    names: Mapping[str, str]
+
+    def cartesian(self, given: Mapping[str, Floats]) -> tuple[Floats, Floats, Floats, Floats]:
+        """(E, px, py, pz) of the components in `given`, float64 arrays of one shape by component, in GeV.
+
+        px = pt cos(phi), py = pt sin(phi), pz = pt sinh(eta); E^2 = p^2 + m|m|. A negative mass stands for a negative
+        squared mass, as `ROOT::Math::PtEtaPhiM4D` and `vector` have it. Given components are passed on as they are.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            if "px" in self.names:
+                px, py = given["px"], given["py"]
+            else:
+                px, py = given["pt"] * np.cos(given["phi"]), given["pt"] * np.sin(given["phi"])
+            if "pz" in self.names:
+                pz = given["pz"]
+            else:
+                pt = given["pt"] if "pt" in self.names else np.hypot(px, py)
+                pz = pt * np.sinh(given["eta"])
+            if "E" in self.names:
+                energy = given["E"]
+            else:
+                mass = given["mass"] if "mass" in self.names else np.zeros_like(px)
+                energy = np.sqrt(np.maximum(px**2 + py**2 + pz**2 + mass * np.abs(mass), 0.0))
+        return energy, px, py, pz
+
+
+def find_coordinates(names: Iterable[str]) -> Coordinates | None:
+    """The one coordinate system that some names make.
+
+    Args:
+        names: Of fields, or of branches without their prefix.
+
+    Returns:
+        The components, four or (massless) three; None if the names make no momentum.
+
+    Raises:
+        JetError: The names make several, such as pt, eta, phi with a mass and an energy; it says which were found.
+    """
+    names = list(names)
+    plain = _by_component(names, MOMENTUM_NAMES)
+    everything = {key: plain.get(key, []) + _by_component(names, GENERIC_NAMES).get(key, []) for key in MOMENTUM_NAMES}
+    for found in (plain, everything):
+        systems = _complete(found)
+        if systems:
+            return _only(systems, found)
+    if all(plain.get(key) for key in MASSLESS):
+        return _only([MASSLESS], plain)
+    if all(everything[key] for key in MASSLESS):
+        return _only([MASSLESS], everything)
+    return None
+
+
+def _by_component(names: Sequence[str], table: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    lower = [name.lower() for name in names]
+    return {
+        component: [name for name, low in zip(names, lower, strict=True) if low in known]
+        for component, known in table.items()
+    }
+
+
+def _complete(found: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
+    """Every set of four components that are all there, in the order of the usual forms."""
+    systems: list[tuple[str, ...]] = []
+    for transverse, longitudinal, fourth in product(TRANSVERSE, LONGITUDINAL, FOURTH):
+        first, second = transverse
+        system = (fourth, first, second, longitudinal) if first == "px" else (first, longitudinal, second, fourth)
+        if all(found.get(component) for component in system):
+            systems.append(system)
+    return systems
+
+
+def _only(systems: Sequence[tuple[str, ...]], found: Mapping[str, Sequence[str]]) -> Coordinates:
+    used = dict.fromkeys(component for system in systems for component in system)
+    if len(systems) > 1 or any(len(found[component]) > 1 for component in used):
+        there = ", ".join(name for component in used for name in found[component])
+        raise JetError(
+            f"constituents: {there} describe the momenta more than once, and nothing says which are meant; "
+            f"pass one form only: {EXPECTED}"
+        )
+    return Coordinates({component: found[component][0] for component in systems[0]})
