@@ -110,17 +110,26 @@ class AsyncClient:
 
     # ---- jets
 
-    async def tag(self, jets: Any, *, label: str = "top", bad: Bad = "raise", progress: Progress | None = None) -> Any:
+    async def tag(
+        self,
+        jets: Any,
+        *,
+        label: str = "top",
+        bad: Bad = "raise",
+        progress: Progress | None = None,
+        answered: Callable[[Reply], None] | None = None,
+    ) -> Any:
         """The score of one class for every jet, in the jets' own order and structure.
 
         Jets are constituents (see `jets.prepare`) or, for a model that takes images, numpy images. The result is
         awkward for awkward jets, numpy float32 for numpy jets, and a masked array for a masked array. A jet that is
         missing (None, or masked as a whole) has a missing score.
+        `answered` is called with every reply, which says what server and version it is from.
         """
         if label not in self.options.labels:
             raise ConfigurationError(f"no class '{label}'; the classes are {', '.join(self.options.labels)}")
         column = self.options.labels.index(label)
-        return await self._score(jets, bad, progress, lambda rows: np.ascontiguousarray(rows[:, column]))
+        return await self._score(jets, bad, progress, lambda rows: np.ascontiguousarray(rows[:, column]), answered)
 
     async def probabilities(self, jets: Any, *, bad: Bad = "raise", progress: Progress | None = None) -> Any:
         """As `tag`, with one probability a class for every jet."""
@@ -186,6 +195,7 @@ class AsyncClient:
         bad: Bad,
         progress: Progress | None,
         choose: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+        answered: Callable[[Reply], None] | None = None,
     ) -> Any:
         info = await self.info()
         name, shape = _jet_input(info)
@@ -194,16 +204,23 @@ class AsyncClient:
             batch = read_images(jets, (shape[0], shape[1], shape[2]), bad=bad)
         else:
             batch = prepare(jets, bad=bad)
-        rows = await self._rows(name, info, batch.chunks(self.options.batch_size), progress)
+        rows = await self._rows(name, info, batch.chunks(self.options.batch_size), progress, answered)
         return batch.restore(choose(rows))
 
     async def _rows(
-        self, name: str, info: ModelInfo, tensors: Iterator[NDArray[np.float32]], progress: Progress | None
+        self,
+        name: str,
+        info: ModelInfo,
+        tensors: Iterator[NDArray[np.float32]],
+        progress: Progress | None,
+        answered: Callable[[Reply], None] | None,
     ) -> NDArray[np.float32]:
         """All answers in the order of the tensors: float32[N, classes]."""
         output = _score_output(info, len(self.options.labels))
         parts: list[NDArray[np.float32]] = []
         async for reply in self.stream({name: tensor} for tensor in tensors):
+            if answered is not None:
+                answered(reply)
             rows = reply.outputs[output]
             if not np.isfinite(rows).all():
                 raise BadReplyError(
@@ -312,9 +329,17 @@ class Client:
 
     # ---- jets
 
-    def tag(self, jets: Any, *, label: str = "top", bad: Bad = "raise", progress: Progress | None = None) -> Any:
+    def tag(
+        self,
+        jets: Any,
+        *,
+        label: str = "top",
+        bad: Bad = "raise",
+        progress: Progress | None = None,
+        answered: Callable[[Reply], None] | None = None,
+    ) -> Any:
         """The score of one class for every jet, in the jets' own order and structure."""
-        return self._run(self._client.tag(jets, label=label, bad=bad, progress=progress))
+        return self._run(self._client.tag(jets, label=label, bad=bad, progress=progress, answered=answered))
 
     def probabilities(self, jets: Any, *, bad: Bad = "raise", progress: Progress | None = None) -> Any:
         """As `tag`, with one probability a class for every jet."""

@@ -18,7 +18,7 @@ from sonic_client.errors import ClientError
 from sonic_client.options import Options
 from sonic_client.tag_file import Job, run_job
 from tests.clients.fake_server import FakeTriton, serving
-from tests.clients.jets import random_jets
+from tests.clients.jets import narrow_jets
 from tests.e2e.fuzzing import mutate
 
 EVENTS = 12
@@ -26,7 +26,7 @@ EVENTS = 12
 
 def sound(path: Path, compression: uproot.compression.Compression | None) -> bytes:
     """The bytes of a ROOT file with jets and a branch to keep."""
-    jets = random_jets(EVENTS, seed=5, most=6)
+    jets = narrow_jets(EVENTS, seed=5, most=6)
     columns = {f"constituent_{name}": jets[name] for name in jets.fields} | {"jet_pt": np.arange(float(EVENTS))}
     with uproot.recreate(path, compression=compression) as file:
         file.mktree("Events", {name: ak.Array(values).type.content for name, values in columns.items()}).extend(columns)

@@ -34,7 +34,7 @@ def test_what_is_not_clear_is_asked() -> None:
     with pytest.raises(JetError, match="'a_', 'b_'"):
         find_constituents(names)
     assert find_constituents(names, "b_")["E"] == "b_E"
-    with pytest.raises(JetError, match="the tree has a_E, a_px"):
+    with pytest.raises(JetError, match="there are 'b_E', 'a_E'"):
         find_constituents(names, "c_")
     with pytest.raises(JetError, match="no branches"):
         find_constituents([])

@@ -13,7 +13,7 @@ import pytest
 from sonic_client import Client, ConfigurationError
 from sonic_client.tag_file import Job, run_job
 from tests.clients.fake_server import FakeTriton, serving
-from tests.clients.jets import random_jets
+from tests.clients.jets import narrow_jets, random_jets
 
 
 def _try_in_child(client: Client, answer: Connection) -> None:
@@ -45,7 +45,7 @@ def test_files_on_a_dask_cluster(grpc_url: str, tmp_path: Path) -> None:
     jobs, expected = [], []
     with Client(url) as client:
         for seed in range(3):
-            jets = random_jets(10, seed, most=20)
+            jets = narrow_jets(10, seed, most=20)
             path = tmp_path / f"{seed}.parquet"
             ak.to_parquet(ak.zip({name: jets[name] for name in jets.fields}, depth_limit=1), path)
             jobs.append(Job(path, tmp_path / f"{seed}_out.parquet", url))

@@ -17,10 +17,10 @@ from sonic_client import Client, ClientError, ConfigurationError, JetError
 from sonic_client.commands import tag as command
 from sonic_client.events.files import FileError
 from sonic_client.tag_file import Job, run_job
-from tests.clients.jets import random_jets
+from tests.clients.jets import narrow_jets
 
 pytestmark = pytest.mark.server
-JETS = random_jets(50, seed=5, most=30)
+JETS = narrow_jets(50, seed=5, most=30)
 
 
 @pytest.fixture

@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sonic_client.errors import JetError
+from sonic_client.events.files import describe_names
 
-FORMS: tuple[tuple[tuple[str, ...], ...], ...] = (
-    (("E", "e", "energy", "Energy"), ("px", "Px"), ("py", "Py"), ("pz", "Pz")),
-    (("pt", "PT", "Pt"), ("eta", "Eta"), ("phi", "Phi"), ("mass", "Mass", "m")),
-    (("pt", "PT", "Pt"), ("eta", "Eta"), ("phi", "Phi")),
+_ENERGY = ("E", "e", "energy", "Energy")
+_MASS = ("mass", "Mass", "m", "M")
+_MOMENTUM = (("px", "Px", "PX"), ("py", "Py", "PY"), ("pz", "Pz", "PZ"))
+_ANGLES = (("pt", "PT", "Pt"), ("eta", "Eta"), ("phi", "Phi"))
+FORMS: tuple[dict[str, tuple[str, ...]], ...] = (
+    {"E": _ENERGY, "px": _MOMENTUM[0], "py": _MOMENTUM[1], "pz": _MOMENTUM[2]},
+    {"mass": _MASS, "px": _MOMENTUM[0], "py": _MOMENTUM[1], "pz": _MOMENTUM[2]},
+    {"pt": _ANGLES[0], "eta": _ANGLES[1], "phi": _ANGLES[2], "E": _ENERGY},
+    {"pt": _ANGLES[0], "eta": _ANGLES[1], "phi": _ANGLES[2], "mass": _MASS},
+    {"pt": _ANGLES[0], "eta": _ANGLES[1], "phi": _ANGLES[2]},
 )
 """Names of four-momentum components, best form first; the last is for massless constituents."""
 
-_CANONICAL = (("E", "px", "py", "pz"), ("pt", "eta", "phi", "mass"), ("pt", "eta", "phi"))
+_LIKELY = ("const", "part", "cand", "pf")
 
 
 def find_constituents(branches: Sequence[str], prefix: str | None = None) -> dict[str, str]:
-    """Component -> branch, such as {"E": "constituent_E", "px": ...}.
+    """Component -> branch, such as {"E": "constituent_E", "px": ...}; the components are those of one of FORMS.
 
     Args:
         branches: All branches of the tree.
@@ -25,30 +32,34 @@ def find_constituents(branches: Sequence[str], prefix: str | None = None) -> dic
             holds "const", "part" or "cand" are preferred to others such as those of the jets themselves.
 
     Raises:
-        JetError: No branches fit, or several sets do; it says which are there.
+        JetError: No branches fit, or several sets do, or one component has two branches; it says which.
     """
+    there = set(branches)
     found: dict[str, dict[str, str]] = {}
-    for form, canonical in zip(FORMS, _CANONICAL, strict=True):
-        for candidate in _prefixes(branches, form[0]) if prefix is None else [prefix]:
-            names = [
-                next((candidate + name for name in options if candidate + name in branches), "") for options in form
-            ]
-            if all(names):
-                found.setdefault(candidate, dict(zip(canonical, names, strict=True)))
+    for form in FORMS:
+        for candidate in _prefixes(branches, next(iter(form.values()))) if prefix is None else [prefix]:
+            if candidate not in found and all(any(candidate + name in there for name in form[key]) for key in form):
+                found[candidate] = {key: _the_one(candidate, names, there) for key, names in form.items()}
     if len(found) > 1:
-        likely = [key for key in found if any(word in key.lower() for word in ("const", "part", "cand", "pf"))]
+        likely = [key for key in found if any(word in key.lower() for word in _LIKELY)]
         if len(likely) == 1:
             return found[likely[0]]
         raise JetError(
-            f"several sets of branches could be the constituents: prefixes {', '.join(repr(key) for key in found)}; "
-            "name one with --constituents"
+            f"several sets of branches could be the constituents: prefixes "
+            f"{', '.join(repr(key) for key in list(found)[:8])}; name one with --constituents"
         )
     if not found:
         wanted = f"'{prefix}E', '{prefix}px', ..." if prefix is not None else "E, px, py, pz (or pt, eta, phi[, mass])"
-        raise JetError(
-            f"no branches {wanted} with one common prefix; the tree has {', '.join(sorted(branches)) or 'no branches'}"
-        )
+        raise JetError(f"no branches {wanted} with one common prefix; {describe_names(branches, prefix or 'part_px')}")
     return next(iter(found.values()))
+
+
+def _the_one(prefix: str, names: Sequence[str], there: set[str]) -> str:
+    """The branch of a component; two for one component are not guessed at."""
+    given = [prefix + name for name in names if prefix + name in there]
+    if len(given) > 1:
+        raise JetError(f"{' and '.join(repr(name) for name in given)} both name one component; drop one of them")
+    return given[0]
 
 
 def _prefixes(branches: Sequence[str], first: Sequence[str]) -> list[str]:

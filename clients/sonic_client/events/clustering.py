@@ -1,0 +1,132 @@
+"""Jets from an event's candidates, by FastJet (an extra: it is GPL and therefore optional)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import awkward as ak
+import numpy as np
+
+from sonic_client.errors import ConfigurationError
+from sonic_client.events.readings import Assembled, Collection, joined
+
+ALGORITHMS = {"antikt": "antikt_algorithm", "ca": "cambridge_algorithm", "kt": "kt_algorithm"}
+LEAST_PT = 100.0
+WRITTEN = ("jet_pt", "jet_eta", "jet_phi", "jet_mass")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A jet algorithm: radius, and the least pT of a jet in GeV."""
+
+    algorithm: str
+    radius: float
+    least_pt: float = LEAST_PT
+
+    @classmethod
+    def parse(cls, text: str) -> Definition:
+        """`antikt:0.8`, or `antikt:0.8:200` with the least pT. Raises ConfigurationError."""
+        algorithm, *numbers = text.split(":")
+        try:
+            radius, least_pt = (float(number) for number in [*numbers, str(LEAST_PT)][:2])
+            fits = algorithm in ALGORITHMS and 1 <= len(numbers) <= 2 and 0 < radius <= 1.5 and 0 < least_pt < np.inf
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ConfigurationError(
+                f"clustering: expected ALGORITHM:RADIUS or ALGORITHM:RADIUS:PT, such as antikt:0.8:200, with "
+                f"{', '.join(ALGORITHMS)}, a radius up to 1.5 and the jets' least pT in GeV; got '{text}'"
+            )
+        return cls(algorithm, radius, least_pt)
+
+    def __str__(self) -> str:
+        return f"{self.algorithm} R={self.radius:g}, pT > {self.least_pt:g} GeV"
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """Jets of all candidates of an event, hardest first; their four-momenta are written beside the scores."""
+
+    name: str
+    collections: tuple[Collection, ...]
+    definition: Definition
+    jets: str = ""
+    written: tuple[str, ...] = WRITTEN
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns to be read."""
+        return tuple(dict.fromkeys(name for collection in self.collections for name in collection.columns))
+
+    @property
+    def unit(self) -> float:
+        """GeV in the file's unit of energy."""
+        return self.collections[0].unit
+
+    def in_unit(self, unit: float) -> Clustered:
+        """The same with another unit of energy."""
+        return replace(self, collections=tuple(replace(one, unit=unit) for one in self.collections))
+
+    def assemble(self, events: Any) -> Assembled:
+        """Cluster some events. Candidates that are no numbers, or have no pT, are left out of the clustering."""
+        candidates = joined(self.collections, events)
+        fields = ("E", "px", "py", "pz")
+        sound = (candidates["px"] != 0) | (candidates["py"] != 0)
+        for name in fields:
+            sound = sound & ak.fill_none(np.isfinite(candidates[name]), False, axis=-1)
+        candidates = ak.drop_none(candidates[sound & (candidates["E"] > 0)], axis=-1)
+        jets = candidates[self._members(candidates)]
+        total = {name: ak.sum(jets[name], axis=-1) for name in fields}
+        pt = np.hypot(total["px"], total["py"])
+        order = ak.argsort(pt, axis=1, ascending=False)
+        square = total["E"] ** 2 - total["px"] ** 2 - total["py"] ** 2 - total["pz"] ** 2
+        about = (pt, np.arcsinh(total["pz"] / pt), np.arctan2(total["py"], total["px"]), np.sqrt(np.maximum(square, 0)))
+        written = {
+            name: ak.values_astype(values[order], np.float32) for name, values in zip(WRITTEN, about, strict=True)
+        }
+        return Assembled(jets[order], columns=written)
+
+    def _members(self, candidates: Any) -> Any:
+        """Numbers of the candidates in each jet: events x jets x constituents."""
+        fastjet = load_fastjet()
+        definition = fastjet.JetDefinition(
+            getattr(fastjet, ALGORITHMS[self.definition.algorithm]), self.definition.radius
+        )
+        if not len(ak.flatten(candidates)):
+            return ak.values_astype(ak.unflatten(ak.Array([[0]])[:0], np.zeros(len(candidates), np.int64)), np.int64)
+        sequence = fastjet.ClusterSequence(ak.with_name(candidates, "Momentum4D"), definition)
+        return sequence.constituent_index(min_pt=self.definition.least_pt)
+
+
+@cache
+def load_fastjet() -> Any:
+    """The `fastjet` module, its banner already printed, to standard error. Raises ConfigurationError without it."""
+    try:
+        import fastjet
+        import vector
+    except ImportError as error:
+        raise ConfigurationError("clustering needs FastJet: pip install 'triton-fpga[clustering]'") from error
+    vector.register_awkward()
+    one = ak.zip({name: np.ones(1) for name in ("px", "py", "pz", "E")}, with_name="Momentum4D")
+    with _standard_output_on_standard_error():
+        fastjet.ClusterSequence(ak.unflatten(one, [1]), fastjet.JetDefinition(fastjet.antikt_algorithm, 0.4))
+    return fastjet
+
+
+@contextmanager
+def _standard_output_on_standard_error() -> Iterator[None]:
+    """Also for what C++ writes, whose banner must not come where programs read: the descriptor itself is exchanged."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -1,0 +1,274 @@
+"""Writing scores and kept columns to ROOT, parquet or HDF5; what those cannot hold is found out beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+
+from sonic_client.errors import ClientError
+from sonic_client.events.files import SUFFIXES, FileError, is_remote, suffix_of
+
+Chunk = Mapping[str, Any]
+"""Columns of some events by name: awkward arrays, of the same types in every chunk."""
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """Where a nullable column has missing values: numbers or words, or whole lists (or records)."""
+
+    values: bool = False
+    lists: bool = False
+
+
+def check_target(output: Path | str, overwrite: bool) -> None:
+    """Raises FileError where nothing can be written. What exists is left as it is."""
+    if is_remote(output) or "://" in str(output):
+        raise FileError(f"{output}: outputs are written to local folders only; copy the file there afterwards")
+    path = Path(output)
+    if path.suffix not in SUFFIXES:
+        raise FileError(f"{path}: expected a name ending in {', '.join(SUFFIXES)}")
+    if path.is_dir():
+        raise FileError(f"{path} is a folder, not a file to write")
+    if path.exists() and not overwrite:
+        raise FileError(f"{path} exists; choose another name or --overwrite")
+    if not path.parent.is_dir():
+        raise FileError(f"{path}: there is no folder {path.parent}")
+
+
+def find_nulls(chunks: Iterable[Chunk], names: Iterable[str]) -> dict[str, Nulls]:
+    """Which of the nullable columns have missing values, looking at all of them."""
+    found = {name: Nulls() for name in names}
+    for chunk in chunks:
+        for name, before in found.items():
+            array = chunk[name]
+            if _is_nullable(array) and before != Nulls(True, True):
+                depth = _depth(array)
+                here = [bool(ak.any(ak.is_none(array, axis=axis), axis=None)) for axis in range(depth)]
+                found[name] = Nulls(before.values or here[-1], before.lists or any(here[:-1]))
+    return found
+
+
+def encode(chunk: Chunk, nulls: Mapping[str, Nulls], suffix: str) -> dict[str, Any]:
+    """Columns as a kind of file can hold them.
+
+    Parquet holds nulls. In ROOT and HDF5 a missing float is NaN; an integer or a boolean keeps its type, is 0 where it
+    is missing, and has a column NAME_mask beside it, true there.
+
+    Raises:
+        FileError: Missing lists, missing words, or two columns of one name.
+    """
+    encoded: dict[str, Any] = {}
+    for name, array in chunk.items():
+        written = name.replace("/", "_") if suffix == ".root" else name
+        columns = {written: array} if suffix == ".parquet" else _without_nulls(written, array, nulls.get(name, Nulls()))
+        for key, values in columns.items():
+            if key in encoded:
+                raise FileError(f"two columns would be called '{key}'; keep fewer branches")
+            encoded[key] = values
+    return encoded
+
+
+def _without_nulls(name: str, array: Any, nulls: Nulls) -> dict[str, Any]:
+    if not _is_nullable(array):
+        return {name: array}
+    if nulls.lists:
+        raise FileError(f"'{name}' ({array.type.content}) has missing lists, which only parquet can hold")
+    plain = _plain(array.type.content)
+    if not nulls.values:
+        return {name: ak.enforce_type(array, plain)}
+    leaf = _leaf(plain)
+    if not isinstance(leaf, ak.types.NumpyType) or leaf.primitive.startswith(("datetime", "timedelta")):
+        raise FileError(
+            f"'{name}' ({array.type.content}) has missing values that are no numbers: only parquet holds it"
+        )
+    dtype = np.dtype(leaf.primitive)
+    missing = np.array(np.nan if dtype.kind in "fc" else 0, dtype)[()]
+    columns = {name: ak.enforce_type(ak.fill_none(array, missing, axis=-1), plain)}
+    if dtype.kind not in "fc":
+        columns[f"{name}_mask"] = ak.enforce_type(ak.is_none(array, axis=-1), _with_leaf(plain, "bool"))
+    return columns
+
+
+def try_out(path: Path, sample: Mapping[str, Any], tree: str) -> None:
+    """Write a few events to `path` and forget them. Raises FileError that names the column that cannot be written."""
+    try:
+        _try(path, sample, tree)
+    except FileError as error:
+        for name, values in sample.items():
+            try:
+                _try(path, {name: values}, tree)
+            except FileError as alone:
+                raise FileError(
+                    f"{path.suffix[1:]} files cannot hold '{name}' ({values.type.content}): {alone.__cause__}; keep "
+                    "fewer branches, or write parquet"
+                ) from alone
+        raise FileError(f"{path}: {error}") from error
+
+
+def _try(path: Path, sample: Mapping[str, Any], tree: str) -> None:
+    try:
+        _writers()[path.suffix](path, iter([sample]), tree)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a library says, it cannot be written
+        raise FileError(f"cannot be written ({type(error).__name__}: {error})") from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def write(path: Path, chunks: Iterable[Chunk], tree: str) -> None:
+    """Write chunks one after the other into one file, which appears whole or not at all."""
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        _writers()[path.suffix](temporary, iter(chunks), tree)
+        temporary.replace(path)
+    except ClientError:
+        raise
+    except (TypeError, ValueError, OSError) as error:
+        raise FileError(f"{path}: cannot be written ({error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _writers() -> dict[str, Callable[[Path, Iterator[Chunk], str], None]]:
+    return {".root": _write_root, ".parquet": _write_parquet, ".h5": _write_hdf5, ".hdf5": _write_hdf5}
+
+
+def _write_root(path: Path, chunks: Iterator[Chunk], tree: str) -> None:
+    import uproot
+
+    with uproot.recreate(path) as file:
+        target: Any = None
+        for chunk in chunks:
+            if target is None:
+                taken = set(chunk)
+
+                def counter(counted: str, taken: set[str] = taken) -> str:
+                    """Uproot's name, unless a column has it: `njets` may be kept beside `jets`."""
+                    return next(name for i in range(len(taken) + 1) if (name := f"n{'_' * i}{counted}") not in taken)
+
+                kinds = {name: values.type.content for name, values in chunk.items()}
+                target = file.mktree(tree, kinds, counter_name=counter)
+            target.extend(dict(chunk))
+
+
+def arrow_table(chunk: Chunk) -> Any:
+    """A table of plain Arrow types, that any reader of parquet understands."""
+    return ak.to_arrow_table(ak.zip(dict(chunk), depth_limit=1), extensionarray=False)
+
+
+def _write_parquet(path: Path, chunks: Iterator[Chunk], _tree: str) -> None:
+    import pyarrow.parquet as pq
+
+    # Not through awkward's own writer: it notes how nulls lay in memory in the first row group, and reading the others
+    # by that note loses theirs (awkward 2.14).
+    writer: Any = None
+    try:
+        for chunk in chunks:
+            table = arrow_table(chunk).replace_schema_metadata(None)
+            if writer is None:
+                writer = pq.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _write_hdf5(path: Path, chunks: Iterator[Chunk], _tree: str) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for chunk in chunks:
+            for name, values in chunk.items():
+                rows, dtype = _hdf5_rows(name, values)
+                if name not in file:
+                    file.create_dataset(
+                        name, (0, *rows.shape[1:]), dtype, maxshape=(None, *rows.shape[1:]), chunks=True
+                    )
+                dataset = file[name]
+                start = len(dataset)
+                dataset.resize(start + len(rows), axis=0)
+                if len(rows) and h5py.check_vlen_dtype(dtype) is not None:
+                    # h5py's own assignment takes lists that all have one length for one row, and spreads it.
+                    space = dataset.id.get_space()
+                    space.select_hyperslab((start,), (len(rows),))
+                    memory = h5py.h5s.create_simple((len(rows),))
+                    dataset.id.write(memory, space, rows, h5py.h5t.py_create(dataset.dtype))
+                elif len(rows):
+                    dataset[start:] = rows
+
+
+def _hdf5_rows(name: str, values: Any) -> tuple[Any, Any]:
+    """Rows of a dataset, and its type: decided by the column's type, never by what a chunk happens to hold."""
+    import h5py
+
+    kind = values.type.content
+    if isinstance(kind, ak.types.ListType) and kind.parameters.get("__array__") == "string":
+        return np.array(ak.to_list(values), dtype=object).reshape(len(values)), h5py.string_dtype()
+    if isinstance(kind, ak.types.ListType) and isinstance(kind.content, ak.types.NumpyType):
+        base = np.dtype(kind.content.primitive)
+        rows = np.empty(len(values), h5py.vlen_dtype(base))
+        offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(values, axis=1)))]).astype(int)
+        flat = ak.to_numpy(ak.flatten(values)).astype(base)
+        for i in range(len(rows)):
+            rows[i] = flat[offsets[i] : offsets[i + 1]]
+        return rows, h5py.vlen_dtype(base)
+    leaf = kind
+    while isinstance(leaf, ak.types.RegularType):
+        leaf = leaf.content
+    if isinstance(leaf, ak.types.NumpyType) and np.dtype(leaf.primitive).kind in "biufc":
+        rows = ak.to_numpy(values)
+        return rows, rows.dtype
+    raise TypeError(f"'{name}': HDF5 holds numbers, rectangular arrays, lists of numbers and words here, not {kind}")
+
+
+def _depth(array: Any) -> int:
+    """Levels of lists above the values, words being values."""
+    kind, depth = array.type.content, 1
+    while True:
+        if isinstance(kind, ak.types.OptionType):
+            kind = kind.content
+        elif isinstance(kind, (ak.types.ListType, ak.types.RegularType)) and "__array__" not in kind.parameters:
+            kind, depth = kind.content, depth + 1
+        else:
+            return depth
+
+
+def _is_nullable(array: Any) -> bool:
+    text = str(array.type)
+    return "?" in text or "option[" in text
+
+
+def _plain(kind: Any) -> Any:
+    """A type without its options."""
+    if isinstance(kind, ak.types.OptionType):
+        return _plain(kind.content)
+    if isinstance(kind, ak.types.ListType):
+        return ak.types.ListType(_plain(kind.content), parameters=kind.parameters)
+    if isinstance(kind, ak.types.RegularType):
+        return ak.types.RegularType(_plain(kind.content), kind.size, parameters=kind.parameters)
+    if isinstance(kind, ak.types.RecordType):
+        return ak.types.RecordType([_plain(one) for one in kind.contents], kind.fields, parameters=kind.parameters)
+    return kind
+
+
+def _leaf(kind: Any) -> Any:
+    while isinstance(kind, (ak.types.ListType, ak.types.RegularType)) and "__array__" not in kind.parameters:
+        kind = kind.content
+    return kind
+
+
+def _with_leaf(kind: Any, primitive: str) -> Any:
+    if isinstance(kind, ak.types.ListType):
+        return ak.types.ListType(_with_leaf(kind.content, primitive))
+    if isinstance(kind, ak.types.RegularType):
+        return ak.types.RegularType(_with_leaf(kind.content, primitive), kind.size)
+    return ak.types.NumpyType(primitive)
+
+
+__all__ = ["SUFFIXES", "Chunk", "Nulls", "check_target", "encode", "find_nulls", "suffix_of", "try_out", "write"]

@@ -1,0 +1,198 @@
+"""HDF5: datasets with events first, in the layouts that are common for jets.
+
+- `[N]` and `[N, n]` datasets, variable-length lists, compound datasets (`consts.pt`);
+- `[N, n, 4]`: four columns, `name.E`, `name.px`, `name.py`, `name.pz`;
+- pandas' frames (fixed and table), as the top-tagging reference set has them: their columns by name.
+
+Groups within the one that is read are parts of the names: `jets/pt`.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+
+from sonic_client.events.files import FileError
+
+_MOMENTUM = ("E", "px", "py", "pz")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a column's values are: a dataset's, or one field or one last index of it."""
+
+    dataset: str
+    field: str | None = None
+    index: int | None = None
+
+
+class Hdf5Source:
+    """The columns of one length in a file, or in its group `tree`."""
+
+    def __init__(self, path: Path, tree: str | None) -> None:
+        import h5py
+
+        self._file = h5py.File(path, "r")
+        try:
+            places = dict(_columns(_group(path, self._file, tree)))
+            self.entries = _choose_length(path, places, self._length, tree)
+        except BaseException:
+            self._file.close()
+            raise
+        self.tree = tree or ""
+        self._places = {name: place for name, place in places.items() if self._length(place) == self.entries}
+        self.columns = list(self._places)
+        self.counters: list[str] = []
+
+    def _length(self, place: _Place) -> int:
+        return int(self._file[place.dataset].shape[0])
+
+    def read(self, columns: Sequence[str], start: int, stop: int) -> Any:
+        """Awkward record array of some columns of the events [start, stop)."""
+        datasets = {self._places[name].dataset for name in columns}
+        values = {name: _slice(self._file[name], start, stop) for name in datasets}
+        fields = {}
+        for name in columns:
+            place = self._places[name]
+            array = values[place.dataset]
+            if place.field is not None:
+                array = array[place.field]
+            if place.index is not None:
+                array = array[..., place.index]
+            fields[name] = _awkward(array, self._file[place.dataset])
+        return ak.zip(fields, depth_limit=1)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Hdf5Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _group(path: Path, file: Any, tree: str | None) -> Any:
+    import h5py
+
+    group = file.get(tree or "/")
+    if isinstance(group, h5py.Group):
+        return group
+    groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
+    raise FileError(f"{path}: there is no group '{tree}'; it holds {', '.join(groups[:8]) or 'none'}")
+
+
+def _choose_length(path: Path, places: dict[str, _Place], length: Callable[[_Place], int], tree: str | None) -> int:
+    """The one length of all columns, or of those that look like constituents."""
+    lengths = {length(place) for place in places.values()}
+    if not lengths:
+        raise FileError(f"{path}: it holds no datasets with events first")
+    if len(lengths) == 1:
+        return next(iter(lengths))
+    momenta = {
+        length(place) for name, place in places.items()
+        if name.rpartition(".")[2].rpartition("_")[2].rpartition("/")[2].lower() in ("px", "pt", "eta", "phi")
+    }  # fmt: skip
+    if len(momenta) == 1:
+        return int(momenta.pop())
+    where = f"group '{tree}'" if tree else "the file"
+    raise FileError(
+        f"{path}: {where} has datasets of the lengths {', '.join(map(str, sorted(lengths)[:8]))}, and it is not clear "
+        "which are the events; name a group with --tree"
+    )
+
+
+def _columns(group: Any) -> Iterator[tuple[str, _Place]]:
+    """All columns below a group."""
+    import h5py
+
+    for name, item in group.items():
+        if isinstance(item, h5py.Group):
+            frame = list(_frame(item))
+            if frame:
+                yield from frame
+            else:
+                yield from ((f"{name}/{inner}", place) for inner, place in _columns(item))
+        elif isinstance(item, h5py.Dataset) and item.shape:
+            if item.dtype.fields:
+                yield from ((f"{name}.{field}", _Place(item.name, field)) for field in item.dtype.fields)
+            elif item.ndim == 3 and item.shape[2] == 4 and item.dtype.kind == "f":
+                yield from ((f"{name}.{part}", _Place(item.name, None, i)) for i, part in enumerate(_MOMENTUM))
+            elif item.dtype.kind in "biufSU" or h5py.check_string_dtype(item.dtype) or _base(item) is not None:
+                yield str(name), _Place(item.name)
+
+
+def _frame(group: Any) -> Iterator[tuple[str, _Place]]:
+    """The columns of a pandas frame, if the group is one."""
+    import h5py
+
+    table = group.get("table")
+    if isinstance(table, h5py.Dataset) and table.dtype.fields:  # to_hdf(format="table")
+        for field, (dtype, *_) in table.dtype.fields.items():
+            names = _stored_names(table.attrs.get(f"{field}_kind"))
+            if not dtype.shape:
+                if field != "index":
+                    yield (names[0] if names and len(names) == 1 else field), _Place(table.name, field)
+            elif names is not None and len(names) == dtype.shape[-1]:
+                yield from ((name, _Place(table.name, field, i)) for i, name in enumerate(names))
+        return
+    for key in group:  # to_hdf(format="fixed")
+        if key.startswith("block") and key.endswith("_items"):
+            values = group.get(key.replace("_items", "_values"))
+            if isinstance(values, h5py.Dataset) and values.ndim == 2 and values.dtype.kind in "biuf":
+                names = [name.decode() if isinstance(name, bytes) else str(name) for name in group[key][:]]
+                yield from ((name, _Place(values.name, None, i)) for i, name in enumerate(names))
+
+
+class _NamesOnly(pickle.Unpickler):
+    """Reads lists and strings, and nothing that would run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"{module}.{name} is no column name")
+
+
+def _stored_names(stored: Any) -> list[str] | None:
+    """Column names as PyTables keeps them: a pickled list of strings."""
+    if stored is None:
+        return None
+    try:
+        names = _NamesOnly(io.BytesIO(bytes(stored))).load()
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError):
+        return None
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def _base(dataset: Any) -> Any:
+    """The number type of a dataset of variable-length lists; None for others."""
+    import h5py
+
+    return None if h5py.check_string_dtype(dataset.dtype) else h5py.check_vlen_dtype(dataset.dtype)
+
+
+def _slice(dataset: Any, start: int, stop: int) -> Any:
+    import h5py
+
+    if h5py.check_string_dtype(dataset.dtype) is not None:
+        return dataset.asstr()[start:stop]
+    return dataset[start:stop]
+
+
+def _awkward(values: Any, dataset: Any) -> Any:
+    base = _base(dataset)
+    if base is not None:
+        rows = [np.asarray(row, dtype=np.dtype(base).newbyteorder("=")) for row in values]
+        flat = np.concatenate(rows) if rows else np.zeros(0, np.dtype(base).newbyteorder("="))
+        return ak.unflatten(flat, np.asarray([len(row) for row in rows], dtype=np.int64))
+    if values.dtype.kind in "OSU":
+        words = [word.decode() if isinstance(word, bytes) else str(word) for word in values.tolist()]
+        return ak.enforce_type(ak.Array(words), "string") if words else ak.Array([""])[:0]
+    # Awkward takes numbers in the machine's own byte order only.
+    return ak.from_numpy(np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="), copy=False)))

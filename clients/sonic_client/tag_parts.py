@@ -1,0 +1,161 @@
+"""The finished chunks of a job, in a folder beside its output, until all are there.
+
+`manifest.json` says what job they are of, and which version of the model answered; the folder belongs to one process at
+a time. A chunk is written under another name and renamed when it is whole and its version is the job's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import awkward as ak
+
+from sonic_client.errors import ClientError
+from sonic_client.events.files import FileError
+from sonic_client.events.output import Chunk, arrow_table
+
+_MANIFEST = "manifest.json"
+_LOCK = "lock"
+
+
+class VersionError(ClientError):
+    """Another version of the model answers than the one that the job began with."""
+
+
+class Parts:
+    """The parts of one job; a context manager, inside which no other process can have them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = -1
+
+    def __enter__(self) -> Self:
+        """Take the folder, or make it. Raises FileError if another process has it, or it cannot be made."""
+        path = self.folder / _LOCK
+        while True:
+            try:
+                self.folder.mkdir(exist_ok=True)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise FileError(f"{self.folder}: the folder of finished chunks cannot be made ({error})") from error
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+                os.close(descriptor)
+                raise FileError(f"{self.folder} is in use by {holder}: two jobs cannot write one output") from None
+            except BaseException:
+                os.close(descriptor)
+                raise
+            # Whoever had it before may have removed it just now.
+            if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+                break
+            os.close(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        self._lock = descriptor
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not (self.folder / _MANIFEST).exists() and {one.name for one in self._files()} <= {_LOCK}:
+            self.remove()  # nothing was ever begun
+        os.close(self._lock)
+
+    def _files(self) -> list[Path]:
+        return list(self.folder.iterdir()) if self.folder.is_dir() else []
+
+    def forget(self) -> None:
+        """Remove everything but the lock."""
+        for file in self._files():
+            if file.name != _LOCK:
+                file.unlink()
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ---- the manifest
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What is written about the job; empty for a job that is new. Raises FileError if it cannot be read."""
+        path = self.folder / _MANIFEST
+        if not path.is_file():
+            return {}
+        try:
+            manifest = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise FileError(f"{path} cannot be read ({error}); begin anew with --overwrite") from error
+        if not isinstance(manifest, dict):
+            raise FileError(f"{path} is no manifest; begin anew with --overwrite")
+        return manifest
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the manifest, which is at any time the old one or the new one."""
+        temporary = self.folder / f"{_MANIFEST}.tmp"
+        temporary.write_text(json.dumps(self.manifest | facts, indent=2) + "\n")
+        temporary.replace(self.folder / _MANIFEST)
+
+    def begin(self, job: Mapping[str, Any]) -> None:
+        """Note a new job, or check that the parts that are there are of the same one. Raises FileError."""
+        there = self.manifest.get("job")
+        if there is None:
+            self.forget()
+            self.note(job=dict(job))
+            return
+        job = json.loads(json.dumps(job))
+        different = sorted(key for key in {*job, *there} if there.get(key) != job.get(key))
+        if different:
+            raise FileError(
+                f"{self.folder} holds an unfinished run with other {', '.join(different)}; "
+                "repeat that command, or begin anew with --overwrite"
+            )
+
+    def check_answered(self, answered: Mapping[str, str], any_version: bool) -> None:
+        """Note what answered, or compare with what did before. Raises VersionError."""
+        before: dict[str, str] = self.manifest.get("answered", {})
+        different = [key for key in answered if key in before and before[key] != answered[key]]
+        if different and not any_version:
+            words = ", ".join(f"{key} {before[key]} then, {answered[key]} now" for key in different)
+            raise VersionError(
+                f"{self.folder}: another model answers than the one that the finished chunks are of ({words}). Name "
+                "the version in the server's URL (.../model/VERSION), begin anew with --overwrite, or mix them with "
+                "--any-version"
+            )
+        if any(before.get(key) != value for key, value in answered.items()):
+            self.note(answered=before | dict(answered))
+
+    # ---- the parts
+
+    def part(self, number: int) -> Path:
+        """Where a chunk is when it is finished."""
+        return self.folder / f"{number:06d}.parquet"
+
+    def stored(self, number: int, chunk: Chunk) -> Path:
+        """Write a chunk under another name. Columns are numbered: their names are in the manifest."""
+        import pyarrow.parquet as pq
+
+        temporary = self.part(number).with_suffix(".tmp")
+        table = arrow_table({f"c{i}": values for i, values in enumerate(chunk.values())})
+        pq.write_table(table.replace_schema_metadata(None), temporary)
+        return temporary
+
+    def commit(self, number: int) -> None:
+        """Call a stored chunk finished."""
+        self.part(number).with_suffix(".tmp").replace(self.part(number))
+
+    def read(self, numbers: Sequence[int], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The chunks, in order."""
+        import pyarrow.parquet as pq
+
+        for number in numbers:
+            table = pq.read_table(self.part(number), memory_map=False)
+            rows = ak.from_arrow(table)
+            yield {name: rows[f"c{i}"] for i, name in enumerate(names)}
