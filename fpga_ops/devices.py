@@ -136,7 +136,9 @@ def board_list() -> list[DeviceInfo]:
             built, reason = True, f"bitstream {path.name}"
         except DeviceError as error:
             built, reason = False, str(error)
-        description = f"overlay {board.geometry.name}, {board.clock_mhz:g} MHz assumed"
+        description = (
+            f"overlay {board.geometry.name}, {board.clock_range_mhz[0]:g} to {board.clock_range_mhz[1]:g} MHz assumed"
+        )
         found.append(
             DeviceInfo(name, BOARD, board.title, built, reason, description, "", 1, "overlay", map_capacity(board))
         )

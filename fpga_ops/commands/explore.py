@@ -9,12 +9,12 @@ import json
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("model", help="quantised ONNX file")
-    parser.add_argument("--board", required=True, help="arria10, stratix10, agilex7 (a file in fpga_ops/boards)")
+    parser.add_argument("--board", required=True, help="a file in fpga_ops/boards: stratix10, u250, ...")
     parser.add_argument("--clock", type=float, nargs="+", default=[], help="kernel clocks in MHz to consider")
     parser.add_argument("--images", type=int, nargs="+", default=[1, 2, 4], help="interleaved images to consider")
     parser.add_argument(
-        "--arithmetic", nargs="+", choices=("int8", "int8-pairs", "bfp"), default=["int8", "int8-pairs"],
-        help="multiplier arrays to consider; bfp (block floating point) changes the bits",
+        "--arithmetic", nargs="+", choices=("int8", "int8-pairs"), default=["int8", "int8-pairs"],
+        help="multiplier arrays to consider (the bits are the same)",
     )  # fmt: skip
     parser.add_argument(
         "--weight-tiles", type=int, nargs="+", default=[], help="sizes of the weight buffers to consider, in tiles"
@@ -61,14 +61,23 @@ def run(args: argparse.Namespace) -> int:
         f"[bold]{board.title}[/bold]: {len(found)} geometries fit, {len(front)} on the Pareto front. Modelled."
     )
     table = Table(
-        "geometry", "ahead", "images", "MHz", "inf/s", "ms", "busy", "DSP", "M20K", "ALM", "bound by", box=None
+        "geometry",
+        "ahead",
+        "images",
+        "MHz",
+        "inf/s",
+        "ms",
+        "busy",
+        *(kind.upper() for kind in board.supplies),
+        "bound by",
+        box=None,
     )
     for c in front[: args.top]:
         share, p = c.resources.shares(board), c.prediction
         table.add_row(
             c.geometry.name, str(c.geometry.weight_depth), str(c.images), f"{p.clock_mhz:g}",
             f"{p.inferences_per_s:.0f}", f"{p.latency_ms:.2f}", f"{p.mac_utilisation:.0%}",
-            *(f"{share[k]:.0%}" for k in ("dsp", "m20k", "alm")), p.bound_by,
+            *(f"{share[k]:.0%}" for k in board.supplies), p.bound_by,
         )  # fmt: skip
     console.print(table)
     return 0 if front else 1

@@ -1,6 +1,7 @@
 """Show what of a model runs on the device and what on the CPU, step by step.
 
-Needs no device. `--compare` checks each quantised tensor against onnxruntime on the same file.
+Needs no device. `--compare` checks each quantised tensor against onnxruntime on the same file, and the answers against
+those of onnxruntime and OpenVINO.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fpga_ops.devices import REFERENCE
 from fpga_ops.errors import InputError
 from fpga_ops.ir.network import Add, Conv, IntegerNetwork, MaxPool, Step, sources, step_operations
 
@@ -21,6 +24,19 @@ if TYPE_CHECKING:
 
     from fpga_ops.importer.partition import Part, Partition
     from fpga_ops.inspection.compare import TensorDifference
+    from fpga_ops.inspection.judges import Shift
+
+
+TENSOR_ROWS = 8
+"""Rows of which every tensor is compared; answers are compared for all."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `--compare` found: tensor by tensor, and the answers of the whole network and of others."""
+
+    tensors: list[TensorDifference]
+    answers: list[Shift]
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +50,12 @@ def register(parser: argparse.ArgumentParser) -> None:
         metavar="NPZ",
         help="compare with onnxruntime on the arrays of this file, named as the model's inputs (or 'input')",
     )
+    parser.add_argument(
+        "--device",
+        default=REFERENCE,
+        metavar="NAME",
+        help="for --compare: who runs the whole network; all devices give the same bits (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,8 +68,11 @@ def run(args: argparse.Namespace) -> int:
     differences = None
     if args.compare is not None:
         from fpga_ops.inspection.compare import compare
+        from fpga_ops.inspection.judges import shifts
 
-        differences = compare(partition, _arrays(args.compare, partition))
+        arrays = _arrays(args.compare, partition)
+        few = {name: value[:TENSOR_ROWS] for name, value in arrays.items()}
+        differences = Comparison(compare(partition, few), shifts(partition, arrays, args.device))
     if args.picture is not None:
         from fpga_ops.inspection.picture import draw
 
@@ -66,7 +91,7 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def summary(partition: Partition, differences: Sequence[TensorDifference] | None = None) -> dict[str, Any]:
+def summary(partition: Partition, differences: Comparison | None = None) -> dict[str, Any]:
     """What `--json` prints: interface, partition, steps, and the comparison if one was made."""
     from dataclasses import asdict
 
@@ -88,7 +113,9 @@ def summary(partition: Partition, differences: Sequence[TensorDifference] | None
         "steps": [step_row(network, step) for step in network.steps],
     }
     if differences is not None:
-        result["comparison"] = [asdict(entry) for entry in differences]
+        result["tensors"] = [asdict(entry) for entry in differences.tensors]
+        result["answers"] = [asdict(entry) for entry in differences.answers]
+        result["logit_shift"] = {"mean": differences.answers[0].mean, "sd": differences.answers[0].sd}
     return result
 
 
@@ -145,12 +172,12 @@ def _arrays(file: Path, partition: Partition) -> dict[str, Any]:
     missing = [name for name in names if name not in arrays]
     if missing:
         raise InputError(f"{file} has arrays {sorted(arrays)}; the model's inputs {missing} are not among them")
-    chosen = {name: arrays[name][:8] for name in names}
-    check_inputs(chosen, interface(partition.graph)["inputs"], 8)
+    chosen = {name: arrays[name] for name in names}
+    check_inputs(chosen, interface(partition.graph)["inputs"], max(1, len(arrays[names[0]])))
     return chosen
 
 
-def _print_tables(console: Console, partition: Partition, differences: Sequence[TensorDifference] | None) -> None:
+def _print_tables(console: Console, partition: Partition, differences: Comparison | None) -> None:
     from rich.table import Table
 
     from fpga_ops.signature import interface
@@ -190,16 +217,25 @@ def _print_tables(console: Console, partition: Partition, differences: Sequence[
         _print_comparison(console, differences)
 
 
-def _print_comparison(console: Console, differences: Sequence[TensorDifference]) -> None:
+def _print_comparison(console: Console, differences: Comparison) -> None:
     from rich.table import Table
 
     table = Table(
-        "tensor", "step", "largest", "share", "largest", "share > 1", "rms", box=None, pad_edge=False,
+        "tensor", "step", "differ", "largest", "differ", "largest", box=None, pad_edge=False,
         title="against onnxruntime, in quantisation steps: each step by itself, then the whole network by itself",
     )  # fmt: skip
-    for entry in differences:
+    for entry in differences.tensors:
         table.add_row(
-            entry.name, entry.step, str(entry.forced), f"{entry.forced_share:.4%}",
-            str(entry.free), f"{entry.free_share:.4%}", f"{entry.free_rms:.3f}",
-        )  # fmt: skip
+            entry.name, entry.step, f"{entry.differ:.2e}", str(entry.max), f"{entry.free_differ:.2e}", str(entry.free)
+        )
     console.print(table)
+    first = differences.answers[0]
+    what = "outputs" if first.decisions is None else "logits"
+    answers = Table(
+        "who", "mean", "spread", "largest", "decisions", "far", box=None, pad_edge=False,
+        title=f"{what} minus those of onnxruntime without optimisation, {first.rows} rows",
+    )  # fmt: skip
+    for shift in differences.answers:
+        counts = ["" if count is None else str(count) for count in (shift.decisions, shift.far)]
+        answers.add_row(shift.name, f"{shift.mean:+.5f}", f"{shift.sd:.5f}", f"{shift.largest:.5f}", *counts)
+    console.print(answers)

@@ -1,4 +1,4 @@
-"""Predict a model's latency and throughput on an FPGA board, layer by layer (modelled, not measured)."""
+"""Predict a model's latency and throughput on an FPGA board, layer by layer, and what is served of it (modelled)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("model", help="quantised ONNX file")
-    parser.add_argument("--board", required=True, help="arria10, stratix10, agilex7 (a file in fpga_ops/boards)")
-    parser.add_argument("--clock", type=float, help="kernel clock in MHz, instead of the board's assumption")
+    parser.add_argument("--board", required=True, help="a file in fpga_ops/boards: stratix10, u250, ...")
+    parser.add_argument("--clock", type=float, help="kernel clock in MHz, instead of the board's assumed range")
     parser.add_argument("--images", type=int, help="images interleaved in a run, instead of the board's")
     parser.add_argument("--plot", type=Path, help="write a roofline plot to this file (.png, .pdf, .svg)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -28,14 +28,20 @@ def run(args: argparse.Namespace) -> int:
     from fpga_ops.errors import InputError
     from fpga_ops.overlay import boards
     from fpga_ops.overlay.model.cycles import predict
+    from fpga_ops.overlay.model.host import host_ms
     from fpga_ops.overlay.model.resources import estimate
     from fpga_ops.overlay.plan import plan
 
     if (args.clock is not None and not args.clock > 0) or (args.images is not None and args.images < 1):
         raise InputError(f"--clock and --images must be positive, got {args.clock} and {args.images}")
     board = boards.load(args.board)
-    planned = plan(read_network(args.model), board.geometry, args.images or board.images)
-    prediction = predict(planned, board, args.clock)
+    network = read_network(args.model)
+    planned = plan(network, board.geometry, args.images or board.images)
+    clocks = (args.clock, args.clock) if args.clock else board.clock_range_mhz
+    slow, prediction = (predict(planned, board, clock) for clock in clocks)
+    alone = plan(network, board.geometry, 1)  # the service gives the device one image at a time
+    host = host_ms(network, alone)
+    served = [predict(alone, board, clock).served_per_s(host) for clock in clocks]
     resources = estimate(board.geometry, planned.map_words, board)
     resources.demand_fit(board)
     if args.plot is not None:
@@ -51,29 +57,50 @@ def run(args: argparse.Namespace) -> int:
             for x in prediction.layers
         ]  # fmt: skip
         table = {
-            "board": board.name, **prediction_table(prediction), "geometry": geometry_table(board.geometry),
-            "resources": resources_table(resources, board), "modelled": True, "layers": layers,
+            "board": board.name, **prediction_table(prediction), "clock_mhz": list(clocks),
+            "inferences_per_s_range": [round(p.inferences_per_s, 1) for p in (slow, prediction)],
+            "served_per_s": round(served[1], 1), "served_per_s_range": [round(rate, 1) for rate in served],
+            "host_ms": round(host, 4), "cycles_from": "modelled",
+            "geometry": geometry_table(board.geometry), "resources": resources_table(resources, board),
+            "modelled": True, "layers": layers,
         }  # fmt: skip
         print(json.dumps(table, indent=1))
         return 0
-    _print(prediction, board, resources_table(resources, board))
+    _print(slow, prediction, host, served, board, resources_table(resources, board))
     return 0
 
 
-def _print(prediction: Prediction, board: Board, resources: dict[str, dict[str, float]]) -> None:
+def _print(
+    slow: Prediction,
+    prediction: Prediction,
+    host: float,
+    served: list[float],
+    board: Board,
+    resources: dict[str, dict[str, float]],
+) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     images = prediction.plan.images
     console.print(
-        f"[bold]{board.title}[/bold], overlay {board.geometry.name}, {prediction.clock_mhz:g} MHz (assumed), "
-        f"{images} image{'s' if images > 1 else ''} interleaved. Modelled, not measured."
+        f"[bold]{board.title}[/bold], overlay {board.geometry.name}, {slow.clock_mhz:g} to {prediction.clock_mhz:g} "
+        f"MHz (assumed), {images} image{'s' if images > 1 else ''} interleaved. Modelled, not measured."
+    )
+    rates, latencies = (
+        f"{low:{form}} to {high:{form}}"
+        for low, high, form in (
+            (slow.inferences_per_s, prediction.inferences_per_s, ".0f"),
+            (slow.latency_ms, prediction.latency_ms, ".2f"),
+        )
     )
     console.print(
-        f"latency {prediction.latency_ms:.2f} ms, {prediction.inferences_per_s:.0f} inferences/s "
-        f"({prediction.serial_inferences_per_s:.0f} if transfers do not overlap with kernels), multipliers "
-        f"{prediction.mac_utilisation:.0%} busy, bound by {prediction.bound_by}"
+        f"engine {rates} inferences/s, latency {latencies} ms, multipliers {prediction.mac_utilisation:.0%} busy, bound by "
+        f"{prediction.bound_by}; through the service {served[0]:.0f} to {served[1]:.0f} requests/s of one image"
+    )
+    console.print(
+        f"host {host:.3f} ms an image (measured here), transfer {prediction.transfer_ms:.3f} ms, launch "
+        f"{prediction.launch_ms:.3f} ms, device {prediction.device_ms:.3f} ms a run"
     )
     blocks = (f"{k.upper()} {v['used']:g} of {v['of']:g} ({v['share_with_shell']:.0%})" for k, v in resources.items())
     console.print(", ".join(blocks))

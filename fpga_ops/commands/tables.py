@@ -21,9 +21,10 @@ def read_network(path: str) -> IntegerNetwork:
 def resources_table(resources: Resources, board: Board) -> dict[str, dict[str, float]]:
     """Used blocks, of how many, and the share with the card's shell."""
     shares = resources.shares(board)
-    totals = {"dsp": board.dsp_blocks, "m20k": board.m20k, "alm": board.alms}
-    used = {"dsp": resources.dsp, "m20k": resources.m20k, "alm": resources.alm}
-    return {k: {"used": used[k], "of": totals[k], "share_with_shell": round(shares[k], 4)} for k in used}
+    return {
+        kind: {"used": used, "of": board.supplies[kind].total, "share_with_shell": round(shares[kind], 4)}
+        for kind, used in resources.used.items()
+    }
 
 
 def geometry_table(geometry: Geometry) -> dict[str, object]:
@@ -31,7 +32,7 @@ def geometry_table(geometry: Geometry) -> dict[str, object]:
     return {
         "name": geometry.name, "vec": geometry.vec, "lane": geometry.lane, "pix": geometry.pix, "wb": geometry.wb,
         "arithmetic": geometry.arithmetic, "macs": geometry.macs, "weight_tiles": geometry.weight_tiles,
-        "weight_depth": geometry.weight_depth,
+        "weight_depth": geometry.weight_depth, "resident_words": geometry.resident_words,
     }  # fmt: skip
 
 
@@ -44,6 +45,9 @@ def prediction_table(prediction: Prediction) -> dict[str, object]:
         "mac_utilisation": round(prediction.mac_utilisation, 4),
         "bound_by": prediction.bound_by,
         "clock_mhz": prediction.clock_mhz,
+        "device_ms": round(prediction.device_ms, 4),
+        "transfer_ms": round(prediction.transfer_ms, 4),
+        "launch_ms": round(prediction.launch_ms, 4),
         "cycles": round(prediction.cycles),
         "interleaved_images": prediction.plan.images,
     }

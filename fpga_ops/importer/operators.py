@@ -16,7 +16,6 @@ import numpy as np
 from fpga_ops.importer.graph import Array, Node
 from fpga_ops.importer.values import (
     Constant,
-    Float64Array,
     Integers,
     Leaf,
     Linear,
@@ -28,10 +27,8 @@ from fpga_ops.importer.values import (
     UnsupportedError,
     Value,
 )
-from fpga_ops.ir.network import Int8Array, Tensor
-
-AFFINE_WEIGHT = 127
-"""Weight of a 1x1 depthwise convolution that stands for a scale per channel; large, so that the bias is fine."""
+from fpga_ops.ir.exact import Dyadics
+from fpga_ops.ir.network import Float64Array, Int8Array, Tensor
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,18 @@ class Context:
             return value.real()
         raise UnsupportedError(f"its input '{node.inputs[position]}' must be a constant")
 
+    def exact(self, node: Node, position: int, what: str) -> Dyadics | None:
+        """As `constant`, without any rounding, flattened; None if it was left out."""
+        value = self.operand(node, position)
+        if isinstance(value, QuantisedConstant):
+            return value.exact()
+        given = self.constant(node, position)
+        if given is None:
+            return None
+        if not np.isfinite(np.asarray(given, np.float64)).all():
+            raise UnsupportedError(f"its {what} must be finite")
+        return Dyadics.of(given)
+
 
 Handler = Callable[[Context, Node], Value]
 
@@ -133,13 +142,12 @@ def centred_weights(value: Value | None, axis: int) -> tuple[Int8Array, Float64A
     return centred.astype(np.int8), scale
 
 
-def _per_channel(values: Array | None, channels: int, what: str) -> Float64Array:
+def _per_channel(values: Dyadics | None, channels: int, what: str) -> Dyadics:
     if values is None:
-        return np.zeros(channels)
-    flat = np.asarray(values, np.float64).reshape(-1)
-    if flat.size not in (1, channels) or not np.isfinite(flat).all():
-        raise UnsupportedError(f"its {what} must be finite, one for each of {channels} channels; shape {values.shape}")
-    return np.broadcast_to(flat, (channels,)).astype(np.float64)
+        return Dyadics.of(np.zeros(channels))
+    if values.mantissas.size not in (1, channels):
+        raise UnsupportedError(f"its {what} must be one for each of {channels} channels, got {values.mantissas.size}")
+    return Dyadics(np.broadcast_to(values.mantissas, (channels,)), values.exponent)
 
 
 def _window(node: Node, kernel: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, ...]]:
@@ -209,11 +217,11 @@ def conv(context: Context, node: Node) -> Value:
     kernel = (weights.shape[2], weights.shape[3])
     strides, pads = _window(node, kernel, (source.height, source.width))
     out = _output_size((source.height, source.width), kernel, strides, pads)
-    bias = _per_channel(context.constant(node, 2), out_channels, "bias")
+    bias = _per_channel(context.exact(node, 2, "bias"), out_channels, "bias")
     form = Linear(
         source.name,
         np.ascontiguousarray(weights.transpose(0, 2, 3, 1)),
-        scale * source.scale,
+        Dyadics.of(scale) * Dyadics.of([source.scale]),
         bias,
         strides,
         (pads[0], pads[1], pads[2], pads[3]),
@@ -238,10 +246,11 @@ def fully_connected(context: Context, node: Node) -> Value:
     if length != source.size or not count:
         raise UnsupportedError(f"weights of shape {weights.shape} do not fit {source.size} inputs")
     alpha, beta = (node.real("alpha", 1.0), node.real("beta", 1.0)) if gemm else (1.0, 1.0)
-    bias = _per_channel(context.constant(node, 2) if gemm else None, count, "bias")
+    bias = _per_channel(context.exact(node, 2, "bias") if gemm else None, count, "bias")
     kernel = matrix.reshape(count, source.channels, source.height, source.width).transpose(0, 2, 3, 1)
-    form = Linear(source.name, np.ascontiguousarray(kernel), scale * source.scale, beta * bias)
-    return affine(Real(form, (1, 1, count), True, nodes=(*value.nodes, node.name)), alpha, 0.0, context.tensors)
+    real_scale = Dyadics.of(scale) * Dyadics.of([source.scale]) * Dyadics.of([alpha])
+    form = Linear(source.name, np.ascontiguousarray(kernel), real_scale, bias * Dyadics.of([beta]))
+    return _positive(Real(form, (1, 1, count), True, nodes=(*value.nodes, node.name)))
 
 
 def global_average(context: Context, node: Node) -> Value:
@@ -260,8 +269,9 @@ def global_average(context: Context, node: Node) -> Value:
 
 
 def _mean(value: Real, source: Tensor, flat: bool, node: Node) -> Real:
-    scale = np.full(source.channels, source.scale / (source.height * source.width))
-    form = Linear(source.name, None, scale, np.zeros(source.channels))
+    scale = _per_channel(Dyadics.of([source.scale]), source.channels, "scale")
+    nothing = _per_channel(None, source.channels, "bias")
+    form = Linear(source.name, None, scale, nothing, divisor=source.height * source.width)
     return Real(form, (1, 1, source.channels), flat, nodes=(*value.nodes, node.name))
 
 
@@ -285,11 +295,10 @@ def average_pool(context: Context, node: Node) -> Value:
         raise UnsupportedError("padding that does not count in the average is not supported")
     if window[0] * window[1] * source.channels > 2**26:
         raise UnsupportedError("the window is too large")
-    weights = np.full((source.channels, *window, 1), AFFINE_WEIGHT, np.int8)
-    scale = np.full(source.channels, source.scale / (window[0] * window[1] * AFFINE_WEIGHT))
     form = Linear(
-        source.name, weights, scale, np.zeros(source.channels), strides, (pads[0], pads[1], pads[2], pads[3]),
-        source.channels,
+        source.name, np.ones((source.channels, *window, 1), np.int8),
+        _per_channel(Dyadics.of([source.scale]), source.channels, "scale"), _per_channel(None, source.channels, "bias"),
+        strides, (pads[0], pads[1], pads[2], pads[3]), source.channels, window[0] * window[1],
     )  # fmt: skip
     return Real(form, (*out, source.channels), False, nodes=(*value.nodes, node.name))
 
@@ -317,11 +326,11 @@ def max_pool(context: Context, node: Node) -> Value:
     return replace(value, form=form, shape=(*out, source.channels), nodes=(*value.nodes, node.name))
 
 
-def affine(value: Real, factor: Array | float, offset: Array | float, tensors: Mapping[str, Tensor]) -> Real:
+def affine(value: Real, factor: Dyadics | None, offset: Dyadics | None, tensors: Mapping[str, Tensor]) -> Real:
     """`value * factor[c] + offset[c]`: into the scales and bias of a layer, or as a depthwise 1x1 convolution."""
     channels = value.shape[2]
-    multiply = _per_channel(np.asarray(factor), channels, "factor")
-    shift = _per_channel(np.asarray(offset), channels, "offset")
+    multiply = _per_channel(Dyadics.of([1.0]) if factor is None else factor, channels, "factor")
+    shift = _per_channel(offset, channels, "offset")
     if value.clipped:
         raise UnsupportedError("it follows a ReLU or Clip that is not quantised")
     form = value.form
@@ -329,22 +338,30 @@ def affine(value: Real, factor: Array | float, offset: Array | float, tensors: M
         if value.flat and value.shape[:2] != (1, 1):
             raise UnsupportedError("it works on a flattened map")
         source = tensors[form.source]
-        weights = np.full((channels, 1, 1, 1), AFFINE_WEIGHT, np.int8)
-        form = Linear(
-            source.name, weights, np.full(channels, source.scale / AFFINE_WEIGHT), np.zeros(channels), groups=channels
-        )
+        scale = _per_channel(Dyadics.of([source.scale]), channels, "scale")
+        nothing = _per_channel(None, channels, "bias")
+        form = Linear(source.name, np.ones((channels, 1, 1, 1), np.int8), scale, nothing, groups=channels)
     if not isinstance(form, Linear):
         raise UnsupportedError("it follows an operator whose result is not quantised")
-    scale, weights_or_none = form.scale * multiply, form.weights
-    if (scale <= 0).any():
-        if weights_or_none is None:
-            raise UnsupportedError("a negative factor after a mean is not supported")
-        signed = weights_or_none.astype(np.int16) * np.sign(multiply).astype(np.int16)[:, None, None, None]
-        if signed.max() > 127:
-            raise UnsupportedError("a negative factor meets a weight of -128; use weights of -127 to 127")
-        weights_or_none = signed.astype(np.int8)
-        scale = np.where(scale == 0, 1.0, np.abs(scale))  # a factor of zero has zeroed the weights
-    return replace(value, form=replace(form, weights=weights_or_none, scale=scale, bias=form.bias * multiply + shift))
+    return _positive(replace(value, form=replace(form, scale=form.scale * multiply, bias=form.bias * multiply + shift)))
+
+
+def _positive(value: Real) -> Real:
+    """The same linear form with positive scales: signs go into the weights, and a scale of zero makes them zero."""
+    form = value.form
+    if not isinstance(form, Linear):
+        return value
+    sign = np.sign(form.scale.mantissas).astype(np.int16)
+    if (sign > 0).all():
+        return value
+    if form.weights is None:
+        raise UnsupportedError("a factor after a mean must be positive")
+    signed = form.weights.astype(np.int16) * sign[:, None, None, None]
+    if signed.max() > 127:
+        raise UnsupportedError("a negative factor meets a weight of -128; use weights of -127 to 127")
+    mantissas = np.where(sign == 0, 1, np.abs(form.scale.mantissas))
+    scale = Dyadics(mantissas, form.scale.exponent)
+    return replace(value, form=replace(form, weights=signed.astype(np.int8), scale=scale))
 
 
 def batch_normalization(context: Context, node: Node) -> Value:
@@ -358,17 +375,27 @@ def batch_normalization(context: Context, node: Node) -> Value:
         given = context.constant(node, position)
         if given is None:
             raise UnsupportedError(f"its {what} is missing")
-        parameters.append(_per_channel(given, channels, what))
+        flat = np.asarray(given, np.float64).reshape(-1)
+        if flat.size not in (1, channels) or not np.isfinite(flat).all():
+            raise UnsupportedError(f"its {what} must be finite, one for each of {channels} channels")
+        parameters.append(np.broadcast_to(flat, (channels,)))
     gamma, beta, mean, variance = parameters
     if (variance < 0).any():
         raise UnsupportedError("a variance is negative")
-    factor = gamma / np.sqrt(variance + node.real("epsilon", 1e-5))
-    result = affine(value, factor, beta - mean * factor, context.tensors)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        root = gamma / np.sqrt(variance + node.real("epsilon", 1e-5))
+    if not np.isfinite(root).all():
+        raise UnsupportedError("a variance with its epsilon is zero")
+    factor = Dyadics.of(root)  # of a square root there is no exact number: float64's is taken for it
+    result = affine(value, factor, Dyadics.of(beta) + Dyadics.of(-mean) * factor, context.tensors)
     return replace(result, nodes=(*result.nodes, node.name))
 
 
-def _channel_vector(values: Array, value: Real) -> Array:
+def _channel_vector(context: Context, node: Node, position: int, value: Real) -> Dyadics:
     """A constant operand that varies along channels at most, as `[C]` or one number."""
+    values, exact = context.constant(node, position), context.exact(node, position, "constant")
+    if values is None or exact is None:
+        raise UnsupportedError("an operand is missing")
     channels = value.shape[2]
     rank = 2 if value.flat else 4
     shape = (1,) * max(0, rank - values.ndim) + values.shape
@@ -376,7 +403,7 @@ def _channel_vector(values: Array, value: Real) -> Array:
         raise UnsupportedError(f"its constant of shape {values.shape} does not vary along channels alone")
     if shape[1] not in (1, channels):
         raise UnsupportedError(f"its constant of shape {values.shape} does not fit {channels} channels")
-    return values.reshape(-1)
+    return exact
 
 
 def add(context: Context, node: Node) -> Value:
@@ -386,10 +413,7 @@ def add(context: Context, node: Node) -> Value:
     for position in range(2):
         if isinstance(context.operand(node, position), Constant | QuantisedConstant):
             value = context.real(node, 1 - position)
-            given = context.constant(node, position)
-            if given is None:
-                raise UnsupportedError("an operand is missing")
-            result = affine(value, 1.0, _channel_vector(given, value), context.tensors)
+            result = affine(value, None, _channel_vector(context, node, position, value), context.tensors)
             return replace(result, nodes=(*result.nodes, node.name))
     first, _ = context.leaf(node, 0)
     second, _ = context.leaf(node, 1)
@@ -406,10 +430,7 @@ def multiply(context: Context, node: Node) -> Value:
     for position in range(2):
         if isinstance(context.operand(node, position), Constant | QuantisedConstant):
             value = context.real(node, 1 - position)
-            given = context.constant(node, position)
-            if given is None:
-                break
-            result = affine(value, _channel_vector(given, value), 0.0, context.tensors)
+            result = affine(value, _channel_vector(context, node, position, value), None, context.tensors)
             return replace(result, nodes=(*result.nodes, node.name))
     raise UnsupportedError("a product of two tensors is not supported")
 

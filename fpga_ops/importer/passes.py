@@ -10,6 +10,7 @@ import numpy as np
 
 from fpga_ops.importer.steps import is_rescale
 from fpga_ops.ir.network import Add, AddRule, Conv, GlobalAveragePool, IntegerNetwork, Requantise, Step, sources
+from fpga_ops.ir.requantise import swapped
 
 Pass = Callable[[IntegerNetwork], IntegerNetwork]
 
@@ -61,7 +62,7 @@ def fuse_residuals(network: IntegerNetwork) -> IntegerNetwork:
             maker,
             output=step.output,
             residual=other,
-            add=step.add if in_order else _swapped(step.add),
+            add=step.add if in_order else swapped(step.add),
             nodes=(*maker.nodes, *step.nodes),
         )
     order = {step.output: position for position, step in enumerate(network.steps)}
@@ -118,7 +119,3 @@ def _with_bounds(maker: Conv | Add | GlobalAveragePool, clip: Add) -> Step:
     if isinstance(maker, Conv) and maker.add is not None:
         return replace(maker, output=clip.output, add=both(maker.add), nodes=nodes)
     return replace(maker, output=clip.output, requantise=both_requantise(maker.requantise), nodes=nodes)
-
-
-def _swapped(rule: AddRule) -> AddRule:
-    return replace(rule, multiplier=rule.residual_multiplier, residual_multiplier=rule.multiplier)

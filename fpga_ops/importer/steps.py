@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from fractions import Fraction
 
-import numpy as np
-import numpy.typing as npt
-
-from fpga_ops.errors import ModelError
-from fpga_ops.importer.values import Float64Array, Leaf, Linear, Maximum, Real, Sum
-from fpga_ops.ir.network import (
-    Add,
-    AddRule,
-    Conv,
-    GlobalAveragePool,
-    Int8Array,
-    MaxPool,
-    Step,
-    Tensor,
-)
-from fpga_ops.ir.requantise import (
-    ADD_FRACTION_BITS,
-    FRACTION_BITS,
-    accumulator_bound,
-    add_rule,
-    requantise,
-    zero_point_correction,
-)
+from fpga_ops.importer.values import Leaf, Linear, Maximum, Real, Sum
+from fpga_ops.ir.exact import affine
+from fpga_ops.ir.network import Add, AddRule, Conv, GlobalAveragePool, MaxPool, Step, Tensor
+from fpga_ops.ir.requantise import accumulator_range, add_rule, requantise, zero_point_correction
 
 MAX_TENSOR_BYTES = 2**28
 """Largest tensor of one image."""
@@ -40,101 +21,38 @@ def bounds(real: Real, output: Tensor) -> tuple[int, int]:
     def to_byte(value: float, fallback: int) -> int:
         if math.isinf(value):
             return fallback if (value < 0) == (fallback == 0) else 255 - fallback
-        return int(np.clip(np.rint(value / output.scale) + output.zero_point, 0, 255))
+        return min(max(round(Fraction(value) / Fraction(output.scale)) + output.zero_point, 0), 255)
 
     return to_byte(real.low, 0), to_byte(real.high, 255)
 
 
 def rescale_rule(source: Tensor, output: Tensor, low: int, high: int) -> AddRule:
-    """An addition that takes its first operand alone: a change of scale, zero point or bounds.
-
-    With equal scales and zero points it is exact.
-    """
-    ratio = source.scale / output.scale
-    every_byte = np.arange(256, dtype=np.int64)
-    for bits in range(ADD_FRACTION_BITS, 0, -1):
-        multiplier = round(ratio * 2.0 ** (8 + bits))
-        lost = float(((every_byte * multiplier) & 255).mean()) / 256
-        offset = round((output.zero_point + 0.5 - ratio * source.zero_point) * 2.0**bits + lost)
-        top = (255 * multiplier) >> 8
-        if multiplier < 2**16 and offset >= -(2**15) and top < 2**15 and top + max(offset, 0) < 2**15:
-            return AddRule(multiplier, 0, offset, bits, low, high)
-    raise ModelError(f"a change of scale from {source.scale:.4g} to {output.scale:.4g} is too large")
+    """An addition that takes its first operand alone: a change of scale, zero point or bounds."""
+    return add_rule((source.scale, source.zero_point), None, (output.scale, output.zero_point), low, high)
 
 
 def is_rescale(step: Step) -> bool:
     """Whether an addition was made by `rescale_rule`."""
-    return isinstance(step, Add) and step.first == step.second and step.add.residual_multiplier == 0
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Weights whose bias fits in 32 bits.
-
-    Attributes:
-        weights: `int8[OC, KH, KW, IC / groups]`.
-        scale: `float64[OC]`, output steps per accumulator step.
-        bound: `int64[OC]`, as `accumulator_bound`.
-        correction: `int64[OC]`, as `zero_point_correction`.
-    """
-
-    weights: Int8Array
-    scale: Float64Array
-    bound: npt.NDArray[np.int64]
-    correction: npt.NDArray[np.int64]
-
-
-def fit_channels(
-    weights: Int8Array, scale: Float64Array, bias: Float64Array, output_zero: int, source_zero: int
-) -> Fitted:
-    """Coarser weights for channels whose bias would not fit in 32 bits in steps of their tiny scale.
-
-    Such a channel's weights are divided by the least power of two that makes the bias fit, and rounded; onnxruntime's
-    quantiser raises weight scales for the same reason. With `S'` the new scale the output moves by at most
-    `1/2 S' sum|x - zero_point|`; docs/explanation/integer-network.md has the bound.
-
-    Args:
-        weights: `int8[OC, KH, KW, IC / groups]`.
-        scale: `float64[OC]`, output steps per accumulator step.
-        bias: `float64[OC]`, in output steps.
-        output_zero: Zero point of the output.
-        source_zero: Zero point of the source.
-    """
-    result, wide = weights, scale
-    for halvings in range(1, 10):  # after eight, int8 weights are zero
-        bound, correction = accumulator_bound(result), zero_point_correction(result, source_zero)
-        live = bound > 0
-        if not live.any():
-            break
-        exponent = np.floor(np.log2(wide))
-        pre_shift = max(0.0, FRACTION_BITS + 2 + float(exponent[live].max()))
-        saturated = np.exp2(15.0 + np.minimum(-FRACTION_BITS - 2 - exponent, 31.0)) + bound
-        total = np.abs(bias + output_zero + 0.5) / wide + np.abs(correction)
-        over = live & (np.minimum(total, saturated) + bound + 2.0**20 >= (2.0**31 - 1) / 2.0**pre_shift)
-        if not over.any():
-            break
-        result = result.copy()
-        result[over] = np.rint(weights[over] / 2.0**halvings).astype(np.int8)
-        wide = np.where(over, scale * 2.0**halvings, wide)
-    return Fitted(result, wide, bound, correction)
+    return isinstance(step, Add) and step.first == step.second and step.add.exact.second == 0
 
 
 def linear_step(name: str, form: Linear, real: Real, source: Tensor, output: Tensor, nodes: tuple[str, ...]) -> Step:
-    """A convolution, fully connected layer or mean, with its fixed-point constants."""
+    """A convolution, fully connected layer or mean, with its constants."""
     low, high = bounds(real, output)
-    scale, bias = form.scale / output.scale, form.bias / output.scale
+    quantised = output.scale, output.zero_point
     if form.weights is None:
-        area = np.full(len(scale), source.height * source.width, np.int64)
-        rule = requantise(scale, bias, output.zero_point, area * source.zero_point, low, high, area * 255)
-        return GlobalAveragePool(name, source.name, output.name, rule, nodes)
-    fitted = fit_channels(form.weights, scale, bias, output.zero_point, source.zero_point)
-    rule = requantise(fitted.scale, bias, output.zero_point, fitted.correction, low, high, fitted.bound)
+        area = source.height * source.width
+        exact = affine(form.scale, form.bias, form.divisor, quantised, area * source.zero_point, 0, area * 255)
+        return GlobalAveragePool(name, source.name, output.name, requantise(exact, low, high), nodes)
+    correction = zero_point_correction(form.weights, source.zero_point)
+    limits = accumulator_range(form.weights)
+    exact = affine(form.scale, form.bias, form.divisor, quantised, correction, *limits)
     return Conv(
         name,
         source.name,
         output.name,
-        fitted.weights,
-        rule,
+        form.weights,
+        requantise(exact, low, high),
         form.strides,
         form.pads,
         form.groups,

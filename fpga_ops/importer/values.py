@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.importer.graph import Array
-from fpga_ops.ir.network import Int8Array
+from fpga_ops.ir.exact import Dyadics
+from fpga_ops.ir.network import Float64Array, Int8Array
 
-Float64Array: TypeAlias = npt.NDArray[np.float64]
 Shape: TypeAlias = tuple[int, int, int]
 """(height, width, channels)"""
 
@@ -65,6 +65,12 @@ class QuantisedConstant:
         shape[self.axis] = parameter.size
         return parameter.reshape(shape)
 
+    def exact(self) -> Dyadics:
+        """The same, without any rounding, flattened."""
+        scale = np.broadcast_to(self.along(self.scale).astype(np.float64), self.value.shape)
+        zero = np.broadcast_to(self.along(self.zero_point).astype(np.int64), self.value.shape)
+        return Dyadics.of(scale).times(self.value.astype(np.int64) - zero)
+
     def real(self) -> Float64Array:
         """The values that the integers stand for."""
         centred = self.value.astype(np.float64) - self.along(self.zero_point).astype(np.float64)
@@ -88,23 +94,25 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Linear:
-    """`real y = (sum over raw bytes - correction) * scale[c] + bias[c]`, by a convolution or a mean.
+    """`real y = (sum over raw bytes - correction) * scale[c] / divisor + bias[c]`, by a convolution or a mean.
 
     Attributes:
         source: Tensor read.
         weights: `int8[OC, KH, KW, IC / groups]`; None means the sum over the whole map.
-        scale: `float64[OC]`, real value of one accumulator step.
-        bias: `float64[OC]`, real.
+        scale: Real value of `divisor` accumulator steps, per output channel.
+        bias: Real, per output channel.
         strides, pads, groups: As in `network.Conv`.
+        divisor: How many values an average is over.
     """
 
     source: str
     weights: Int8Array | None
-    scale: Float64Array
-    bias: Float64Array
+    scale: Dyadics
+    bias: Dyadics
     strides: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     groups: int = 1
+    divisor: int = 1
 
 
 @dataclass(frozen=True)

@@ -27,20 +27,19 @@ class TensorDifference:
     Attributes:
         name: Of the tensor.
         step: Kind of the step that makes it.
-        forced: Largest difference when the step gets onnxruntime's own operands: the error of this step alone.
-        forced_share: Share of the elements that differ then.
+        differ: Share of the elements that differ when the step gets onnxruntime's own operands. onnxruntime rounds its
+            float32 sums, so it is not exact itself where these end near to a half.
+        max: Largest difference then.
         free: Largest difference when the network runs by itself from the same input.
-        free_share: Share of the elements that differ by more than one step then.
-        free_rms: Root mean square of the difference then.
+        free_differ: Share of the elements that differ then.
     """
 
     name: str
     step: str
-    forced: int
-    forced_share: float
+    differ: float
+    max: int
     free: int
-    free_share: float
-    free_rms: float
+    free_differ: float
 
 
 def compare(partition: Partition, inputs: Mapping[str, Array]) -> list[TensorDifference]:
@@ -59,24 +58,24 @@ def _compare(partition: Partition, inputs: Mapping[str, Array]) -> Iterator[Tens
     network = partition.network
     theirs = onnxruntime_integers(partition, inputs)
     free: dict[str, UInt8Array] = {name: theirs[name] for name in network.inputs}
+    given = dict(theirs)
     for step in network.steps:
         tensor = network.tensors[step.output]
         free[step.output] = reference.apply(network, step, free)
-        own = free[step.output].astype(np.int16)
-        expected = theirs[step.output].astype(np.int16)
-        if all(name in theirs for name in sources(step)):
-            forced = np.abs(reference.apply(network, step, theirs).astype(np.int16) - expected)
-        else:
-            forced = np.abs(own - expected)
-        gap = np.abs(own - expected)
+        own = reference.apply(network, step, given)
+        expected = theirs.get(step.output)
+        if expected is None:  # made between two tensors of the file: a maximum before its change of scale
+            given[step.output] = own
+            continue
+        forced = np.abs(own.astype(np.int16) - expected)
+        gap = np.abs(free[step.output].astype(np.int16) - expected)
         yield TensorDifference(
             tensor.name,
             type(step).__name__ + (" + Add" if getattr(step, "add", None) and len(sources(step)) == 2 else ""),
-            int(forced.max()),
             float((forced > 0).mean()),
+            int(forced.max()),
             int(gap.max()),
-            float((gap > 1).mean()),
-            float(np.sqrt((gap.astype(np.float64) ** 2).mean())),
+            float((gap > 0).mean()),
         )
 
 

@@ -1,11 +1,12 @@
 """The integer network: what every device executes, to the same bit.
 
-An `IntegerNetwork` is a list of steps over 8-bit tensors in NHWC order. It holds no floating point except the
-scales, which say what the integers mean and are never used in the arithmetic. `reference.py` defines the meaning of
-each step; `requantise.py` makes the fixed-point constants from real scales; the importer makes networks from QDQ ONNX.
+An `IntegerNetwork` is a list of steps over 8-bit tensors in NHWC order. Each tensor is the exact real value of its
+QuantizeLinear, rounded half to even and saturated, given the integers before it: `reference.py` defines the meaning of
+each step, `requantise.py` makes the constants with which devices compute the same and proves that they do; the importer
+makes networks from QDQ ONNX.
 
 All activations are uint8 (an int8 tensor of the file is shifted by 128, together with its zero point), weights int8,
-accumulators and biases int32.
+accumulators int32.
 """
 
 from __future__ import annotations
@@ -17,10 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 Int8Array: TypeAlias = npt.NDArray[np.int8]
-Int16Array: TypeAlias = npt.NDArray[np.int16]
 Int32Array: TypeAlias = npt.NDArray[np.int32]
+Int64Array: TypeAlias = npt.NDArray[np.int64]
 UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+
+
+INTEGER_RULE = 2
+"""Number of the rule by which integers are made; known answers say which they hold.
+
+1: 16-bit multipliers, within a sixteenth of a step of the exact value. 2: the exact value, rounded half to even.
+"""
 
 
 @dataclass(frozen=True)
@@ -56,53 +65,133 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Requantise:
-    """From an int32 accumulator to uint8, per output channel. All shifts are arithmetic (they floor).
+class ExactAffine:
+    """What the file says about one channel's result, in integers of any size; the definition of `Requantise`.
 
-    The accumulator is `a = sum((uint8 x) * (int8 w))` over raw bytes; what zero points add is inside `bias`, and so
-    are the output's zero point and the halves that turn the floors into rounding::
-
-        t = clip((a + bias[c]) << pre_shift >> shift[c], -2^15, 2^15 - 1)
-        u = (t * multiplier[c]) >> 16                # 4 fractional bits
-        y = clip(u >> 4, low, high)
+    `w = (a * factor[c] + offset[c]) / divisor`, then `y = clip(round_half_even(w) + zero_point, low, high)`, for the
+    accumulator `a = sum((uint8 x) * (int8 w))` over raw bytes: what zero points add is inside `offset`.
 
     Attributes:
-        bias: `int32[C]`.
-        multiplier: `int16[C]`, 2^14 <= multiplier < 2^15.
-        shift: `uint8[C]`, 0..31.
-        pre_shift: One constant per step, 0 unless a scale is 1/32 or more.
+        factor: Per channel, > 0.
+        offset: Per channel.
+        divisor: > 0.
+        zero_point: Of the output. ONNX adds it after rounding, so a tie goes to an even distance from it.
+        least, most: `int64[C]`, the range of `a` over all possible bytes.
+    """
+
+    factor: tuple[int, ...]
+    offset: tuple[int, ...]
+    divisor: int
+    zero_point: int
+    least: Int64Array
+    most: Int64Array
+
+
+@dataclass(frozen=True)
+class Requantise:
+    """From an int32 accumulator to uint8, per output channel: three equal forms of one rule.
+
+    `exact` is the definition. Devices with integer multipliers compute, with arithmetic shifts, in 64 bits::
+
+        v = a * multiplier[c] + offset[c]
+        y = v >> shift[c]
+        if (v & mask[c]) == 0: y = y & ~1            # ties to even; v is half a step above the exact value
+        result = clip(y + increment, low, high)
+
+    and devices with floating point, in IEEE float64::
+
+        y = round_half_even((fma(a, slope[c], intercept[c]) + coarse) - coarse)
+        result = clip(y + increment, low, high)
+
+    Both are proven equal to the definition for every accumulator possible when a network is imported
+    (`requantise.requantise`). `|v| < 2^62`, and the float64 result is within +-2^30.
+
+    Attributes:
+        exact: The definition.
+        multiplier: `int32[C]`, 0 <= multiplier < 2^31; below 2^27 wherever such a one is right. 0: a constant channel.
+        offset: `int64[C]`.
+        shift: `uint8[C]`, 0..61.
+        mask: `int64[C]`: bits of `v` that are all zero at a tie and nowhere else where it counts: those below `shift`
+            but for the lowest few. -1 for a channel without ties, or whose ties the thresholds settle.
+        increment: 0 or 1; 1 only with an odd zero point and ties.
+        slope: `float64[C]`.
+        intercept: `float64[C]`.
+        coarse: 0.0, or a constant that makes near-ties of this layer true ones (`fixed_point.COARSE`).
         low, high: Bounds of the result (ReLU and Clip live here), 0 <= low <= high <= 255.
     """
 
-    bias: Int32Array
-    multiplier: Int16Array
+    exact: ExactAffine
+    multiplier: Int32Array
+    offset: Int64Array
     shift: UInt8Array
-    pre_shift: int = 0
+    mask: Int64Array
+    increment: int
+    slope: Float64Array
+    intercept: Float64Array
+    coarse: float = 0.0
     low: int = 0
     high: int = 255
 
 
 @dataclass(frozen=True)
+class ExactSum:
+    """What the file says about an addition; the definition of `AddRule`.
+
+    `w = (y * first + r * second + offset) / divisor`, then `clip(round_half_even(w) + zero_point, low, high)`.
+    A `second` of 0 makes it a change of scale, zero point or bounds of `y` alone.
+    """
+
+    first: int
+    second: int
+    offset: int
+    divisor: int
+    zero_point: int
+
+    @property
+    def largest(self) -> int:
+        """No intermediate result of any two bytes is larger."""
+        return 256 * (self.first + self.second) + abs(self.offset) + 256 * self.divisor
+
+
+@dataclass(frozen=True)
 class AddRule:
-    """Sum of two uint8 tensors of different scales, in 16-bit arithmetic that is proven not to overflow.
+    """Sum of two uint8 tensors of different scales: three equal forms of one rule, as in `Requantise`.
 
-    The rule, with arithmetic shifts::
+    In integers (64 bits), and in IEEE float64::
 
-        v = ((y * multiplier) >> 8) + ((r * residual_multiplier) >> 8) + offset
-        out = clip(v >> fraction_bits, low, high)
+        v = y * multiplier + r * residual_multiplier + offset
+        out = v >> shift;  if (v & mask) == 0: out = out & ~1
+        result = clip(out + increment, low, high)
+
+        out = round_half_even((fma(y, slope, fma(r, residual_slope, intercept)) + coarse) - coarse)
+        result = clip(out + increment, low, high)
+
+    Both are proven equal to the definition for all 65,536 pairs of bytes (`requantise.add_rule`).
 
     Attributes:
-        multiplier: For the first operand (a fused convolution's own output), 0..65535.
-        residual_multiplier: For the second operand, 0..65535.
-        offset: int16; holds the zero points, the half and the mean of what the floors lose.
-        fraction_bits: 1..7; as many as 16 bits hold.
+        exact: The definition.
+        multiplier: For the first operand (a fused convolution's own output), 0 <= multiplier < 2^31.
+        residual_multiplier: For the second operand.
+        offset: Below 2^62.
+        shift: 0..61.
+        mask: As in `Requantise`.
+        increment: 0 or 1.
+        slope, residual_slope, intercept: float64.
+        coarse: As in `Requantise`.
         low, high: Bounds of the result.
     """
 
+    exact: ExactSum
     multiplier: int
     residual_multiplier: int
     offset: int
-    fraction_bits: int
+    shift: int
+    mask: int
+    increment: int
+    slope: float
+    residual_slope: float
+    intercept: float
+    coarse: float = 0.0
     low: int = 0
     high: int = 255
 

@@ -1,7 +1,9 @@
 """The definition of every step in plain numpy integers. What a device computes must equal this, bit for bit.
 
-Written to be read, not to be fast. Tensors are `uint8[N, H, W, C]`; arithmetic is int64, wide enough that nothing
-can wrap, and the int32 and int16 ranges that devices rely on are proven when a network is made.
+Each tensor is the exact real value of its QuantizeLinear, rounded half to even and saturated, given the integers before
+it. `Requantise.exact` and `AddRule.exact` say that value in integers of any size (`exact.affine_value` and
+`exact.sum_value` evaluate them); the fixed-point form that is used here was proven equal when the network was made.
+Written to be read, not to be fast. Tensors are `uint8[N, H, W, C]`; arithmetic is int64, in which nothing can wrap.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from fpga_ops.ir.network import (
     Conv,
     Float32Array,
     GlobalAveragePool,
+    Int64Array,
     IntegerNetwork,
     MaxPool,
     Requantise,
@@ -25,24 +28,24 @@ from fpga_ops.ir.network import (
     UInt8Array,
     sources,
 )
-from fpga_ops.ir.requantise import FRACTION_BITS, quantise
-
-Int64Array = npt.NDArray[np.int64]
+from fpga_ops.ir.requantise import quantise
 
 
 def requantise(accumulator: Int64Array, rule: Requantise) -> UInt8Array:
-    """`int64[..., C]` accumulators to `uint8[..., C]`; see `Requantise` for the rule."""
-    shifted = ((accumulator + rule.bias) << rule.pre_shift) >> rule.shift.astype(np.int64)
-    t = np.clip(shifted, -(2**15), 2**15 - 1)
-    u = (t * rule.multiplier.astype(np.int64)) >> 16
-    return np.clip(u >> FRACTION_BITS, rule.low, rule.high).astype(np.uint8)
+    """`int64[..., C]` accumulators to `uint8[..., C]`: the integer form of `Requantise`, equal to its `exact`."""
+    value = accumulator * rule.multiplier.astype(np.int64) + rule.offset
+    return _bounded(value >> rule.shift.astype(np.int64), (value & rule.mask) == 0, rule)
 
 
 def add(y: UInt8Array, r: UInt8Array, rule: AddRule) -> UInt8Array:
-    """Sum of two tensors of the same shape; see `AddRule`."""
-    first = (y.astype(np.int64) * rule.multiplier) >> 8
-    second = (r.astype(np.int64) * rule.residual_multiplier) >> 8
-    return np.clip((first + second + rule.offset) >> rule.fraction_bits, rule.low, rule.high).astype(np.uint8)
+    """Sum of two tensors of the same shape: the integer form of `AddRule`, equal to its `exact`."""
+    value = y.astype(np.int64) * rule.multiplier + r.astype(np.int64) * rule.residual_multiplier + rule.offset
+    return _bounded(value >> rule.shift, (value & rule.mask) == 0, rule)
+
+
+def _bounded(rounded: Int64Array, tie: npt.NDArray[np.bool_], rule: Requantise | AddRule) -> UInt8Array:
+    even = rounded - (tie & (rounded & 1))
+    return np.clip(even + rule.increment, rule.low, rule.high).astype(np.uint8)
 
 
 def windows(

@@ -17,8 +17,10 @@ FIELDS = (
     "pad_x", "pad_value", "tap_step", "in_mem", "in_base", "in_step", "in_h", "in_w", "in_cols", "in_vecs",
     "red_vecs", "group_vecs", "acts", "period", "lag", "trips", "array_trips", "out_mem", "out_base",
     "out_step", "out_vecs", "out_words", "add", "skip_base", "skip_step", "w_base", "w_words", "parts",
-    "part_acts", "last_acts", "part_words", "last_words", "next_words", "par_base", "pre_shift", "low", "high",
-    "add_first", "add_second", "add_offset", "add_shift", "add_low", "add_high", "out_channels",
+    "part_acts", "last_acts", "part_words", "last_words", "next_words", "par_base", "increment", "low", "high",
+    "add_first", "add_second", "add_offset_low", "add_offset_high", "add_shift", "add_tie", "add_increment",
+    "add_low", "add_high",
+    "row_bytes", "byte_step", "byte_taps", "byte_pad", "load_words", "load_size",
 )  # fmt: skip
 
 

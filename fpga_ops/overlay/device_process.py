@@ -26,14 +26,14 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-COUNTERS = ("params", "weights", "features", "array", "requant", "sink")
+COUNTERS = ("params", "weights", "former", "features", "array", "requant", "sink")
 """Loop counters of a layer, in the order in which `sink` writes them."""
 
 SLOTS = 2
 """Batches under way at once: one computes, one travels."""
 
-KERNELS = ("fetch", "params", "weights", "features", "array", "requant", "sink")
-AUTORUN = ("features", "array", "requant")
+KERNELS = ("fetch", "params", "weights", "former", "features", "array", "requant", "sink")
+AUTORUN = ("former", "features", "array", "requant")
 STAGES = (("fetch", "params", "weights"), AUTORUN, ("sink",))
 """Kernels that may run after each other where channels hold a whole run."""
 

@@ -54,12 +54,14 @@ class EmulatorSettings:
         strict: Channels as deep as on the board, and the board's lag: shows that depths do not deadlock. Slow.
         autorun: Keep the autorun attribute, as on the board. Such kernels spin while idle.
         counters: Count the iterations of every loop (`OverlayExecutable.trip_counts`).
+        unrolled: Compile what the hardware's compiler gets, with all loops unrolled: for small geometries.
         timeout: Seconds that a batch may take; None: by the batch's size.
     """
 
     strict: bool = False
     autorun: bool = False
     counters: bool = False
+    unrolled: bool = False
     timeout: float | None = None
 
 
@@ -243,13 +245,14 @@ class OverlayExecutable:
                 "DESCRIPTOR_DEPTH": layers, "TRIPS_DEPTH": layers,
                 "PARAM_DEPTH": plan.parameter_blocks * plan.images + 2,
                 "WEIGHT_DEPTH": sum(d["w_words"] for d in plan.descriptors) + 2,
-                "IMAGE_DEPTH": plan.input_bytes // (self.geometry.cw * self.geometry.pix) + 2,
-                "STORE_DEPTH": plan.output_bytes // self.geometry.map_word_bytes + 2,
+                "BYTES_DEPTH": sum(d["load_words"] for d in plan.descriptors) + 2,
+                "STORE_DEPTH": plan.output_bytes // self.geometry.stored_bytes + 2,
             }  # fmt: skip
             depths |= {name: _rounded(size) for name, size in words.items()}
         map0, map1 = (_rounded(words) for words in self.plan.map_words)
         options = [f"-D{k}={v}" for k, v in definitions(self.geometry, (map0, map1), depths).items()]
-        options.append("-DEMULATOR")
+        if not self.settings.unrolled:
+            options.append("-DEMULATOR")
         if self.settings.counters:
             options.append("-DCOUNT_TRIPS")
         if not self.settings.autorun:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import gcd
-from typing import Literal, TypeAlias
+from math import ceil, gcd, log2
+from typing import Literal, TypeAlias, get_args
 
 from fpga_ops.errors import DeviceError
 
-Arithmetic: TypeAlias = Literal["int8", "int8-pairs", "bfp"]
+Arithmetic: TypeAlias = Literal["int8", "int8-pairs"]
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -30,8 +30,13 @@ class Geometry:
         weight_depth: Words of wb bytes that the reader may be ahead of those buffers: fetched while the array has
             work that needs few weights, spent where a layer (a fully connected one) needs more than memory delivers.
         map_words: Depth of each of the two feature-map memories, in words of vec x pix bytes; None: as needed.
-        arithmetic: "int8"; "int8-pairs", two products in one 18x19 multiplier, same bits; "bfp", block floating point
-            with five-bit mantissas, other bits (see bfp.py).
+        resident_words: Words of wb bytes of weights that stay on the chip once they are loaded. The OpenCL kernels have
+            none: their memories do not outlive a launch.
+        accumulator_bits: Of a sum of products, signed: 27 is what a multiplier of a DSP block takes. A network whose
+            sums could be larger is refused.
+        multiplier_bits: Of the requantiser's and the addition's multipliers, unsigned. 27 in a block are enough for
+            nearly all channels; the few that need more are why the bits above are made in logic.
+        arithmetic: "int8"; "int8-pairs", two products in one 18x19 multiplier, the same bits.
     """
 
     vec: int = 32
@@ -42,22 +47,32 @@ class Geometry:
     weight_tiles: int = 512
     weight_depth: int = 256
     map_words: tuple[int, int] | None = None
+    resident_words: int = 0
+    accumulator_bits: int = 32
+    multiplier_bits: int = 31
     arithmetic: Arithmetic = "int8"
 
     def __post_init__(self) -> None:
         problem = ""
-        if min(self.vec, self.lane, self.pix, self.wb, self.weight_tiles, self.weight_depth) < 1 or self.lag < 0:
+        sizes = (self.vec, self.lane, self.pix, self.wb, self.weight_tiles, self.weight_depth)
+        if min(sizes) < 1 or min(self.lag, self.resident_words) < 0:
             problem = "all sizes must be positive"
         elif self.lane < self.vec:
             problem = f"lane ({self.lane}) must be at least vec ({self.vec}): pooling uses the lanes as channels"
         elif self.nh & (self.nh - 1):
             problem = f"vec / gcd(vec, lane) = {self.nh} must be a power of two"
+        elif self.pix > 15:
+            problem = f"pix ({self.pix}) is beyond 15, the banks that the kernels can have"
         elif self.pix % 2 == 0:
             problem = f"pix ({self.pix}) must be odd, or strides of 2 would meet a bank twice"
         elif (self.lane * self.vec) % self.wb:
             problem = f"a weight tile ({self.lane * self.vec} bytes) must be a whole number of {self.wb}-byte words"
         elif self.arithmetic == "int8-pairs" and self.lane % 2:
             problem = "pairs of products need an even number of lanes"
+        elif not (16 <= self.accumulator_bits <= 32 and 16 <= self.multiplier_bits <= 31):
+            problem = "accumulators have 16 to 32 bits, multipliers 16 to 31"
+        elif self.arithmetic not in get_args(Arithmetic):
+            problem = f"arithmetic '{self.arithmetic}' is none of {', '.join(get_args(Arithmetic))}"
         if problem:
             raise DeviceError(f"overlay geometry {self.vec}x{self.lane}x{self.pix}: {problem}")
 
@@ -82,6 +97,15 @@ class Geometry:
         return self.lane * self.vec // self.wb
 
     @property
+    def latency(self) -> int:
+        """Cycles from a vector's send to its result's arrival, a cycle for each level of logic: what `lag` must exceed.
+
+        Channel (4), array: product (4), its correction (2), adder tree (log2 vec), accumulator (1); channel (4),
+        requantiser: columns (log2 pix), product (5), offset (2), shift (3), bounds (3); channel (4).
+        """
+        return 4 + 4 + 2 + ceil(log2(self.vec)) + 1 + 4 + ceil(log2(self.pix)) + 5 + 2 + 3 + 3 + 4
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates in a cycle."""
         return self.vec * self.lane * self.pix
@@ -92,6 +116,16 @@ class Geometry:
         return self.vec * self.pix
 
     @property
+    def stored_bytes(self) -> int:
+        """Bytes that such a word takes in external memory: a power of two, which is read and written whole."""
+        return max(64, 1 << (self.map_word_bytes - 1).bit_length())
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes that CW channels of PIX pixels take there, in words of 64 bytes."""
+        return ceil_div(self.cw * self.pix, 64) * 64
+
+    @property
     def name(self) -> str:
         """For example `32x64x7-int8`."""
         return f"{self.vec}x{self.lane}x{self.pix}-{self.arithmetic}"
@@ -100,6 +134,7 @@ class Geometry:
         """Channel depths of the hardware (see overlay.cl for what each covers)."""
         return {
             "DESCRIPTOR_DEPTH": 2,
+            "BYTES_DEPTH": 64,
             "IMAGE_DEPTH": 16,
             "PARAM_DEPTH": 2,
             "WEIGHT_DEPTH": self.weight_depth,

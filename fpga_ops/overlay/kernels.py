@@ -28,13 +28,13 @@ def definitions(geometry: Geometry, map_words: tuple[int, int], depths: Mapping[
     """The -D options that make a geometry; the same for emulator and board."""
     options = {
         "VEC": geometry.vec, "LANE": geometry.lane, "PIX": geometry.pix, "CW": geometry.cw, "WB": geometry.wb,
-        "WEIGHT_TILES": geometry.weight_tiles, "MAP0_WORDS": max(1, map_words[0]), "MAP1_WORDS": max(1, map_words[1]),
+        "WEIGHT_TILES": geometry.weight_tiles,
+        "STORED_BYTES": geometry.stored_bytes, "ACC_BITS": geometry.accumulator_bits,
+        "MUL_BITS": geometry.multiplier_bits, "MAP0_WORDS": max(1, map_words[0]), "MAP1_WORDS": max(1, map_words[1]),
         **depths,
     }  # fmt: skip
     if geometry.arithmetic == "int8-pairs":
         options["MAC_PAIRS"] = 1
-    if geometry.arithmetic == "bfp":
-        options["BFP"] = 1
     return options
 
 

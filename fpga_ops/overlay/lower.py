@@ -1,7 +1,8 @@
 """Integer network -> stages: the forms that the overlay's one pipeline executes.
 
-- The first convolution of an input may be *folded*: the host lays out the input as im2col, so that a 7x7 stride-2
-  convolution on one plane becomes a 1x1 on 49 (or, rows only, a 7x1 on 7) and more of VEC is used. Chosen by cycles.
+- An input goes over as the bytes of the image. The device forms what a pixel of its map holds: the pixel's own planes,
+  or all planes of the row's window that its only reader, a convolution, needs (a 7x7 stride-2 convolution on one plane
+  becomes a 7x1 on 7 channels, and more of VEC is used). Chosen by cycles.
 - A grouped convolution becomes a dense one on a sliding range of channels with zeros off the blocks.
 - Max-pooling and stand-alone additions pass the requantiser with constants that leave a byte unchanged.
 - A residual operand must not lie in the memory that the source is read from; where no placement does it, a copy is
@@ -15,45 +16,47 @@ from dataclasses import dataclass, replace
 from math import gcd
 
 import numpy as np
-import numpy.typing as npt
 
 from fpga_ops.errors import ModelError
 from fpga_ops.ir.network import (
     Add,
     AddRule,
     Conv,
+    ExactAffine,
     GlobalAveragePool,
     IntegerNetwork,
     MaxPool,
     Requantise,
     Step,
     Tensor,
-    UInt8Array,
     sources,
 )
 from fpga_ops.overlay.descriptor import Op
 from fpga_ops.overlay.geometry import Geometry, ceil_div
 
-_X_BIAS = 64
-"""Padding to the left must stay below this many pixel groups (X_BIAS in overlay.h)."""
+MAX_STEP = 8
+"""Bytes from a pixel's window to the next that the device can form (MAX_STEP in overlay.h)."""
+WORD_BYTES = 64
+"""External-memory word of images (BYTES in overlay.h); padding before a row stays below it."""
 
 
 @dataclass(frozen=True)
-class Fold:
-    """How an input is laid out as im2col: every output pixel holds its window (or its row), channels innermost."""
+class Formed:
+    """What a pixel of an input's map is made of: `taps` bytes of its row, from `x * step - pad` on.
 
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    pads: tuple[int, int, int, int]
+    Attributes:
+        row_bytes: Bytes of a row of the image: width times planes.
+        step: Bytes from a pixel's window to the next.
+        taps: Bytes of a window.
+        pad: Bytes before the row that the first window begins with.
+        fill: The byte outside a row.
+    """
+
+    row_bytes: int
+    step: int
+    taps: int
+    pad: int
     fill: int
-
-    def apply(self, x: UInt8Array) -> UInt8Array:
-        """`uint8[N, H, W, C]` to `uint8[N, OH, OW, KH * KW * C]`."""
-        top, left, bottom, right = self.pads
-        padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=self.fill)
-        view: npt.NDArray[np.uint8] = np.lib.stride_tricks.sliding_window_view(padded, self.kernel, axis=(1, 2))  # type: ignore[call-overload]
-        view = view[:, :: self.strides[0], :: self.strides[1]].transpose(0, 1, 2, 4, 5, 3)
-        return np.ascontiguousarray(view).reshape(*view.shape[:3], -1)
 
 
 @dataclass(frozen=True)
@@ -92,22 +95,25 @@ class Lowered:
 
     Attributes:
         stages: LOADs first, STOREs last.
-        shapes: Stored shape of each tensor; a folded input's is its im2col.
-        folds: Inputs that the host lays out as im2col.
+        shapes: Stored shape of each tensor; an input whose windows the device forms has those as channels.
+        formed: Inputs that go over as they are; the others have too many planes and are packed by the host.
         zero_points: Of each tensor.
     """
 
     stages: tuple[Stage, ...]
     shapes: dict[str, tuple[int, int, int]]
-    folds: dict[str, Fold]
+    formed: dict[str, Formed]
     zero_points: dict[str, int]
 
 
 def identity(channels: int) -> Requantise:
-    """Constants that hand a byte through the requantiser unchanged: ((x << 6) * 2^14 >> 16) >> 4 = x."""
+    """Constants that hand a byte through the requantiser unchanged: (x * 1 + 0) >> 0 = x."""
+    zeros = np.zeros(channels, np.int64)
+    exact = ExactAffine((1,) * channels, (0,) * channels, 1, 0, zeros, zeros + 255)
     return Requantise(
-        np.zeros(channels, np.int32), np.full(channels, 2**14, np.int16), np.zeros(channels, np.uint8), pre_shift=6
-    )
+        exact, zeros.astype(np.int32) + 1, zeros, zeros.astype(np.uint8), zeros - 1, 0,
+        np.ones(channels), np.zeros(channels),
+    )  # fmt: skip
 
 
 def _group_vectors(conv: Conv, geometry: Geometry, vectors: int) -> tuple[int, int]:
@@ -142,8 +148,8 @@ def _features_cycles(geometry: Geometry, rows: int, width: int, taps: int, chann
     return ceil_div(outputs, geometry.lane) * rows * ceil_div(width, geometry.pix) * period
 
 
-def _load_cycles(geometry: Geometry, height: int, width: int, channels: int) -> int:
-    return height * ceil_div(width, geometry.pix) * ceil_div(channels, geometry.vec) * geometry.nh
+def _load_cycles(geometry: Geometry, height: int, width: int, row_bytes: int) -> int:
+    return height * (ceil_div(width, geometry.pix) * geometry.nh + ceil_div(row_bytes, WORD_BYTES) + 1)
 
 
 def _map_fits(geometry: Geometry, *shapes: tuple[int, int, int]) -> bool:
@@ -153,61 +159,46 @@ def _map_fits(geometry: Geometry, *shapes: tuple[int, int, int]) -> bool:
     return all(n <= m for n, m in zip(words, sorted(geometry.map_words, reverse=True), strict=False))
 
 
-def folded_conv(step: Conv, fold: Fold) -> Conv:
-    """The convolution that is left to do on the im2col."""
+def row_conv(step: Conv) -> Conv:
+    """The convolution that is left to do on a map whose pixels hold their row's windows."""
     outputs, kernel_h, _, _ = step.weights.shape
-    if fold.kernel[0] > 1 or kernel_h == 1:
-        return replace(
-            step, weights=step.weights.reshape(outputs, 1, 1, -1), strides=(1, 1), pads=(0, 0, 0, 0)
-        )  # fmt: skip
-    pads = (step.pads[0], 0, step.pads[2], 0)
-    return replace(
-        step, weights=step.weights.reshape(outputs, kernel_h, 1, -1), strides=(step.strides[0], 1), pads=pads
+    weights = step.weights.reshape(outputs, kernel_h, 1, -1)
+    return replace(step, weights=weights, strides=(step.strides[0], 1), pads=(step.pads[0], 0, step.pads[2], 0))
+
+
+def _form(network: IntegerNetwork, name: str, reader: Conv | None, geometry: Geometry) -> tuple[Formed | None, bool]:
+    """How an input is stored, and whether its only reader then works on windows of rows: the quicker way."""
+    source = network.tensors[name]
+    planes, row_bytes = source.channels, source.width * source.channels
+    plain = Formed(row_bytes, planes, planes, 0, source.zero_point) if planes <= min(MAX_STEP, geometry.vec) else None
+    if reader is None or reader.groups != 1 or reader.residual is not None:
+        return plain, False
+    _, kernel_h, kernel_w, _ = reader.weights.shape
+    step, taps, pad = reader.strides[1] * planes, kernel_w * planes, reader.pads[1] * planes
+    if step > MAX_STEP or taps > geometry.vec or pad >= WORD_BYTES or (kernel_w, reader.strides[1]) == (1, 1):
+        return plain, False
+    out = network.tensors[reader.output]
+    outputs = reader.weights.shape[0]
+    possible = gcd(reader.strides[1], geometry.pix) == 1
+    apart = _load_cycles(geometry, source.height, source.width, row_bytes) + _features_cycles(
+        geometry, out.height, out.width, kernel_h * kernel_w, planes, outputs
     )
+    together = _load_cycles(geometry, source.height, out.width, row_bytes) + _features_cycles(
+        geometry, out.height, out.width, kernel_h, taps, outputs
+    )
+    fits = _map_fits(geometry, (source.height, out.width, taps), out.shape)
+    if (possible and together >= apart) or not fits:
+        return plain, False
+    return Formed(row_bytes, step, taps, pad, source.zero_point), True
 
 
-def _folds(step: Conv, fill: int) -> tuple[Fold, ...]:
-    """The layouts that the host can make: whole windows, or rows of windows only."""
-    _, kernel_h, kernel_w, _ = step.weights.shape
-    if step.groups != 1 or step.residual is not None or (kernel_h, kernel_w) == (1, 1) == step.strides:
-        return ()
-    whole = Fold((kernel_h, kernel_w), step.strides, step.pads, fill)
-    rows = Fold((1, kernel_w), (1, step.strides[1]), (0, step.pads[1], 0, step.pads[3]), fill)
-    return (whole, rows) if kernel_h > 1 else (whole,)
-
-
-def _choose_fold(network: IntegerNetwork, step: Conv, geometry: Geometry) -> Fold | None:
-    """The quickest layout of a network input for its only reader, among those that fit; None: as it is."""
-    source, out = network.tensors[step.source], network.tensors[step.output]
-
-    def cycles(height: int, width: int, conv: Conv) -> int:
-        outputs, kernel_h, kernel_w, channels = conv.weights.shape
-        return _load_cycles(geometry, height, width, channels) + _features_cycles(
-            geometry, out.height, out.width, kernel_h * kernel_w, channels, outputs
-        )
-
-    possible = gcd(step.strides[1], geometry.pix) == 1 and step.pads[1] < _X_BIAS * geometry.pix
-    best: tuple[float, Fold | None] = (cycles(source.height, source.width, step) if possible else float("inf"), None)
-    for fold in _folds(step, source.zero_point):
-        left = folded_conv(step, fold)
-        height = out.height if fold.kernel[0] > 1 or left.weights.shape[1] == 1 else source.height
-        if _map_fits(geometry, (height, out.width, left.weights.shape[3]), out.shape):
-            need = cycles(height, out.width, left)
-            if need < best[0]:
-                best = (need, fold)
-    return best[1]
-
-
-def _check(step: Conv | MaxPool, kernel: tuple[int, int], geometry: Geometry) -> None:
+def _check(step: Conv | MaxPool, geometry: Geometry) -> None:
     if gcd(step.strides[1], geometry.pix) != 1:
         raise ModelError(
             f"a horizontal stride of {step.strides[1]} puts several of {geometry.pix} pixels into one memory bank; "
             f"use a geometry whose pix has no common factor with it",
             node=step.name,
         )
-    limit = _X_BIAS * geometry.pix
-    if max(step.pads[1], kernel[1]) >= limit:
-        raise ModelError(f"padding {step.pads[1]} or kernel {kernel[1]} is not below {limit}", node=step.name)
 
 
 class _Colours:
@@ -249,34 +240,29 @@ def lower(network: IntegerNetwork, geometry: Geometry) -> Lowered:
         ModelError: A step that the pipeline cannot do; the message names it.
     """
     readers = Counter(name for step in network.steps for name in sources(step))
-    folds: dict[str, Fold] = {}
-    for step in network.steps:
-        if (
-            isinstance(step, Conv)
-            and step.source in network.inputs
-            and readers[step.source] == 1
-            and step.source not in network.outputs
-        ):
-            fold = _choose_fold(network, step, geometry)
-            if fold is not None:
-                folds[step.source] = fold
     shapes = {name: tensor.shape for name, tensor in network.tensors.items()}
     zero_points = {name: tensor.zero_point for name, tensor in network.tensors.items()}
     stages: list[Stage] = []
-    for step in network.steps:
-        if isinstance(step, Conv) and step.source in folds:
-            source, out, left = network.tensors[step.source], network.tensors[step.output], folds[step.source]
-            rows = source.height if left.kernel[0] == 1 < step.weights.shape[1] else out.height
-            shapes[step.source] = (rows, out.width, folded_conv(step, left).weights.shape[3])
+    formed: dict[str, Formed] = {}
+    windowed: set[str] = set()
+    for name in network.inputs:
+        only = next((s for s in network.steps if isinstance(s, Conv) and s.source == name), None)
+        alone = readers[name] == 1 and name not in network.outputs
+        form, windows = _form(network, name, only if alone else None, geometry)
+        if form is not None:
+            formed[name] = form
+        if windows and only is not None:
+            windowed.add(name)
+            shapes[name] = (network.tensors[name].height, network.tensors[only.output].width, form.taps if form else 0)
     for name in network.inputs:
         h, w, c = shapes[name]
         stages.append(Stage(Op.LOAD, "load", "", name, h, w, c))
     for step in network.steps:
-        stages.append(_stage(network, step, geometry, shapes, folds))
+        stages.append(_stage(network, step, geometry, shapes, windowed))
     for name in network.outputs:
         h, w, c = shapes[name]
         stages.append(Stage(Op.STORE, "store", name, name, h, w, c))
-    return Lowered(_with_copies(tuple(stages), shapes, zero_points), shapes, folds, zero_points)
+    return Lowered(_with_copies(tuple(stages), shapes, zero_points), shapes, formed, zero_points)
 
 
 def _stage(
@@ -284,16 +270,16 @@ def _stage(
     step: Step,
     geometry: Geometry,
     shapes: dict[str, tuple[int, int, int]],
-    folds: dict[str, Fold],
+    windowed: set[str],
 ) -> Stage:
     out: Tensor = network.tensors[step.output]
     size = out.shape
     if isinstance(step, Conv):
         macs = out.height * out.width * step.weights.size
         vectors = ceil_div(shapes[step.source][2], geometry.vec)
-        conv = folded_conv(step, folds[step.source]) if step.source in folds else step
+        conv = row_conv(step) if step.source in windowed else step
         kernel = (conv.weights.shape[1], conv.weights.shape[2])
-        _check(conv, kernel, geometry)
+        _check(conv, geometry)
         reduced, moved = _group_vectors(conv, geometry, vectors)
         return Stage(
             Op.CONV, step.name, step.source, step.output, *size, kernel=kernel, strides=conv.strides,
@@ -301,7 +287,7 @@ def _stage(
             conv=conv, requantise=step.requantise, reduced_vectors=reduced, vector_step=moved, macs=macs,
         )  # fmt: skip
     if isinstance(step, MaxPool):
-        _check(step, step.kernel, geometry)
+        _check(step, geometry)
         return Stage(
             Op.MAX, step.name, step.source, step.output, *size, kernel=step.kernel, strides=step.strides,
             pads=step.pads[:2], requantise=identity(out.channels), vector_step=1,

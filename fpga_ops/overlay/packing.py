@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpga_ops.ir.network import Conv, Int8Array, Int32Array, Requantise, UInt8Array
-from fpga_ops.overlay import block_float
+from fpga_ops.ir.network import Conv, Int8Array, UInt8Array
 from fpga_ops.overlay.descriptor import Op
 from fpga_ops.overlay.geometry import Geometry, ceil_div
-from fpga_ops.overlay.lower import Stage
-from fpga_ops.overlay.plan import Plan
+from fpga_ops.overlay.lower import WORD_BYTES, Stage
+from fpga_ops.overlay.plan import Plan, tie
 
 
 def dense_weights(stage: Stage, conv: Conv, geometry: Geometry) -> Int8Array:
@@ -31,36 +30,27 @@ def dense_weights(stage: Stage, conv: Conv, geometry: Geometry) -> Int8Array:
 
 
 def weights(plan: Plan) -> Int8Array:
-    """External memory of weights: for each convolution `[group][tap][vector][LANE][VEC]` bytes."""
+    """External memory of weights: for each convolution `[group][tap][vector][LANE][VEC]` bytes, where `w_base` says."""
     geometry = plan.geometry
-    blocks: list[Int8Array] = []
+    base = {d.tensor: d["w_base"] for d in plan.descriptors if d.op is Op.CONV}
+    blocks: list[tuple[int, Int8Array]] = []
     for stage in plan.lowered.stages:
         if stage.op is Op.CONV and stage.conv is not None:
             full = dense_weights(stage, stage.conv, geometry)
             full = full.reshape(-1, geometry.lane, full.shape[1], stage.reduced_vectors, geometry.vec)
-            block = np.ascontiguousarray(full.transpose(0, 2, 3, 1, 4))
-            blocks.append((block_float.encode(block) if geometry.arithmetic == "bfp" else block).ravel())
-    return np.concatenate(blocks) if blocks else np.zeros(geometry.wb, np.int8)
-
-
-def _bias(stage: Stage, rule: Requantise, plan: Plan) -> Int32Array:
-    """The bias; with block floating point, corrected for what the rounded weights take from the zero point."""
-    if plan.geometry.arithmetic != "bfp" or stage.conv is None:
-        return rule.bias
-    full = dense_weights(stage, stage.conv, plan.geometry)
-    blocks = full.reshape(*full.shape[:2], stage.reduced_vectors, plan.geometry.vec)
-    lost = full.astype(np.int64).sum((1, 2)) - block_float.round_blocks(blocks).astype(np.int64).sum((1, 2, 3))
-    correction = plan.lowered.zero_points[stage.source] * lost[: len(rule.bias)]
-    corrected: Int32Array = (rule.bias + correction).astype(np.int32)
-    return corrected
+            packed = np.ascontiguousarray(full.transpose(0, 2, 3, 1, 4)).ravel()
+            blocks.append((base[stage.output], packed))
+    blocks.sort(key=lambda block: block[0])
+    return np.concatenate([packed for _, packed in blocks]) if blocks else np.zeros(geometry.wb, np.int8)
 
 
 def parameters(plan: Plan) -> UInt8Array:
-    """External memory of requantisation constants: par_t (8 LANE bytes) for each group."""
+    """External memory of requantisation constants: par_t (16 LANE bytes) for each group."""
     geometry = plan.geometry
+    lanes = (geometry.lane,)
     layout = np.dtype([
-        ("bias", "<i4", (geometry.lane,)), ("multiplier", "<i2", (geometry.lane,)), ("shift", "u1", (geometry.lane,)),
-        ("spare", "u1", (geometry.lane,)),
+        ("offset", "<i8", lanes), ("multiplier", "<u4", lanes), ("shift", "u1", lanes), ("tie", "u1", lanes),
+        ("spare", "u1", (2 * geometry.lane,)),
     ])  # fmt: skip
     blocks = []
     for stage in plan.lowered.stages:
@@ -70,8 +60,13 @@ def parameters(plan: Plan) -> UInt8Array:
         per_group = geometry.lane if stage.op is Op.CONV else geometry.vec
         groups = ceil_div(stage.channels, per_group)
         block = np.zeros(groups, layout)
-        bias = _bias(stage, rule, plan)
-        for field, values in (("bias", bias), ("multiplier", rule.multiplier), ("shift", rule.shift)):
+        # the kernels add half an accumulator's range to make it unsigned
+        offset = rule.offset - (rule.multiplier.astype(np.int64) << (geometry.accumulator_bits - 1))
+        ties = np.array(
+            [tie(int(mask), int(shift)) for mask, shift in zip(rule.mask, rule.shift, strict=True)], np.uint8
+        )
+        columns = (("offset", offset), ("multiplier", rule.multiplier), ("shift", rule.shift), ("tie", ties))
+        for field, values in columns:
             padded = np.zeros(groups * per_group, values.dtype)
             padded[: stage.channels] = values
             block[field][:, :per_group] = padded.reshape(groups, per_group)
@@ -82,13 +77,21 @@ def parameters(plan: Plan) -> UInt8Array:
 
 
 def image(geometry: Geometry, x: UInt8Array) -> UInt8Array:
-    """`uint8[images, H, W, C]` to the order of a LOAD: `[vector][image][row][pixel group][word][PIX][CW]`."""
+    """`uint8[images, H, W, C]`, packed: `[vector][image][row][pixel group][word][PIX][CW]`, words of whole 64 bytes."""
     n, height, width, channels = x.shape
     cols, vectors = ceil_div(width, geometry.pix), ceil_div(channels, geometry.vec)
     full = np.zeros((n, height, cols * geometry.pix, vectors * geometry.vec), np.uint8)
     full[:, :, :width, :channels] = x
     split = full.reshape(n, height, cols, geometry.pix, vectors, geometry.nh, geometry.cw)
-    return np.ascontiguousarray(split.transpose(4, 0, 1, 2, 5, 3, 6)).ravel()
+    words = split.transpose(4, 0, 1, 2, 5, 3, 6).reshape(-1, geometry.cw * geometry.pix)
+    return np.pad(words, ((0, 0), (0, geometry.packed_bytes - words.shape[1]))).ravel()
+
+
+def raw(x: UInt8Array) -> UInt8Array:
+    """`uint8[images, H, W, C]` as it is, up to a whole word of external memory."""
+    flat = np.ascontiguousarray(x).reshape(-1)
+    rest = -len(flat) % WORD_BYTES
+    return np.concatenate([flat, np.zeros(rest, np.uint8)]) if rest else flat
 
 
 def inputs(plan: Plan, values: dict[str, UInt8Array]) -> UInt8Array:
@@ -96,21 +99,22 @@ def inputs(plan: Plan, values: dict[str, UInt8Array]) -> UInt8Array:
     parts = []
     for stage in plan.lowered.stages:
         if stage.op is Op.LOAD:
-            fold = plan.lowered.folds.get(stage.output)
             x = values[stage.output]
-            parts.append(image(plan.geometry, fold.apply(x) if fold is not None else x))
-    return np.concatenate(parts)
+            parts.append(raw(x) if stage.output in plan.lowered.formed else image(plan.geometry, x))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def outputs(plan: Plan, raw: UInt8Array) -> dict[str, UInt8Array]:
+def outputs(plan: Plan, stored: UInt8Array) -> dict[str, UInt8Array]:
     """What the STOREs of one run wrote, as `uint8[images, H, W, C]` by name."""
     geometry, at, result = plan.geometry, 0, {}
     for stage in plan.lowered.stages:
         if stage.op is Op.STORE:
             cols, vectors = ceil_div(stage.width, geometry.pix), ceil_div(stage.channels, geometry.vec)
+            words = plan.images * stage.height * cols * vectors
+            size = words * geometry.stored_bytes
+            kept = stored[at : at + size].reshape(words, -1)[:, : geometry.map_word_bytes]
             shape = (plan.images, stage.height, cols, vectors, geometry.pix, geometry.vec)
-            size = int(np.prod(shape))
-            block = raw[at : at + size].reshape(shape).transpose(0, 1, 2, 4, 3, 5)
+            block = kept.reshape(shape).transpose(0, 1, 2, 4, 3, 5)
             full = block.reshape(plan.images, stage.height, cols * geometry.pix, vectors * geometry.vec)
             result[stage.source] = np.ascontiguousarray(full[:, :, : stage.width, : stage.channels])
             at += size

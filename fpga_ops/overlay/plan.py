@@ -9,11 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from fpga_ops.ir.network import IntegerNetwork
+from fpga_ops.errors import ModelError
+from fpga_ops.ir.network import AddRule, IntegerNetwork, Requantise
 from fpga_ops.overlay.descriptor import Descriptor, Op
 from fpga_ops.overlay.errors import DoesNotFitError
 from fpga_ops.overlay.geometry import Geometry, ceil_div
-from fpga_ops.overlay.lower import Lowered, Stage, lower, memory_constraints
+from fpga_ops.overlay.lower import WORD_BYTES, Formed, Lowered, Stage, lower, memory_constraints
+
+LIMIT = 2**16 - 1
+COUNTED = (
+    "images", "rows", "cols", "taps_y", "taps_x", "red_vecs", "acts", "period", "out_words", "parts", "groups", "pad_x",
+    "stride_x", "in_vecs",
+)  # fmt: skip
+"""Fields that the kernels count in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +63,13 @@ class Plan:
     @property
     def input_bytes(self) -> int:
         """Bytes sent to the device for one run."""
-        words = sum(d["outputs"] * d["out_words"] for d in self.descriptors if d.op is Op.LOAD)
-        return words * self.geometry.cw * self.geometry.pix
+        return sum(d["load_size"] for d in self.descriptors) * WORD_BYTES
 
     @property
     def output_bytes(self) -> int:
         """Bytes that come back from one run."""
         words = sum(d["outputs"] * d["acts"] for d in self.descriptors if d.op is Op.STORE)
-        return words * self.geometry.map_word_bytes
+        return words * self.geometry.stored_bytes
 
 
 class _Memory:
@@ -161,8 +168,23 @@ def plan(network: IntegerNetwork, geometry: Geometry, images: int = 1, max_lag: 
             weight_word += made[0]["w_words"]
         if stage.op in (Op.CONV, Op.MAX, Op.SUM):
             parameter += made[0]["groups"]
+    if geometry.resident_words:
+        _resident_first(descriptors)
     _schedule(descriptors, geometry, max_lag)
     return Plan(geometry, images, lowered, tuple(descriptors), peak, weight_word, parameter)
+
+
+def _resident_first(descriptors: list[Descriptor]) -> None:
+    """Order weight memory so that what waits most for each word comes first: the layers of the fewest pixel groups."""
+    layers: dict[str, list[Descriptor]] = {}
+    for d in descriptors:
+        if d.op is Op.CONV:
+            layers.setdefault(d.tensor, []).append(d)
+    at = 0
+    for made in sorted(layers.values(), key=lambda made: made[0]["images"] * made[0]["rows"] * made[0]["cols"]):
+        for d in made:
+            d.values["w_base"] = at
+        at += made[0]["w_words"]
 
 
 def _describe(
@@ -182,7 +204,6 @@ def _describe(
         "stride_x": stage.strides[1], "tap_step": stage.tap_step,
         "pad_y": stage.pads[0], "pad_x": stage.pads[1], "pad_value": stage.pad_value,
         "group_vecs": stage.vector_step, "red_vecs": stage.reduced_vectors,
-        "out_channels": stage.channels,
     }  # fmt: skip
     if stage.source:
         place, (height, width, channels) = at[stage.source], lowered.shapes[stage.source]
@@ -197,6 +218,7 @@ def _describe(
         values |= {"out_mem": place.memory, "out_base": place.base, "out_step": place.words, "out_vecs": vectors}
     if stage.op is Op.LOAD:
         values |= {"groups": vectors, "out_words": geometry.nh, "period": geometry.nh}
+        values |= _load(lowered.formed.get(stage.output), stage.height * images)
     if stage.op in (Op.CONV, Op.MAX, Op.SUM):
         acts = stage.taps * stage.reduced_vectors
         convolution = stage.op is Op.CONV
@@ -208,18 +230,22 @@ def _describe(
         }  # fmt: skip
         if stage.requantise is not None:
             rule = stage.requantise
-            values |= {"pre_shift": rule.pre_shift, "low": rule.low, "high": rule.high}
+            values |= {"increment": rule.increment, "low": rule.low, "high": rule.high}
+            _demand_widths(rule, geometry, stage.name)
         if stage.residual is not None and stage.add is not None:
-            place, rule_add = at[stage.residual], stage.add
-            values |= {
-                "add": 1, "skip_base": place.base, "skip_step": place.words, "add_first": rule_add.multiplier,
-                "add_second": rule_add.residual_multiplier, "add_offset": rule_add.offset,
-                "add_shift": rule_add.fraction_bits, "add_low": rule_add.low, "add_high": rule_add.high,
-            }  # fmt: skip
+            place = at[stage.residual]
+            values |= {"add": 1, "skip_base": place.base, "skip_step": place.words}
+            values |= _addition(stage.add, geometry, stage.name)
     repeat = 1
     if stage.op is Op.CONV:
         repeat = _weights(values, stage, geometry, weight_word)
     values["outputs"] = values["groups"] * values["images"] * values["rows"] * values["cols"]
+    if stage.op is Op.LOAD and not values["byte_step"]:
+        values["load_words"] = values["outputs"] * geometry.nh * (geometry.packed_bytes // WORD_BYTES)
+        values["load_size"] = values["load_words"]
+    for field in COUNTED:
+        if values.get(field, 0) > LIMIT:
+            raise DoesNotFitError(f"descriptor field {field}", values[field], LIMIT, stage.name)
     made = []
     for image in range(repeat):
         own = dict(values)
@@ -227,6 +253,57 @@ def _describe(
             own[base] = values.get(base, 0) + image * values.get(step, 0)
         made.append(Descriptor(own, stage.name, stage.output, stage.macs * images // repeat))
     return made
+
+
+def tie(mask: int, shift: int) -> int:
+    """How the kernels are told which bits of a fraction are zero at a tie: 0 for no ties, else 1 + the lowest bit.
+
+    Raises:
+        ModelError: The bits are not those below `shift` but for the lowest few.
+    """
+    if mask == -1:
+        return 0
+    lowest = (mask & -mask).bit_length() - 1
+    if mask <= 0 or mask != (1 << shift) - (1 << lowest):
+        raise ModelError(f"a rule with the tie mask {mask:#x} for a shift of {shift} has no form here")
+    return lowest + 1
+
+
+def _demand_widths(rule: Requantise, geometry: Geometry, name: str) -> None:
+    """Raise DoesNotFitError for constants or sums that the geometry's widths do not hold."""
+    bits = max(int(rule.exact.most.max(initial=0)).bit_length(), int(-1 - rule.exact.least.min(initial=0)).bit_length())
+    if bits + 1 > geometry.accumulator_bits:
+        raise DoesNotFitError("bits of an accumulator", bits + 1, geometry.accumulator_bits, name)
+    _demand_multiplier(int(rule.multiplier.max(initial=0)), geometry, name)
+
+
+def _demand_multiplier(multiplier: int, geometry: Geometry, name: str) -> None:
+    if multiplier.bit_length() > geometry.multiplier_bits:
+        raise DoesNotFitError("bits of a multiplier", multiplier.bit_length(), geometry.multiplier_bits, name)
+
+
+def _addition(rule: AddRule, geometry: Geometry, name: str) -> dict[str, int]:
+    """Fields of an addition; its 64-bit offset is two words."""
+    _demand_multiplier(max(rule.multiplier, rule.residual_multiplier), geometry, name)
+    low = rule.offset & 0xFFFFFFFF
+    return {
+        "add_first": rule.multiplier, "add_second": rule.residual_multiplier,
+        "add_offset_low": low - (low >> 31 << 32), "add_offset_high": rule.offset >> 32,
+        "add_shift": rule.shift, "add_tie": tie(rule.mask, rule.shift), "add_increment": rule.increment,
+        "add_low": rule.low, "add_high": rule.high,
+    }  # fmt: skip
+
+
+def _load(formed: Formed | None, rows: int) -> dict[str, int]:
+    """Fields of a LOAD of so many rows of raw bytes: each is read from its first byte's word to its last's."""
+    if formed is None:
+        return {"byte_step": 0}
+    size = formed.row_bytes
+    words = sum(((y + 1) * size - 1) // WORD_BYTES - y * size // WORD_BYTES + 1 for y in range(rows))
+    return {
+        "row_bytes": size, "byte_step": formed.step, "byte_taps": formed.taps, "byte_pad": formed.pad,
+        "pad_value": formed.fill, "load_words": words, "load_size": ceil_div(rows * size, WORD_BYTES),
+    }  # fmt: skip
 
 
 def _weights(values: dict[str, int], stage: Stage, geometry: Geometry, weight_word: int) -> int:

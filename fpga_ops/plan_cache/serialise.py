@@ -9,7 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.ir.classifier_head import Head
-from fpga_ops.ir.network import Add, AddRule, GlobalAveragePool, IntegerNetwork, MaxPool, Requantise, Tensor
+from fpga_ops.ir.network import (
+    Add,
+    AddRule,
+    ExactAffine,
+    ExactSum,
+    GlobalAveragePool,
+    IntegerNetwork,
+    MaxPool,
+    Requantise,
+    Tensor,
+)
 from fpga_ops.model_parts import Contents, Outside
 from fpga_ops.vector.layout import Layout
 from fpga_ops.vector.plan import Layer, Plan
@@ -18,8 +28,8 @@ from fpga_ops.vector.shapes import ConvShape, Geometry, Tile
 _CLASSES: dict[str, type[Any]] = {
     one.__name__: one
     for one in (
-        Add, AddRule, Contents, ConvShape, Geometry, GlobalAveragePool, Head, IntegerNetwork, Layer, Layout, MaxPool,
-        Outside, Plan, Requantise, Tensor, Tile,
+        Add, AddRule, Contents, ConvShape, ExactAffine, ExactSum, Geometry, GlobalAveragePool, Head, IntegerNetwork,
+        Layer, Layout, MaxPool, Outside, Plan, Requantise, Tensor, Tile,
     )
 }  # fmt: skip
 _KINDS = "iuf"

@@ -9,8 +9,8 @@ from fpga_ops.ir.network import Requantise
 
 Bytes = npt.NDArray[np.uint8]
 
-PARAMETER_BYTES = 10
-"""Per channel: bias, shift and multiplier."""
+PARAMETER_BYTES = 16
+"""Per channel: slope and intercept."""
 
 
 def accumulator_order(vectors: int, fast: bool) -> npt.NDArray[np.intp]:
@@ -25,16 +25,6 @@ def accumulator_order(vectors: int, fast: bool) -> npt.NDArray[np.intp]:
     lane, place = np.divmod(element, 4)
     order: npt.NDArray[np.intp] = (16 if vectors == 4 else 8) * lane + 4 * vector + place
     return order
-
-
-def multiplier_order(vectors: int, fast: bool) -> npt.NDArray[np.intp]:
-    """Channel of each 16-bit word after accumulators were packed to words."""
-    if vectors != 4 or not fast:
-        return np.arange(vectors * 16)
-    word = np.arange(32)
-    lane, half, place = word // 8, (word // 4) % 2, word % 4
-    first = 16 * lane + 4 * half + place
-    return np.concatenate([first, first + 8])
 
 
 def pack_weights(matrix: npt.NDArray[np.int8], vectors: int, fast: bool) -> Bytes:
@@ -57,18 +47,9 @@ def pack_weights(matrix: npt.NDArray[np.int8], vectors: int, fast: bool) -> Byte
 
 
 def pack_parameters(rule: Requantise, channels: int, vectors: int, fast: bool) -> Bytes:
-    """Per panel: int32 bias, int32 shift, int16 multiplier; channels past the rule's are zero."""
-
-    def column(values: npt.NDArray[np.generic], dtype: type[np.generic], order: npt.NDArray[np.intp]) -> Bytes:
-        full = np.zeros(channels, dtype)
-        full[: len(values)] = values
-        chosen = full.reshape(-1, 16 * vectors)[:, order]
-        return np.ascontiguousarray(chosen).view(np.uint8).reshape(len(chosen), -1)
-
-    lanes, words = accumulator_order(vectors, fast), multiplier_order(vectors, fast)
-    columns = [
-        column(rule.bias, np.int32, lanes),
-        column(rule.shift, np.int32, lanes),
-        column(rule.multiplier, np.int16, words),
-    ]
-    return np.concatenate(columns, axis=1).ravel()
+    """Per panel: float64 slopes, float64 intercepts; channels past the rule's are zero."""
+    order = accumulator_order(vectors, fast)
+    full = np.zeros((2, channels), np.float64)
+    full[0, : len(rule.slope)], full[1, : len(rule.slope)] = rule.slope, rule.intercept
+    panels = full.reshape(2, -1, 16 * vectors)[:, :, order].transpose(1, 0, 2)
+    return np.ascontiguousarray(panels).view(np.uint8).ravel()

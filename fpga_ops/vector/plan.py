@@ -27,7 +27,6 @@ from fpga_ops.ir.network import (
     sources,
     step_operations,
 )
-from fpga_ops.ir.requantise import input_multiplier
 from fpga_ops.runtime.memory import aligned
 from fpga_ops.vector import packing, winograd
 from fpga_ops.vector.layout import ALIGNMENT, VECTOR, Arena, Layout, round_up, stored_channels
@@ -39,10 +38,10 @@ FIELDS = (
     "OUTPUT_STEP", "WEIGHTS", "PARAMETERS", "ROWS", "ROWS_PER_TASK", "GROUPS", "STRIPS", "GROUP_BYTES", "PANELS",
     "DIRECT", "SCRATCH", "RULE",
 )  # fmt: skip
-"""Longs of a layer's record, in order; RULE opens the 8 that `AddRule` and the bounds take."""
+"""Longs of a layer's record, in order; RULE opens those of its rule (kernels/vector/types.cl)."""
 
-RECORD = len(FIELDS) + 7
-NO_ADD = AddRule(0, 0, 0, 1)
+RULE_LONGS = 11
+RECORD = len(FIELDS) + RULE_LONGS - 1
 MAX_ARENA = 1 << 34
 PACKERS = 4
 """Threads that pack weights."""
@@ -84,7 +83,7 @@ class Layer:
     scratch: int = 0
     scratch_step: int = 0
     case: int = 0
-    rule: tuple[int, ...] = (0, 0, 0, 1, 0, 255, 0, 255)
+    rule: tuple[int, ...] = (0,) * RULE_LONGS
     argument: int = -1
     """Number of the input or output argument that it reads or writes."""
 
@@ -333,22 +332,29 @@ def _detail(context: _Context, layer: Layer) -> None:
             partial(packing.pack_parameters, step.requantise, stored, stored // VECTOR, False),
         )
         _split(layer, stored // VECTOR, few)
-        layer.rule = _rule(NO_ADD, step.requantise)
+        layer.rule = _rule(None, step.requantise)
     elif isinstance(step, Add):
         _split(layer, places[layer.writes].height, many)
         layer.rule = _rule(step.add, None)
     else:
         tensor = context.network.tensors[layer.writes or layer.reads[0]]
         _split(layer, tensor.height, many if layer.kind == "quantise" else few)
-        factor = int(input_multiplier(tensor.scale).view(np.int32))  # the kernel takes the float32's bits
-        layer.rule = (factor, tensor.zero_point, 0, 0, 0, 0, 0, 0)
+        layer.rule = (_bits(tensor.scale), tensor.zero_point, *(0,) * (RULE_LONGS - 2))
 
 
-def _rule(add: AddRule, requantise: Requantise | None) -> tuple[int, ...]:
-    low, high = (requantise.low, requantise.high) if requantise is not None else (0, 255)
-    return (
-        add.multiplier, add.residual_multiplier, add.offset, add.fraction_bits, low, high, add.low, add.high
-    )  # fmt: skip
+def _bits(value: float) -> int:
+    """A float64 as the long of its bits."""
+    return int(np.float64(value).view(np.int64))
+
+
+def _rule(add: AddRule | None, requantise: Requantise | None) -> tuple[int, ...]:
+    """Slopes and intercept of the sum, then coarse constant, increment and bounds of requantisation and of the sum."""
+    sum_ = (0, 0, 0) if add is None else tuple(map(_bits, (add.slope, add.residual_slope, add.intercept)))
+    ends = [
+        (0, 0, 0, 255) if one is None else (_bits(one.coarse), one.increment, one.low, one.high)
+        for one in (requantise, add)
+    ]
+    return (*sum_, *ends[0], *ends[1])
 
 
 def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
@@ -358,12 +364,11 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
     pooled = written.height if layer.pool else 0
     shape, matrix = geometry(step, source.channels, written.channels, output, pooled)
     tile = context.table.choose(shape)
-    rule, add = step.requantise, step.add or NO_ADD
+    rule, add = step.requantise, step.add
     vectors = 4 if tile.winograd else tile.vectors
     conv_shape = ConvShape(
         shape, tile, source.pitch, shape.width if layer.pool else written.pitch,
-        places[step.residual].pitch if step.residual is not None else shape.width, rule.pre_shift,
-        (rule.low, rule.high) != (0, 255), (add.low, add.high) != (0, 255),
+        places[step.residual].pitch if step.residual is not None else shape.width,
         pool_constants(layer.pool, written) if layer.pool else (),
     )  # fmt: skip
     layer.shape = conv_shape
@@ -424,7 +429,7 @@ def _records(
             values["DIRECT"] = direct[layer.writes] + 1 if layer.writes in direct else 0
         for name, value in values.items():
             row[place_of[name]] = value
-        row[place_of["RULE"] : place_of["RULE"] + 8] = layer.rule
+        row[place_of["RULE"] :] = layer.rule
         first += layer.tasks
     records[-1, place_of["FIRST"]] = first
     return records

@@ -150,9 +150,6 @@ class ConvShape:
     pitch: int
     out_pitch: int
     residual_pitch: int
-    pre_shift: int
-    bounded: bool
-    sum_bounded: bool
     pool: tuple[int, ...] = ()
     """kernel y, x, stride y, x, top, left, output width of a fused pool."""
 
@@ -167,8 +164,7 @@ class ConvShape:
             "NV": t.vectors, "PIXELS_OUTER": int(t.pixels_outer), "GROUP_OUT": g.group_out, "GROUP_IN": g.group_in,
             "ONE_ROW": int(window_step or bool(self.pool) or (g.width % t.pixels == 0 and t.strip % t.pixels == 0)),
             "CONTIGUOUS": int(window_step and g.pixels > MANY_PIXELS),
-            "RESIDUAL": int(g.residual), "PRE": self.pre_shift, "BOUNDED": int(self.bounded),
-            "SUM_BOUNDED": int(self.sum_bounded), "AHEAD": int(g.window * t.vectors * 16 >= 24000 and not self.pool),
+            "RESIDUAL": int(g.residual), "AHEAD": int(g.window * t.vectors * 16 >= 24000 and not self.pool),
             "BLOCK": max(d for d in range(1, FLOAT_EXACT + 1) if g.segment % d == 0),
         }  # fmt: skip
         if t.winograd:

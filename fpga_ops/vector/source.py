@@ -154,7 +154,7 @@ def _case(plan: Plan, layer: Layer, in_place: bool) -> str:
         return (
             f"quantise_input(in{layer.argument}{_of_image(f'{tensor.size}L', in_place)}, output, {tensor.channels}, "
             f"{place.channels}, {tensor.height}, {tensor.width}, {place.pitch * place.channels}L, "
-            "as_float((int)rule[0]), (int)rule[1], not_finite, from, to);"
+            "rule, not_finite, from, to);"
         )
     read = plan.places[layer.reads[0]]
     if layer.kind == "emit":
@@ -173,10 +173,9 @@ def _case(plan: Plan, layer: Layer, in_place: bool) -> str:
             f"{strides[0]}, {strides[1]}, {pads[0]}, {pads[1]}, from, to);"
         )
     if layer.kind == "average_pool":
-        pre_shift = layer.step.requantise.pre_shift  # type: ignore[union-attr]
         return (
             f"average_pool(source, parameters, output, rule, {read.channels}, {read.height}, {read.width}, "
-            f"{read.pitch * read.channels}L, {pre_shift}, from, to);"
+            f"{read.pitch * read.channels}L, from, to);"
         )
     second = plan.places[layer.reads[1]]
     return (

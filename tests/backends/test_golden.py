@@ -11,6 +11,7 @@ import pytest
 import fpga_ops
 import triton_server
 from fpga_ops.errors import ModelError
+from fpga_ops.ir.network import INTEGER_RULE
 from triton_server.repository.known_answers import read_golden
 
 
@@ -30,6 +31,22 @@ def test_a_planted_object_is_refused_and_never_run(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"golden\.npz cannot be read: .*pickle"):
         read_golden(tmp_path, ["input"], ["scores"])
     assert not mark.exists()
+
+
+def test_integers_of_an_earlier_rule_are_refused_with_the_reason(tmp_path: Path) -> None:
+    """The file is out of date; a device that differs from it is not broken."""
+    answers = {"input": np.zeros((2, 4), np.float32), "scores": np.zeros((2, 2), np.float32)}
+    integers = np.zeros((2, 8), np.uint8)
+    for rule in ({}, {"rule": np.array(1)}, {"rule": np.array(INTEGER_RULE + 1)}):
+        np.savez(tmp_path / "golden.npz", **answers, features=integers, **rule)
+        with pytest.raises(ModelError, match=rf"integers of rule \d.*by rule {INTEGER_RULE}.*renew-answers"):
+            read_golden(tmp_path, ["input"], ["scores"])
+    np.savez(tmp_path / "golden.npz", **answers, features=integers, rule=np.array(INTEGER_RULE))
+    golden = read_golden(tmp_path, ["input"], ["scores"])
+    assert golden is not None
+    np.testing.assert_array_equal(golden.features, integers)
+    np.savez(tmp_path / "golden.npz", **answers)  # scores alone are of no rule
+    assert read_golden(tmp_path, ["input"], ["scores"]) is not None
 
 
 def test_nothing_that_serves_reads_pickles() -> None:

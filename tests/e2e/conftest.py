@@ -26,6 +26,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 import fpga_ops
+from fpga_ops.ir.network import INTEGER_RULE
 from tests.fpga_ops.onnx_models import quantise, resnet
 from triton_server.repository.admission import sha256
 from triton_server.repository.model_version import describe_onnx
@@ -95,7 +96,7 @@ def write_golden(version: Path, shape: Sequence[int] = (2, 3, 32, 32)) -> None:
     with fpga_ops.load(version / "model.onnx", "reference") as network:
         outputs = network.run({"images": inputs})
         features = next(iter(network.features({"images": inputs}).values()))
-    np.savez(version / "golden.npz", input=inputs, features=features, **outputs)
+    np.savez(version / "golden.npz", input=inputs, features=features, rule=np.array(INTEGER_RULE), **outputs)
 
 
 def images(*shape: int, seed: int = 5) -> np.ndarray:

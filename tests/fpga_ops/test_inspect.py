@@ -44,10 +44,26 @@ def test_compare(file, tmp_path, capsys):
     images = np.random.default_rng(0).normal(0, 1, (2, 3, 32, 32)).astype(np.float32)
     np.savez(tmp_path / "golden.npz", input=images)
     assert run(file, "--json", "--compare", tmp_path / "golden.npz") == 0
-    rows = json.loads(capsys.readouterr().out)["comparison"]
-    assert all(row["forced"] <= 2 for row in rows)
+    found = json.loads(capsys.readouterr().out)
+    assert all(row["differ"] <= 1e-4 and row["max"] <= 1 for row in found["tensors"])
+    assert {"name", "differ", "max"} <= found["tensors"][0].keys()
+    ours = found["answers"][0]
+    assert found["logit_shift"] == {"mean": ours["mean"], "sd": ours["sd"]}
+    assert (ours["rows"], ours["decisions"]) == (2, None)
+    assert abs(ours["mean"]) < 0.01
     assert run(file, "--compare", tmp_path / "golden.npz") == 0
     assert "against onnxruntime" in capsys.readouterr().out
+
+
+def test_logits_of_two_classes_are_compared(tmp_path, capsys):
+    path = quantise(resnet(classes=2, softmax=True), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", input=np.random.default_rng(0).normal(0, 1, (12, 3, 32, 32)).astype(np.float32))
+    assert run(path, "--json", "--compare", tmp_path / "x.npz") == 0
+    ours, kernels = json.loads(capsys.readouterr().out)["answers"][:2]
+    assert (ours["rows"], ours["far"]) == (12, 0)
+    assert abs(ours["mean"]) < 0.005
+    assert ours["sd"] < 0.02
+    assert kernels["name"] == "onnxruntime, int8 kernels"
 
 
 def test_compare_refuses_other_arrays(file, tmp_path):

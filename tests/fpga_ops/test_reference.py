@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fpga_ops.ir import reference
-from fpga_ops.ir.network import AddRule, Conv, GlobalAveragePool, MaxPool, Requantise, Tensor
+from fpga_ops.ir.network import AddRule, Conv, ExactSum, GlobalAveragePool, MaxPool, Requantise, Tensor
 from tests.support import networks
 
 some = settings(derandomize=True, deadline=None, max_examples=40, phases=[Phase.explicit, Phase.generate])
-BLANK = Requantise(np.zeros(1, np.int32), np.zeros(1, np.int16), np.zeros(1, np.uint8))
+BLANK = networks.blank_rule()
 
 
 @st.composite
@@ -70,25 +72,30 @@ def test_max_pool(window, extreme, seed):
 
 
 def test_requantise_rule_as_written():
-    rule = Requantise(np.array([3, -7], np.int32), np.array([16384, 32767], np.int16), np.array([0, 5], np.uint8), 2,
-                      4, 250)  # fmt: skip
-    accumulators = np.random.default_rng(0).integers(-(2**20), 2**20, (50, 2))
+    blank = networks.blank_rule().exact
+    rule = Requantise(
+        blank, np.array([3, 70000], np.int32), np.array([5, -(2**33)]), np.array([4, 20], np.uint8),
+        np.array([15, -1]), 1, np.zeros(2), np.zeros(2), low=4, high=250,
+    )  # fmt: skip
+    accumulators = np.random.default_rng(0).integers(-(2**18), 2**18, (400, 2))
+    accumulators[:200, 0] = np.arange(-100, 100)
     got = reference.requantise(accumulators, rule)
     for row, result in zip(accumulators.tolist(), got.tolist(), strict=True):
-        for channel in range(2):
-            t = ((row[channel] + int(rule.bias[channel])) * 4) // 2 ** int(rule.shift[channel])
-            t = min(max(t, -(2**15)), 2**15 - 1)
-            u = t * int(rule.multiplier[channel]) // 2**16
-            assert result[channel] == min(max(u // 16, 4), 250)
+        value = row[0] * 3 + 5
+        level = value // 16 - (value // 16) % 2 if value % 16 == 0 else value // 16
+        assert result[0] == min(max(level + 1, 4), 250)
+        assert result[1] == min(max((row[1] * 70000 - 2**33) // 2**20 + 1, 4), 250)
 
 
 def test_add_rule_as_written():
     every = np.arange(256, dtype=np.uint8)
     y, r = (grid.reshape(-1).astype(np.uint8) for grid in np.meshgrid(every, every))
-    rule = AddRule(5000, 777, -321, 4, 10, 200)
-    expected = [
-        min(max((int(a) * 5000 // 256 + int(b) * 777 // 256 - 321) // 16, 10), 200) for a, b in zip(y, r, strict=True)
-    ]
+    rule = AddRule(ExactSum(1, 1, 0, 1, 0), 50, 7, -321, 6, 63, 1, 0.0, 0.0, 0.0, low=10, high=200)
+    expected = []
+    for a, b in zip(y.tolist(), r.tolist(), strict=True):
+        value = a * 50 + b * 7 - 321
+        level = value // 64 - (value // 64) % 2 if value % 64 == 0 else value // 64
+        expected.append(min(max(level + 1, 10), 200))
     np.testing.assert_array_equal(reference.add(y, r, rule), expected)
 
 
@@ -97,9 +104,10 @@ def test_global_average_pool():
     builder = networks.Builder(np.random.default_rng(0))
     builder.tensors["x"], builder.values["x"] = Tensor("x", 7, 5, 9, 0.02, 11), x
     name = builder.global_average_pool("x")
-    exact = (x.astype(float).mean((1, 2)) - 11) * 1.3 + 3
+    factor = Fraction(float(np.float32(1.3 / 35)))
     assert isinstance(builder.steps[-1], GlobalAveragePool)
-    assert np.abs(builder.values[name][:, 0, 0] - np.clip(exact, 0, 255)).max() <= 0.5 + 0.05
+    for total, got in zip(x.sum((1, 2)).ravel().tolist(), builder.values[name].ravel().tolist(), strict=True):
+        assert got == min(max(round((total - 35 * 11) * factor) + 3, 0), 255)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 import pytest
 
+from fpga_ops.ir.network import INTEGER_RULE
+from retrain.commands import renew_answers as renew_command
 from retrain.commands import rollback as rollback_command
 from retrain.commands import versions as versions_command
 from retrain.errors import PublishError
 from retrain.publishing import publish as publishing
 from retrain.publishing.publish import publish, rollback
-from retrain.publishing.versions import damaged_files, versions, write_version
+from retrain.publishing.versions import damaged_files, renew_answers, versions, write_version
 from retrain.quantisation.export import with_constituents
 from tests.retrain.tagger import IMAGE, golden_jets, tiny_quantised
 
@@ -41,6 +43,28 @@ def test_a_version_is_complete_and_sound(tmp_path: Path, network) -> None:
         assert golden["probabilities"].shape == (3, 2)
     (version.folder / "golden.npz").write_bytes(b"other")
     assert damaged_files(version) == ["golden.npz"]
+
+
+def test_answers_are_renewed_in_place(tmp_path: Path, network, capsys) -> None:
+    version = write_version(tmp_path, MODEL, network, golden_jets(), card())
+    golden, model = version.folder / "golden.npz", version.folder / "model.onnx"
+    with np.load(golden) as archive:
+        answers = dict(archive)
+    np.savez(golden, input=answers["input"], features=answers["features"] ^ 1, probabilities=answers["probabilities"])
+    content = model.read_bytes()
+    assert renew_command.run(argparse.Namespace(versions=[version.folder])) == 0
+    with np.load(golden) as archive:
+        assert archive["rule"] == INTEGER_RULE
+        for name in ("input", "features", "probabilities"):
+            np.testing.assert_array_equal(archive[name], answers[name])
+    assert damaged_files(version) == []
+    assert model.read_bytes() == content
+    assert len(list(version.folder.iterdir())) == 3
+    model.write_bytes(content[:-1])
+    before = golden.read_bytes()
+    with pytest.raises(PublishError, match="not what the model card says"):
+        renew_answers(version)
+    assert golden.read_bytes() == before
 
 
 def test_versions_count_up_and_a_failure_leaves_nothing(tmp_path: Path, network) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from fpga_ops.importer.steps import rescale_rule
 from fpga_ops.ir import reference
+from fpga_ops.ir.exact import Dyadics, affine
 from fpga_ops.ir.network import (
     Add,
     Conv,
@@ -20,7 +21,18 @@ from fpga_ops.ir.network import (
     Tensor,
     UInt8Array,
 )
-from fpga_ops.ir.requantise import accumulator_bound, add_rule, requantise, zero_point_correction
+from fpga_ops.ir.requantise import accumulator_range, add_rule, requantise, zero_point_correction
+
+
+def rule_of(scale, bias, zero_point, correction=0, low=0, high=255, least=-(2**24), most=2**24) -> Requantise:
+    """The proven rule of `clip(round((a - correction) * scale + bias) + zero_point)`; floats are taken as they are."""
+    exact = affine(Dyadics.of(scale), Dyadics.of(bias), 1, (1.0, zero_point), correction, least, most)
+    return requantise(exact, low, high)
+
+
+def blank_rule(low: int = 0, high: int = 255) -> Requantise:
+    """A rule of which only the bounds are looked at."""
+    return rule_of([1.0], [0.0], 0, 0, low, high, 0, 255)
 
 
 @dataclass
@@ -57,15 +69,8 @@ class Builder:
         scale = (80.0 if step.requantise.low == zero_point else 45.0) / spread * self.rng.uniform(0.5, 1.5, len(spread))
         scale = np.minimum(scale, 0.2)
         bias = self.rng.uniform(-20, 20, len(spread))
-        return requantise(
-            scale,
-            bias,
-            zero_point,
-            correction,
-            step.requantise.low,
-            step.requantise.high,
-            accumulator_bound(step.weights),
-        )
+        bounds = step.requantise.low, step.requantise.high
+        return rule_of(scale, bias, zero_point, correction, *bounds, *accumulator_range(step.weights))
 
     def conv(
         self,
@@ -85,11 +90,10 @@ class Builder:
         ).astype(np.int8)
         zero_point = 0 if relu and residual is None else int(self.rng.integers(100, 156))
         low = zero_point if relu and residual is None else 0
-        blank = Requantise(np.zeros(1, np.int32), np.zeros(1, np.int16), np.zeros(1, np.uint8), 0, low, 255)
-        step = Conv(name, source, name, weights, blank, strides, pads, groups)
+        step = Conv(name, source, name, weights, blank_rule(low), strides, pads, groups)
         rule = self._requantise(step, zero_point)
         if residual is None:
-            rule = Requantise(rule.bias, rule.multiplier, rule.shift, rule.pre_shift, low, high)
+            rule = replace(rule, low=low, high=high)
             return self._finish(Conv(name, source, name, weights, rule, strides, pads, groups), name, 0.02, zero_point)
         other = self.tensors[residual]
         out_zero = 0 if relu else int(self.rng.integers(90, 160))
@@ -115,16 +119,8 @@ class Builder:
         name = f"t{len(self.steps)}"
         tensor = self.tensors[source]
         area = tensor.height * tensor.width
-        count = np.ones(tensor.channels)
-        rule = requantise(
-            count * 1.3 / area,
-            0 * count,
-            3,
-            (count * area * tensor.zero_point).astype(np.int64),
-            0,
-            255,
-            (count * area * 255).astype(np.int64),
-        )
+        ratio = np.full(tensor.channels, np.float32(1.3 / area))
+        rule = rule_of(ratio, 0 * ratio, 3, area * tensor.zero_point, 0, 255, 0, area * 255)
         return self._finish(GlobalAveragePool(name, source, name, rule), name, tensor.scale / 1.3, 3)
 
     def add(self, first: str, second: str, relu: bool = True) -> str:
@@ -142,13 +138,13 @@ class Builder:
         return self._finish(Add(name, source, source, name, rule), name, scale, zero_point)
 
     def affine(self, source: str) -> str:
-        """What a batch normalisation behind a QuantizeLinear becomes: a depthwise 1x1 with weights of +-127."""
+        """What a batch normalisation behind a QuantizeLinear becomes: a depthwise 1x1 with weights of +-1."""
         name, tensor = f"t{len(self.steps)}", self.tensors[source]
-        signs = self.rng.choice([-127, 127], (tensor.channels, 1, 1, 1)).astype(np.int8)
+        signs = self.rng.choice([-1, 1], (tensor.channels, 1, 1, 1)).astype(np.int8)
         correction = zero_point_correction(signs, tensor.zero_point)
-        factor = self.rng.uniform(0.05, 1.5, tensor.channels) / 127
+        factor = self.rng.uniform(0.05, 1.5, tensor.channels)
         offset = self.rng.uniform(-20, 20, tensor.channels)
-        rule = requantise(factor, offset, 110, correction, 0, 255, accumulator_bound(signs))
+        rule = rule_of(factor, offset, 110, correction, 0, 255, *accumulator_range(signs))
         step = Conv(name, source, name, signs, rule, (1, 1), (0, 0, 0, 0), tensor.channels)
         return self._finish(step, name, 0.02, 110)
 

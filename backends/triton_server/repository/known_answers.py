@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.errors import ModelError
+from fpga_ops.ir.network import INTEGER_RULE
 from triton_server.supervisor.probe import SCORE_TOLERANCE
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -52,7 +53,8 @@ def read_golden(version: Path, inputs: Sequence[str], outputs: Sequence[str], ro
     """The first ``rows`` known answers of a version folder, None without golden.npz.
 
     ``inputs`` and ``outputs`` are the model's names; the array ``input`` of the file is for its only input. Raises
-    ModelError for a file that cannot be read or a model with several inputs.
+    ModelError for a file that cannot be read, a model with several inputs, or integers of another rule than the one
+    that every device computes (``fpga_ops.ir.network.INTEGER_RULE``): the file is out of date then, no device broken.
     """
     path = version / "golden.npz"
     if not path.is_file():
@@ -64,6 +66,13 @@ def read_golden(version: Path, inputs: Sequence[str], outputs: Sequence[str], ro
             given = np.ascontiguousarray(archive["input"][:rows])
             answers = {name: archive[name][:rows] for name in outputs if name in archive}
             features = archive["features"][:rows] if "features" in archive else None
+            rule = int(archive["rule"]) if "rule" in archive else 1  # files from before the rules had numbers
     except _UNREADABLE as error:
         raise ModelError(f"golden.npz cannot be read: {error}") from error
+    if features is not None and rule != INTEGER_RULE:
+        raise ModelError(
+            f"golden.npz holds integers of rule {rule}, and this software computes by rule {INTEGER_RULE} (see "
+            f"docs/explanation/integer-network.md): its devices are not at fault. Run "
+            f"`triton-fpga renew-answers {version}` and judge the model's working points again"
+        )
     return Golden({inputs[0]: given}, answers, features)

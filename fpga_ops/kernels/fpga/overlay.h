@@ -1,19 +1,39 @@
 /* Overlay: compile-time geometry, the layer descriptor and the words that travel on the channels.
  *
  * Set by the host with -D (fpga_ops/overlay/geometry.py):
- *   PIX    output pixels of one row computed together; odd, so that strides 1 and 2 never hit a bank twice
+ *   PIX    output pixels of one row computed together; odd and at most 15: strides 1 and 2 never hit a bank twice
  *   VEC    input channels reduced in a cycle          LANE  output channels in a cycle, at least VEC
  *   CW     channels in a stored word, gcd(VEC, LANE)  WB    weight bytes that external memory delivers in a cycle
  *   MAP0_WORDS, MAP1_WORDS   depth of the two feature-map memories, in VEC x PIX bytes
  *   WEIGHT_TILES             LANE x VEC tiles in each of the two weight buffers
+ *   ACC_BITS, MUL_BITS       bits of an accumulator (signed) and of a requantiser's multiplier (unsigned)
+ *   STORED_BYTES             a power of two that holds VEC x PIX bytes: what a result takes in external memory
  *   *_DEPTH                  channel depths
- * Options: EMULATOR, HOST_LAUNCHED, COUNT_TRIPS, MAC_PAIRS (two products in one multiplier), BFP (block floating point).
+ * Options: EMULATOR (no unrolling), HOST_LAUNCHED, COUNT_TRIPS, MAC_PAIRS (two products in one multiplier).
  */
 #pragma OPENCL EXTENSION cl_intel_channels : enable
 
 #define NH  (VEC / CW)            /* stored words read together for each pixel          */
 #define WPT (LANE * VEC / WB)     /* external-memory words in a weight tile             */
-#define X_BIAS (64 * PIX)         /* keeps x positive, so that / and % by PIX are exact */
+#define BYTES 64                  /* of an external-memory word of images               */
+#define MAX_STEP 8                /* bytes from a pixel's window to the next, at most   */
+#define FORMED_WORDS ((CW * PIX + BYTES - 1) / BYTES)    /* external-memory words of a packed result word */
+#define LARGER(a, b) ((a) > (b) ? (a) : (b))
+/* bytes that `former` holds: a word before the window, the windows of PIX pixels, a word beyond */
+#define SPAN LARGER(FORMED_WORDS * BYTES, 2 * BYTES + LARGER(BYTES, (PIX - 1) * MAX_STEP + VEC))
+
+/* One array a bank: an array of PIX banks would be rounded up to a power of two. M(bank) for every bank. */
+#define BANKS_1(M) M(0)
+#define BANKS_3(M) BANKS_1(M) M(1) M(2)
+#define BANKS_5(M) BANKS_3(M) M(3) M(4)
+#define BANKS_7(M) BANKS_5(M) M(5) M(6)
+#define BANKS_9(M) BANKS_7(M) M(7) M(8)
+#define BANKS_11(M) BANKS_9(M) M(9) M(10)
+#define BANKS_13(M) BANKS_11(M) M(11) M(12)
+#define BANKS_15(M) BANKS_13(M) M(13) M(14)
+#define BANKS_(n, M) BANKS_##n(M)
+#define BANKS(n, M) BANKS_(n, M)
+#define EACH_BANK(M) BANKS(PIX, M)
 
 #define TASK    __attribute__((max_global_work_dim(0))) __attribute__((uses_global_work_offset(0)))
 #ifdef HOST_LAUNCHED              /* for the emulator, whose idle autorun kernels spin for ever */
@@ -25,8 +45,10 @@
 #endif
 #ifdef EMULATOR                   /* unrolling has no meaning there and only slows the build */
 #  define UNROLL
+#  define II1
 #else
 #  define UNROLL _Pragma("unroll")
+#  define II1 _Pragma("ii 1")
 #endif
 #ifdef COUNT_TRIPS
 #  define COUNT(x) x
@@ -67,19 +89,44 @@ typedef struct {
   int next_words;                   /* words of the next convolution's first part                      */
   int par_base;
   /* arithmetic (fpga_ops/ir/reference.py) */
-  int pre_shift, low, high;
-  int add_first, add_second, add_offset, add_shift, add_low, add_high;
-  int out_channels;                 /* block floating point: channels beyond are stored as zero            */
-  int spare[8];
+  int increment, low, high;
+  int add_first, add_second, add_offset_low, add_offset_high, add_shift, add_tie, add_increment, add_low, add_high;
+  /* a LOAD's image in external memory, words of BYTES bytes; byte_step 0: packed by the host               */
+  int row_bytes;                    /* of a row of the image                                               */
+  int byte_step, byte_taps, byte_pad;   /* from a pixel's window to the next; of a window; before the row  */
+  int load_words, load_size;        /* words that are read; words from this LOAD's data to the next's      */
   int checksum;
 } layer_t;
 
 #define LAYER_WORDS 64
+
+/* Counts n iterations, 1 <= n < 65536, again and again; `last` is known one iteration ahead. */
+typedef struct { ushort left; bool last; } counter_t;
+
+counter_t counter(int n)
+{
+  const counter_t c = {(ushort)(n - 1), n == 1};
+  return c;
+}
+
+counter_t next(counter_t c, int n)
+{
+  const counter_t down = {(ushort)(c.left - 1), c.left == 1};
+  return c.last ? counter(n) : down;
+}
+
+#if MAP0_WORDS <= 65536 && MAP1_WORDS <= 65536
+typedef ushort at_t;              /* an address in a map memory; sums wrap, what is used is in range */
+#else
+typedef uint at_t;
+#endif
 
 typedef struct { uchar c[CW]; }      cword_t;
 typedef struct { cword_t h[NH]; }    vword_t;
 typedef struct { vword_t p[PIX]; }   act_t;      /* one vector of channels for each pixel   */
 typedef struct { int p[PIX][LANE]; } acc_t;      /* finished accumulators                   */
 typedef struct { cword_t p[PIX]; }   res_t;      /* CW output channels of PIX pixels        */
+typedef union { act_t v; uchar b[STORED_BYTES]; } stored_t;
+typedef struct { uchar b[BYTES]; }   bytes_t;
 typedef struct { char b[WB]; }       wword_t;
-typedef struct { int bias[LANE]; short multiplier[LANE]; uchar shift[LANE]; uchar spare[LANE]; } par_t;
+typedef struct { long offset[LANE]; uint multiplier[LANE]; uchar shift[LANE], tie[LANE], spare[2 * LANE]; } par_t;

@@ -12,17 +12,16 @@
 //   PIXELS_OUTER  1: for each tile of pixels all panels of the task; 0: for each panel all tiles
 //   GROUP_OUT/IN  output channels of a convolution group, and how far its source channels are from the last group's
 //   RESIDUAL      1: a second tensor is added after requantisation
-//   PRE, BOUNDED, SUM_BOUNDED  pre-shift; 1 if the result (of the convolution, of the sum) needs explicit bounds
 //   CONTIGUOUS    1: pixels' windows follow each other in memory (1x1, stride 1), and there are many
 //   AHEAD         1: fetch the next task's weights meanwhile
 //   BLOCK         (portable code) products summed in float before they move to int: at most 512, so sums are exact
 //
 // Weights are packed per panel of 16*NV output channels: FAST [step of 4 bytes][vector][16 channels][4 bytes], else
-// [byte][channel]. Parameters of a panel: int32 bias, int32 shift, int16 multiplier, in the order the packing
-// instructions need (fpga_ops/vector/packing.py).
+// [byte][channel]. Parameters of a panel: float64 slopes, float64 intercepts, in the order the packing instructions need
+// (fpga_ops/vector/packing.py).
 
 #define PANEL (NV * 16)
-#define PARAMETERS (PANEL * 5 / 2)
+#define PARAMETERS (PANEL * 2) // doubles
 #define STEPS (ROWS * SEGMENT / 4)
 #if ONE_ROW
 #define SOURCE(i) (first + (i) * STRIDE_X * CIN)
@@ -41,7 +40,7 @@
 #endif
 
 INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restrict weights,
-                            G const int* restrict parameters, G uchar* restrict output,
+                            G const double* restrict parameters, G uchar* restrict output,
                             G const uchar* restrict residual, G const long* restrict rule, const int m,
                             G const char* ahead)
 {
@@ -57,7 +56,7 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
   #pragma unroll
   for (int i = 0; i < MR; ++i)
     #pragma unroll
-    for (int j = 0; j < NV; ++j) sum[i][j] = vload16(j, parameters);
+    for (int j = 0; j < NV; ++j) sum[i][j] = 0;
 
 #if FAST
   // what the tile ends with is mostly in the third-level cache: fetched now, it is there when the products are done
@@ -126,18 +125,16 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
 #if FAST && NV > 1
   short32 words[MR][NV / 2];
   #pragma unroll
-  for (int j = 0; j < NV / 2; ++j)
+  for (int j = 0; j < NV; j += 2)
     #pragma unroll
     for (int i = 0; i < MR; ++i)
-      words[i][j] = requantise32(sum[i][2 * j], sum[i][2 * j + 1], PRE, parameters + PANEL + 32 * j,
-                                 (G const short32*)(parameters + 2 * PANEL) + j);
+      words[i][j / 2] =
+          pack_int_to_short(requantise16(sum[i][j], parameters + 16 * j, parameters + PANEL + 16 * j, rule),
+                            requantise16(sum[i][j + 1], parameters + 16 * j + 16, parameters + PANEL + 16 * j + 16, rule));
   uchar64 z[MR];
   #pragma unroll
   for (int i = 0; i < MR; ++i) {
     z[i] = pack_short_to_uchar(words[i][0], words[i][NV / 2 - 1]); // NV == 2: each 8 bytes twice
-#if BOUNDED
-    z[i] = bound64(z[i], rule + 4);
-#endif
 #if RESIDUAL
     G const uchar* other = residual + RES_PLACE(m + i);
 #if NV == 4
@@ -145,9 +142,6 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
 #else
     const long4 r = *(G const long4*)other;
     z[i] = add64(z[i], __builtin_astype((long8)(r.s0, r.s0, r.s1, r.s1, r.s2, r.s2, r.s3, r.s3), uchar64), rule);
-#endif
-#if SUM_BOUNDED
-    z[i] = bound64(z[i], rule + 6);
 #endif
 #endif
   }
@@ -165,12 +159,12 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
   for (int i = 0; i < MR; ++i) {
     G uchar* out = output + PLACE(m + i);
     G const uchar* other = residual + RES_PLACE(m + i);
-    G const short16* multiplier = (G const short16*)(parameters + 2 * PANEL);
     #pragma unroll
     for (int j = 0; j < NV; ++j) {
-      uchar16 z = clip16(requantise16(sum[i][j], PRE, vload16(j, parameters + PANEL), multiplier[j]), rule + 4);
+      uchar16 z =
+          convert_uchar16(requantise16(sum[i][j], parameters + 16 * j, parameters + PANEL + 16 * j, rule));
 #if RESIDUAL
-      z = clip16(add16(z, vload16(j, other), rule), rule + 6);
+      z = add16(z, vload16(j, other), rule);
 #endif
       vstore16(z, j, out);
     }
@@ -180,7 +174,7 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
 
 // Output pixels m0 to m1 (at least MR of them) and panels p0 to p1. `source` is the first byte of pixel 0's window.
 SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* restrict weights,
-                              G const int* restrict parameters, G uchar* restrict output,
+                              G const double* restrict parameters, G uchar* restrict output,
                               G const uchar* restrict residual, G const long* restrict rule,
                               const int m0, const int m1, const int p0, const int p1, G const char* ahead)
 {

@@ -15,7 +15,7 @@
 
 // Pooled rows y0 to y1; `ring` belongs to this task alone.
 SEPARATE void JOIN(conv_pool_, ID)(G const uchar* restrict source, G const char* restrict weights,
-                                   G const int* restrict parameters, G uchar* restrict output, const long out_pitch,
+                                   G const double* restrict parameters, G uchar* restrict output, const long out_pitch,
                                    G uchar* restrict ring, G const long* restrict rule, const int panels, const int y0,
                                    const int y1)
 {

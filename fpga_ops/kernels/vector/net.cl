@@ -38,7 +38,7 @@ SEPARATE void run_task(G uchar* restrict arena, G const char* restrict constants
   G const uchar* other = arena + layer[L_OTHER] + image * layer[L_OTHER_STEP];
   G uchar* output = arena + layer[L_OUTPUT] + image * layer[L_OUTPUT_STEP];
   G const char* weights = constants + layer[L_WEIGHTS];
-  G const int* parameters = (G const int*)(constants + layer[L_PARAMETERS]);
+  G const double* parameters = (G const double*)(constants + layer[L_PARAMETERS]);
   G const long* rule = layer + L_RULE;
   // convolutions are cut in strips of pixels x groups of panels, other steps in rows
   const int rows = (int)layer[L_ROWS], step = (int)layer[L_ROWS_PER_TASK], panels = (int)layer[L_PANELS];

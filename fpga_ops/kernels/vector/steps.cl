@@ -11,21 +11,24 @@ typedef uchar16 wide;
 #define WIDE_MAX max
 #endif
 
-// float32 planes [channels][height][width] to uint8: clip(round_half_even(x * factor) + zero_point).
-// `largest` keeps the largest magnitude met, as bits: those of NaN and infinities are larger than any finite value's.
+// float32 planes [channels][height][width] to uint8: clip(round_half_even(x / scale) + zero_point), exact in float64.
+// `rule`: scale, zero point. `largest` keeps the largest magnitude met, as bits: those of NaN and infinities are larger
+// than any finite value's.
 #define MAGNITUDE 0x7fffffff
 #define INFINITE 0x7f800000
-INLINE uchar16 quantise16(float16 value, float factor, int zero_point, int16* largest)
+INLINE uchar16 quantise16(float16 value, double scale, int zero_point, int16* largest)
 {
   *largest = max(*largest, as_int16(value) & MAGNITUDE);
-  const float16 scaled = clamp(rint(value * factor), -1024.0f, 1024.0f);
-  return convert_uchar16_sat(convert_int16(scaled) + zero_point);
+  const double16 steps = clamp(rint(convert_double16(value) / scale), -1024.0, 1024.0);
+  return convert_uchar16_sat(convert_int16(steps) + zero_point);
 }
 
 SEPARATE void quantise_input(G const float* restrict planes, G uchar* restrict output, const int channels,
                              const int stored_channels, const int height, const int width, const long pitch,
-                             const float factor, const int zero_point, G int* not_finite, const int y0, const int y1)
+                             G const long* rule, G int* not_finite, const int y0, const int y1)
 {
+  const double scale = as_double(rule[0]);
+  const int zero_point = (int)rule[1];
   int16 largest = 0;
   const long plane = (long)height * width;
   for (int y = y0; y < y1; ++y) {
@@ -35,9 +38,9 @@ SEPARATE void quantise_input(G const float* restrict planes, G uchar* restrict o
 #if FAST
     if (channels == 3 && stored_channels == 3)
       for (; x + 16 <= width; x += 16) {
-        const uchar16 a = quantise16(vload16(0, in + x), factor, zero_point, &largest);
-        const uchar16 b = quantise16(vload16(0, in + x + plane), factor, zero_point, &largest);
-        const uchar16 c = quantise16(vload16(0, in + x + 2 * plane), factor, zero_point, &largest);
+        const uchar16 a = quantise16(vload16(0, in + x), scale, zero_point, &largest);
+        const uchar16 b = quantise16(vload16(0, in + x + plane), scale, zero_point, &largest);
+        const uchar16 c = quantise16(vload16(0, in + x + 2 * plane), scale, zero_point, &largest);
         const uchar32 ab = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17,
                                                    18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
         const uchar32 cc = __builtin_shufflevector(c, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1,
@@ -52,12 +55,13 @@ SEPARATE void quantise_input(G const float* restrict planes, G uchar* restrict o
       }
 #endif
     if (channels == 1 && stored_channels == 1)
-      for (; x + 16 <= width; x += 16) vstore16(quantise16(vload16(0, in + x), factor, zero_point, &largest), 0, out + x);
+      for (; x + 16 <= width; x += 16) vstore16(quantise16(vload16(0, in + x), scale, zero_point, &largest), 0, out + x);
     for (; x < width; ++x)
       for (int c = 0; c < channels; ++c) {
-        const float value = in[x + c * plane], scaled = clamp(rint(value * factor), -1024.0f, 1024.0f);
+        const float value = in[x + c * plane];
+        const double steps = clamp(rint((double)value / scale), -1024.0, 1024.0);
         largest.s0 = max(largest.s0, as_int(value) & MAGNITUDE);
-        out[(long)x * stored_channels + c] = convert_uchar_sat(convert_int(scaled) + zero_point);
+        out[(long)x * stored_channels + c] = convert_uchar_sat(convert_int(steps) + zero_point);
       }
   }
   if (not_finite && any(largest >= (int16)INFINITE)) *not_finite = 1;
@@ -93,19 +97,17 @@ SEPARATE void max_pool(G const uchar* restrict source, G uchar* restrict output,
   }
 }
 
-// Mean over the map for vectors v0 to v1 of 16 channels; parameters: int32 bias, int32 shift, int16 multiplier [channels].
-SEPARATE void average_pool(G const uchar* restrict source, G const int* restrict parameters, G uchar* restrict output,
+// Mean over the map for vectors v0 to v1 of 16 channels; parameters: float64 slopes [channels], intercepts.
+SEPARATE void average_pool(G const uchar* restrict source, G const double* restrict parameters, G uchar* restrict output,
                            G const long* restrict rule, const int channels, const int height, const int width,
-                           const long pitch, const int pre_shift, const int v0, const int v1)
+                           const long pitch, const int v0, const int v1)
 {
-  G const short* multiplier = (G const short*)(parameters + 2 * channels);
   for (int v = v0; v < v1; ++v) {
-    int16 sum = vload16(v, parameters);
+    int16 sum = 0;
     for (int y = 0; y < height; ++y)
       for (int x = 0; x < width; ++x)
         sum += convert_int16(vload16(v, source + y * pitch + (long)x * channels));
-    const short16 u = requantise16(sum, pre_shift, vload16(v, parameters + channels), vload16(v, multiplier));
-    vstore16(clip16(u, rule + 4), v, output);
+    vstore16(convert_uchar16(requantise16(sum, parameters + 16 * v, parameters + channels + 16 * v, rule)), v, output);
   }
 }
 
@@ -115,8 +117,8 @@ SEPARATE void add_tensors(G const uchar* restrict first, G const uchar* restrict
 {
   for (int y = y0; y < y1; ++y)
     for (int x = 0; x < row_bytes; x += 16)
-      vstore16(clip16(add16(vload16(0, first + y * first_pitch + x), vload16(0, second + y * second_pitch + x), rule),
-                      rule + 6), 0, output + y * out_pitch + x);
+      vstore16(add16(vload16(0, first + y * first_pitch + x), vload16(0, second + y * second_pitch + x), rule), 0,
+               output + y * out_pitch + x);
 }
 
 // An output tensor to ONNX's layout: [channels][height][width].

@@ -21,16 +21,7 @@ int16 dot_u8s8(int16, char64, char64) __asm__("llvm.x86.avx512.vpdpbusd.512");
 int16 dot_s16s16(int16, short32, short32) __asm__("llvm.x86.avx512.vpdpwssd.512");
 short32 pack_int_to_short(int16, int16) __asm__("llvm.x86.avx512.packssdw.512");
 uchar64 pack_short_to_uchar(short32, short32) __asm__("llvm.x86.avx512.packuswb.512");
-short32 high_product(short32, short32) __asm__("llvm.x86.avx512.pmulh.w.512");
-ushort32 high_product_unsigned(ushort32, ushort32) __asm__("llvm.x86.avx512.pmulhu.w.512");
 
-// Bytes 0-7 (LOW) or 8-15 (HIGH) of each 128-bit lane, times 256 as 16-bit words: the inverse of pack_short_to_uchar.
-#define WORDS_LOW(v) __builtin_astype(__builtin_shufflevector((uchar64)(uchar)0, v, \
-  0,64,1,65,2,66,3,67,4,68,5,69,6,70,7,71, 16,80,17,81,18,82,19,83,20,84,21,85,22,86,23,87, \
-  32,96,33,97,34,98,35,99,36,100,37,101,38,102,39,103, 48,112,49,113,50,114,51,115,52,116,53,117,54,118,55,119), ushort32)
-#define WORDS_HIGH(v) __builtin_astype(__builtin_shufflevector((uchar64)(uchar)0, v, \
-  8,72,9,73,10,74,11,75,12,76,13,77,14,78,15,79, 24,88,25,89,26,90,27,91,28,92,29,93,30,94,31,95, \
-  40,104,41,105,42,106,43,107,44,108,45,109,46,110,47,111, 56,120,57,121,58,122,59,123,60,124,61,125,62,126,63,127), ushort32)
 // Into the first-level cache, to be read or written soon; and into the second-level cache.
 #define FETCH_TO_READ(address) __builtin_prefetch((const void*)(address), 0, 3)
 #define FETCH_TO_WRITE(address) __builtin_prefetch((const void*)(address), 1, 3)
@@ -52,57 +43,40 @@ int sched_yield(void); // the driver's linker finds the C library's; asked of a 
 #define READ(address) atomic_load_explicit(ATOMIC(address), memory_order_acquire, memory_scope_device)
 #endif
 
-// ---- the requantisation rule in standard C (see fpga_ops/ir/network.py); constants are 16-bit, shifts floor
+// ---- the rules (see fpga_ops/ir/network.py) in IEEE float64: one rounding of the product and sum, ties to even. A layer's
+// `rule`: slopes of both operands and intercept of a sum, then coarse constant, increment, low and high of the
+// requantisation, then those of the sum; real numbers as the bits of a double.
+#pragma OPENCL EXTENSION cl_khr_fp64 : enable
+#define ENDS 3
+#define SUM_ENDS 7
 
-INLINE short16 requantise16(int16 accumulator, int pre_shift, int16 shift, short16 multiplier)
+INLINE int16 finish16(const double16 value, G const long* ends)
 {
-  return mul_hi(convert_short16_sat((accumulator << pre_shift) >> shift), multiplier) >> (short)4;
+  const double coarse = as_double(ends[0]);
+  const int16 rounded = convert_int16_rte((value + coarse) - coarse);
+  return clamp(rounded + (int)ends[1], (int16)(int)ends[2], (int16)(int)ends[3]);
 }
 
-INLINE uchar16 clip16(short16 value, G const long* bounds)
+// `slopes`, `intercepts`: of 16 channels
+INLINE int16 requantise16(const int16 accumulator, G const double* slopes, G const double* intercepts, G const long* rule)
 {
-  return convert_uchar16_sat(clamp(value, (short16)(short)bounds[0], (short16)(short)bounds[1]));
+  return finish16(fma(convert_double16(accumulator), vload16(0, slopes), vload16(0, intercepts)), rule + ENDS);
 }
 
-// `rule`: multiplier, residual multiplier, offset, fraction bits
-INLINE short16 add16(uchar16 y, uchar16 r, G const long* rule)
+INLINE uchar16 add16(const uchar16 y, const uchar16 r, G const long* rule)
 {
-  const ushort16 first = mul_hi(convert_ushort16(y) << (ushort)8, (ushort16)(ushort)rule[0]);
-  const ushort16 second = mul_hi(convert_ushort16(r) << (ushort)8, (ushort16)(ushort)rule[1]);
-  return as_short16(first + second + (ushort16)(ushort)rule[2]) >> (short16)(short)rule[3];
+  const double16 slope = as_double(rule[0]), other = as_double(rule[1]), intercept = as_double(rule[2]);
+  const double16 part = fma(convert_double16(r), other, intercept);
+  return convert_uchar16(finish16(fma(convert_double16(y), slope, part), rule + SUM_ENDS));
 }
 
 #if FAST
-// ---- the same for panels of 64 or 32 channels, in the order of the packing instructions
-
-// `shift` and `multiplier` of the 32 channels; accumulators hold their bias
-INLINE short32 requantise32(int16 a, int16 b, int pre_shift, G const int* shift, G const short32* multiplier)
+INLINE uchar64 add64(const uchar64 y, const uchar64 r, G const long* rule)
 {
-  const short32 t = pack_int_to_short((a << pre_shift) >> vload16(0, shift), (b << pre_shift) >> vload16(1, shift));
-  return high_product(t, *multiplier) >> (short)4;
-}
-
-// `parameters` of a panel of 64 channels
-INLINE uchar64 requantise64(int16 a, int16 b, int16 c, int16 d, int pre_shift, G const int* parameters)
-{
-  G const short32* multiplier = (G const short32*)(parameters + 128);
-  return pack_short_to_uchar(requantise32(a, b, pre_shift, parameters + 64, multiplier),
-                             requantise32(c, d, pre_shift, parameters + 96, multiplier + 1));
-}
-
-INLINE uchar64 bound64(uchar64 value, G const long* bounds)
-{
-  return __builtin_elementwise_min(__builtin_elementwise_max(value, (uchar64)(uchar)bounds[0]),
-                                   (uchar64)(uchar)bounds[1]);
-}
-
-INLINE uchar64 add64(uchar64 y, uchar64 r, G const long* rule)
-{
-  const ushort32 first = (ushort)rule[0], second = (ushort)rule[1], addend = (ushort)rule[2];
-  const short32 bits = (short)rule[3];
-  const ushort32 low = high_product_unsigned(WORDS_LOW(y), first) + high_product_unsigned(WORDS_LOW(r), second);
-  const ushort32 high = high_product_unsigned(WORDS_HIGH(y), first) + high_product_unsigned(WORDS_HIGH(r), second);
-  return pack_short_to_uchar(__builtin_astype(low + addend, short32) >> bits,
-                             __builtin_astype(high + addend, short32) >> bits);
+  uchar64 sum;
+  #pragma unroll
+  for (int i = 0; i < 4; ++i)
+    ((uchar16*)&sum)[i] = add16(((const uchar16*)&y)[i], ((const uchar16*)&r)[i], rule);
+  return sum;
 }
 #endif

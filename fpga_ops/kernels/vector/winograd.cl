@@ -143,14 +143,13 @@ INLINE void JOIN(winograd_products_, ID)(G const short* a, G const int16* w, G i
 }
 
 // Tile (y, x) of a task: A' ... A'^T, division, requantisation, sum, storing from output pixel (top, left) on.
-INLINE void JOIN(winograd_end_, ID)(G const int* products, G const int* parameters, G uchar* output,
+INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* parameters, G uchar* output,
                                     G const uchar* residual, G const long* rule, const int y, const int x, const int top,
                                     const int left, const int edge_y, const int edge_x)
 {
   int16 result[4][4][4];
   #pragma unroll 1
   for (int j = 0; j < 4; ++j) {
-    const uint16 bias = as_uint16(vload16(j, parameters));
     uint16 columns[4][6];
     #pragma unroll
     for (int u = 0; u < 6; ++u) {
@@ -173,8 +172,7 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const int* paramete
       #pragma unroll
       for (int u = 0; u < 4; ++u)
         if (!edge_x || u < 2)
-          result[v][u][j] =
-              as_int16(as_uint16(as_int16(r[u] * INVERSE_OF_9) >> (TWOS(v, edge_y) + TWOS(u, edge_x))) + bias);
+          result[v][u][j] = as_int16(r[u] * INVERSE_OF_9) >> (TWOS(v, edge_y) + TWOS(u, edge_x));
     }
   }
   #pragma unroll
@@ -185,15 +183,13 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const int* paramete
 #if OH % 2 || OW % 2
       if (top + v >= OH || left + u >= OW) continue;
 #endif
-      uchar64 z = requantise64(result[v][u][0], result[v][u][1], result[v][u][2], result[v][u][3], PRE, parameters);
-#if BOUNDED
-      z = bound64(z, rule + 4);
-#endif
+      int16 rounded[4];
+      #pragma unroll
+      for (int j = 0; j < 4; ++j)
+        rounded[j] = requantise16(result[v][u][j], parameters + 16 * j, parameters + 64 + 16 * j, rule);
+      uchar64 z = pack_short_to_uchar(pack_int_to_short(rounded[0], rounded[1]), pack_int_to_short(rounded[2], rounded[3]));
 #if RESIDUAL
       z = add64(z, *(G const uchar64*)(residual + RES_AT(top + v, left + u)), rule);
-#if SUM_BOUNDED
-      z = bound64(z, rule + 6);
-#endif
 #endif
       *(G uchar64*)(output + OUT_AT(top + v, left + u)) = z;
     }
@@ -206,13 +202,13 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const int* paramete
 
 // Rows of tiles from `row` on, panel `panel`; `scratch` belongs to this worker: short[36][TILES][CIN], int[36][TILES][64].
 SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* restrict weights,
-                                  G const int* restrict parameters, G uchar* restrict output,
+                                  G const double* restrict parameters, G uchar* restrict output,
                                   G const uchar* restrict residual, G const long* restrict rule, const int row,
                                   const int panel, G uchar* scratch)
 {
   G short* spread = (G short*)scratch;
   G int* products = (G int*)(scratch + 36 * TILES * CIN * 2);
-  parameters += panel * 160;
+  parameters += panel * 128;
   output += panel * 64;
   residual += panel * 64;
   const int last = 4 * (row + TILE_ROWS) >= OH;

@@ -64,8 +64,9 @@ def compiler() -> str:
     path = shutil.which(COMPILER)
     if path is None:
         raise DeviceError(
-            f"'{COMPILER}' is not on PATH: install the Intel FPGA SDK for OpenCL (Pro Edition) with the card's board "
-            "support package, source its init_opencl.sh, and run this again"
+            f"'{COMPILER}' is not on PATH. It is of the Intel FPGA SDK for OpenCL, which Intel has discontinued: where "
+            "a site still has it with the card's board support package (Quartus 20.2 or older for most), source its "
+            "init_opencl.sh and run this again; for other cards see docs/explanation/fpga-overlay.md"
         )
     return path
 

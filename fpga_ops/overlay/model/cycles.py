@@ -6,12 +6,17 @@ groups in each (images * rows * ceil(width / PIX)), A array steps a pixel group,
     features = G P T + lag + r - 1                          requant = G P r
     array    = sum over weight parts of max(steps, words)   params = G, weights = G A LANE VEC / WB, sink = stored words
 
+    former   = words of an image + result words of its LOAD
+
 Time: all loops of a layer run together at one iteration a cycle, so a layer takes what `features` takes, longer by
 what it waits for weights. While one part of the weights is used the next is loaded: that takes at least its words, and
 at least (bytes - bytes already in the reader's channel) / external-memory bytes a cycle; what memory delivers beyond
-the need waits in the channel (`weight_depth`) for the next part. The last `lag + r - 1`
-iterations are the drain: the array is idle, because the next layer may read what is still on its way. Interleaved
-images share weights and drains.
+the need waits in the channel (`weight_depth`) for the next part; words that stay on the chip need no bytes. The last
+`lag + r - 1` iterations are the drain: the array is idle, because the next layer may read what is still on its way.
+From there to the first iteration of the next layer it takes the board's `restart`. Interleaved images share weights and
+drains.
+
+The host's part is not the device's: see `Prediction`.
 """
 
 from __future__ import annotations
@@ -21,7 +26,12 @@ from dataclasses import dataclass
 from fpga_ops.overlay.boards import Board
 from fpga_ops.overlay.descriptor import Descriptor, Op
 from fpga_ops.overlay.geometry import Geometry
+from fpga_ops.overlay.lower import WORD_BYTES
 from fpga_ops.overlay.plan import Plan, array_parts
+
+SERVICE_MS = 0.464
+"""What the service adds to each request and does not hide behind the device: 683 a second were served of a pretended
+device's 1000 (eight clients on two cores, docs/benchmarks/service.md), so 1 / 683 - 1 / 1000 s."""
 
 
 def trips(descriptor: Descriptor) -> dict[str, int]:
@@ -29,8 +39,9 @@ def trips(descriptor: Descriptor) -> dict[str, int]:
     d = descriptor
     results = 0 if d.op is Op.STORE else d["outputs"] * d["out_words"]
     return {
-        "params": {Op.LOAD: results, Op.STORE: 0}.get(d.op, d["groups"]),
+        "params": {Op.LOAD: d["load_words"], Op.STORE: 0}.get(d.op, d["groups"]),
         "weights": d["w_words"],
+        "former": d["load_words"] + results if d.op is Op.LOAD else 0,
         "features": d["trips"],
         "array": d["array_trips"],
         "requant": results,
@@ -49,7 +60,7 @@ class LayerTime:
         shape: Lost to channels and widths that do not divide by VEC, LANE and PIX, and to layers without products.
         results: Lost because a pixel group yields more result words than it has array steps.
         ddr: Waiting for weights or images from external memory.
-        fill: Drain at the layer's end.
+        fill: Drain at the layer's end, and the next one's start.
         macs: Multiply-accumulates of the network.
         bytes: External-memory traffic.
     """
@@ -87,9 +98,9 @@ class _Weights:
         self.wb, self.rate = geometry.wb, min(bytes_per_cycle, float(geometry.wb))
         self.capacity, self.ahead = float(geometry.weight_depth * geometry.wb), 0.0
 
-    def part(self, steps: float, words: int) -> float:
-        """Cycles of a part that has so many steps while so many words are loaded."""
-        needed = float(words * self.wb)
+    def part(self, steps: float, words: int, outside: float) -> float:
+        """Cycles of a part that has so many steps while so many words are loaded, a share of them from outside."""
+        needed = words * self.wb * outside
         cycles = max(steps, float(words), (needed - self.ahead) / self.rate)
         self.ahead = min(self.capacity, self.ahead + self.rate * cycles - needed)
         return cycles
@@ -99,29 +110,53 @@ class _Weights:
         self.ahead = min(self.capacity, self.ahead + self.rate * cycles)
 
 
-def layer_time(geometry: Geometry, descriptor: Descriptor, bytes_per_cycle: float, weights: _Weights) -> LayerTime:
-    """Time of one layer at `bytes_per_cycle` of external memory; moves the stream of weights on."""
+def outside_share(descriptor: Descriptor, geometry: Geometry) -> float:
+    """Share of a layer's weights that comes from external memory."""
+    words, base = descriptor["w_words"], descriptor["w_base"]
+    return (words - min(words, max(0, geometry.resident_words - base))) / words if words else 1.0
+
+
+def layer_time(
+    geometry: Geometry,
+    descriptor: Descriptor,
+    bytes_per_cycle: float,
+    weights: _Weights,
+    following: float = 1.0,
+    restart: int = 0,
+) -> LayerTime:
+    """Time of one layer at `bytes_per_cycle` of external memory; moves the stream of weights on.
+
+    Args:
+        geometry: The overlay's.
+        descriptor: The layer.
+        bytes_per_cycle: Of external memory.
+        weights: The stream.
+        following: Share of the next convolution's weights that comes from outside.
+        restart: `Board.restart`.
+    """
     d = descriptor
     ideal = d.macs / geometry.macs
     if d.op in (Op.LOAD, Op.STORE):
         count = trips(d)
-        words = count["params"] * geometry.cw if d.op is Op.LOAD else count["sink"] * geometry.vec
-        moved = words * geometry.pix
-        work = float(d["outputs"] * d["period"])
+        moved = d["load_words"] * WORD_BYTES if d.op is Op.LOAD else count["sink"] * geometry.stored_bytes
+        work = float(max(d["outputs"] * d["period"], count["former"]))
         # images and weights share external memory; nothing is put aside for later
-        wait = max(0.0, max(moved / bytes_per_cycle, d["next_words"] * geometry.wb / weights.rate) - work)
-        return LayerTime(d.name, d.tensor, d.op.name, work + wait, 0.0, work, 0.0, wait, 0.0, 0, moved)
+        ahead = d["next_words"] * geometry.wb * following / weights.rate
+        wait = max(0.0, max(moved / bytes_per_cycle, ahead, float(d["next_words"])) - work)
+        cycles = work + wait + restart
+        return LayerTime(d.name, d.tensor, d.op.name, cycles, 0.0, work, 0.0, wait, restart, 0, moved)
     work = float(d["outputs"] * d["period"])
-    busy = 0.0
-    for times, steps, words in array_parts(d):
+    busy, own = 0.0, outside_share(d, geometry)
+    parts = array_parts(d)
+    for index, (times, steps, words) in enumerate(parts):
         for _ in range(times):
-            busy += weights.part(steps * d["period"] / d["acts"], words)
+            busy += weights.part(steps * d["period"] / d["acts"], words, following if index == len(parts) - 1 else own)
     wait = max(0.0, busy - work)
-    fill = float(d["lag"] + d["out_words"] - 1)
+    fill = float(d["lag"] + d["out_words"] - 1 + restart)
     weights.idle(fill)
     results = float(d["outputs"] * (d["period"] - d["acts"]))
     shape = work - results - ideal
-    moved = d["w_words"] * geometry.wb + d["groups"] * 8 * geometry.lane
+    moved = round(d["w_words"] * geometry.wb * own) + d["groups"] * 16 * geometry.lane
     return LayerTime(d.name, d.tensor, d.op.name, work + wait + fill, ideal, shape, results, wait, fill, d.macs, moved)
 
 
@@ -134,8 +169,10 @@ class Prediction:
         clock_mhz: Kernel clock.
         layers: Per layer, all interleaved images together.
         cycles: Of one run (`plan.images` images).
-        latency_ms: From the host's call to its result for one run: launch, transfers, kernels.
-        inferences_per_s: Runs follow each other, transfers overlap with the kernels of the run before.
+        device_ms: Of one run, kernels alone.
+        transfer_ms: Of one run, over PCIe both ways.
+        launch_ms: From the host's enqueue to the first cycle, and back.
+        inferences_per_s: Of the engine: runs follow each other, transfers overlap with the kernels of the run before.
         mac_utilisation: Over the whole run, drains, loads and stores included.
         bound_by: What the run loses most to, or "macs".
     """
@@ -144,41 +181,62 @@ class Prediction:
     clock_mhz: float
     layers: tuple[LayerTime, ...]
     cycles: float
-    latency_ms: float
+    device_ms: float
+    transfer_ms: float
+    launch_ms: float
     inferences_per_s: float
     mac_utilisation: float
     bound_by: str
+
+    @property
+    def latency_ms(self) -> float:
+        """From the executable's call to its result for one run: launch, transfers, kernels."""
+        return self.device_ms + self.transfer_ms + self.launch_ms
 
     @property
     def serial_inferences_per_s(self) -> float:
         """Throughput if launch, transfers and kernels follow each other."""
         return self.plan.images * 1e3 / self.latency_ms
 
+    def served_per_s(self, host_ms: float) -> float:
+        """Requests of one image that the service answers: one at a time, as its fail-over has them today.
+
+        Args:
+            host_ms: What the host does for an image (quantisation), measured.
+        """
+        alone = (self.device_ms + self.transfer_ms) / self.plan.images + self.launch_ms
+        return 1e3 / (alone + host_ms + SERVICE_MS)
+
 
 def predict(plan: Plan, board: Board, clock_mhz: float | None = None) -> Prediction:
-    """Model one run of a plan on a board; `clock_mhz` defaults to the board's assumption."""
+    """Model one run of a plan on a board; `clock_mhz` defaults to the upper end of the board's range."""
     clock = clock_mhz or board.clock_mhz
     rate = board.bytes_per_cycle(clock)
     weights = _Weights(plan.geometry, rate)
-    layers = tuple(layer_time(plan.geometry, d, rate, weights) for d in plan.descriptors)
+    shares = [outside_share(d, plan.geometry) for d in plan.descriptors]
+    layers = tuple(
+        layer_time(plan.geometry, d, rate, weights, following, board.restart)
+        for d, following in zip(plan.descriptors, [*shares[1:], 1.0], strict=True)
+    )
     cycles = sum(layer.cycles for layer in layers)
-    kernels_ms = cycles / clock / 1e3
-    transfer_ms = (plan.input_bytes + plan.output_bytes) / board.pcie_gbs / 1e6
-    shares = {
+    device_ms = cycles / clock / 1e3
+    losses = {
         "macs": sum(x.ideal for x in layers), "shape": sum(x.shape for x in layers), "ddr": sum(x.ddr for x in layers),
         "results": sum(x.results for x in layers), "fill": sum(x.fill for x in layers),
     }  # fmt: skip
-    bound = max(shares, key=lambda name: shares[name])
-    slowest = max(kernels_ms, plan.input_bytes / board.pcie_gbs / 1e6)
-    if slowest > kernels_ms:
+    bound = max(losses, key=lambda name: losses[name])
+    slowest = max(device_ms, plan.input_bytes / board.pcie_gbs / 1e6)
+    if slowest > device_ms:
         bound = "pcie"
     return Prediction(
         plan=plan,
         clock_mhz=clock,
         layers=layers,
         cycles=cycles,
-        latency_ms=kernels_ms + transfer_ms + board.launch_us / 1e3,
+        device_ms=device_ms,
+        transfer_ms=(plan.input_bytes + plan.output_bytes) / board.pcie_gbs / 1e6,
+        launch_ms=board.launch_us / 1e3,
         inferences_per_s=plan.images * 1e3 / slowest,
-        mac_utilisation=shares["macs"] / cycles,
+        mac_utilisation=losses["macs"] / cycles,
         bound_by=bound,
     )

@@ -16,7 +16,7 @@ from fpga_ops.overlay.boards import Board
 from fpga_ops.overlay.errors import DoesNotFitError
 from fpga_ops.overlay.geometry import Arithmetic, Geometry
 from fpga_ops.overlay.model.cycles import Prediction, predict
-from fpga_ops.overlay.model.resources import Resources, estimate
+from fpga_ops.overlay.model.resources import FAMILIES, Resources, estimate
 from fpga_ops.overlay.plan import plan
 
 
@@ -62,7 +62,7 @@ def geometries(board: Board, space: Space) -> Iterator[Geometry]:
     for vec, lane, pix, tiles, arithmetic in product(
         space.vec, space.lane, space.pix, space.weight_tiles or (board.geometry.weight_tiles,), space.arithmetic
     ):
-        if arithmetic == "int8-pairs" and board.products_per_dsp >= 4:
+        if arithmetic == "int8-pairs" and FAMILIES[board.family].pairs == FAMILIES[board.family].products:
             continue  # the blocks make as many products by themselves
         port = 64
         while port * 2 <= min(512.0, board.bytes_per_cycle(board.clock_mhz) * 2.4) and lane * vec % (port * 2) == 0:
@@ -80,7 +80,7 @@ def explore(network: IntegerNetwork, board: Board, space: Space | None = None) -
     """Every candidate that fits, fastest first."""
     space = space or Space()
     found: list[Candidate] = []
-    ceiling = 12 * board.dsp_blocks  # products a cycle beyond which nothing here fits
+    ceiling = 12 * board.supplies["dsp"].total  # products a cycle beyond which nothing here fits
     for geometry in geometries(board, space):
         if not ceiling / 60 <= geometry.macs <= ceiling:
             continue

@@ -17,10 +17,8 @@ def test_fields_are_those_of_the_header_in_order():
     body = re.search(r"typedef struct \{(.*?)\} layer_t;", text, re.DOTALL).group(1)
     body = re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL)
     names = [name.strip() for line in re.findall(r"int ([^;]+);", body) for name in line.split(",")]
-    spare = int(re.fullmatch(r"spare\[(\d+)\]", names[-2]).group(1))
-    assert tuple(names[:-2]) == tuple(FIELDS)
-    assert names[-1] == "checksum"
-    assert len(FIELDS) + spare + 1 == WORDS == int(re.search(r"LAYER_WORDS (\d+)", text).group(1))
+    assert tuple(names) == (*FIELDS, "checksum")
+    assert len(FIELDS) + 1 == WORDS == int(re.search(r"LAYER_WORDS (\d+)", text).group(1))
 
 
 def test_operations_are_those_of_the_header():

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from fpga_ops.errors import DeviceError
 from fpga_ops.ir import reference
-from fpga_ops.ir.network import Add, AddRule, IntegerNetwork
-from fpga_ops.overlay import Geometry, OverlayExecutable, block_float
+from fpga_ops.ir.network import Add, IntegerNetwork
+from fpga_ops.ir.requantise import add_rule
+from fpga_ops.overlay import Geometry, OverlayExecutable
 from fpga_ops.overlay.device_process import COUNTERS
 from fpga_ops.overlay.model.cycles import trips
 from tests.fpga_ops.overlay.conftest import Emulate, integer_images
@@ -25,10 +26,7 @@ pytestmark = pytest.mark.timeout(900)  # the emulator's threads spin, which a bu
 def check(executable: OverlayExecutable, network: IntegerNetwork, count: int = 1, seed: int = 5) -> None:
     """Bits, and with counters the iterations of every loop."""
     images = integer_images(network, count, seed)
-    if executable.geometry.arithmetic == "bfp":
-        want = block_float.run_integers(network, images, executable.geometry.vec, executable.plan.lowered.folds)
-    else:
-        want = reference.run_integers(network, images)
+    want = reference.run_integers(network, images)
     got = executable.run_integers(images)
     for name in network.outputs:
         assert np.array_equal(got[name], want[name]), f"{name}: {(got[name] != want[name]).sum()} differ"
@@ -84,7 +82,8 @@ def doubled_net() -> IntegerNetwork:
     """An addition of a tensor to itself, as a rule with one multiplier; what the importer makes of `x + x`."""
     builder = networks.Builder(np.random.default_rng(4))
     x = builder.conv(builder.input(8, 9, 4), 24)
-    rule = AddRule(40000, 0, 5, 2, 3, 250)
+    zero_point = builder.tensors[x].zero_point
+    rule = add_rule((2 * builder.tensors[x].scale, zero_point), None, (0.035, 0), 3, 250)
     return builder.build(builder._finish(Add("twice", x, x, "twice", rule), "twice", 0.035, 0))
 
 
@@ -154,6 +153,40 @@ def test_autorun_kernels_as_on_the_board(emulate: Emulate) -> None:
     check(executable, network, 2, seed=6)  # their state survives between batches
 
 
+@pytest.mark.parametrize("layer", ["residual", "head", "doubled"])
+def test_the_text_that_the_hardware_compiler_gets(emulate: Emulate, layer: str) -> None:
+    """Every loop unrolled, crossbars and shifts of words with constant indices, initiation intervals demanded."""
+    network = LAYERS[layer]()
+    check(emulate(network, Geometry(8, 16, 3, wb=32), unrolled=True), network)
+
+
+IMAGES = {
+    "7x7 on one plane": ((19, 23, 1), (7, 7), (2, 2), (3, 3, 3, 3)),
+    "7x7 on three planes": ((19, 23, 3), (7, 5), (2, 2), (3, 3, 3, 3)),
+    "3x3 on three planes": ((9, 70, 3), (3, 3), (1, 1), (1, 1, 1, 1)),
+    "the right end unused": ((8, 31, 2), (2, 2), (3, 3), (0, 0, 0, 0)),
+    "1x1 of every other pixel": ((8, 30, 4), (1, 1), (2, 2), (0, 0, 0, 0)),
+    "taller than wide": ((67, 2, 1), (4, 2), (2, 1), (1, 0, 2, 1)),
+    "padded on one side": ((8, 40, 1), (3, 3), (1, 1), (0, 2, 1, 0)),
+    "wider than a vector": ((9, 12, 3), (7, 7), (2, 2), (3, 3, 3, 3)),
+    "many planes, packed by the host": ((9, 12, 21), (3, 3), (2, 2), (1, 1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("geometry", [Geometry(32, 64, 9), Geometry(16, 24, 5, wb=32)], ids=lambda g: g.name)
+def test_raw_images_become_windows_on_the_device(emulate: Emulate, geometry: Geometry, image: str) -> None:
+    """Three interleaved images, so that rows begin anywhere in a word; the host sends their bytes and no others."""
+    shape, kernel, strides, pads = IMAGES[image]
+    builder = networks.Builder(np.random.default_rng(3))
+    network = builder.build(builder.conv(builder.input(*shape), 20, kernel, strides, pads))
+    executable = emulate(network, geometry, images=3, max_batch=3, counters=True)
+    size = int(np.prod(shape))
+    if shape[2] <= 8:
+        assert executable.plan.input_bytes == -(-3 * size // 64) * 64
+    check(executable, network, 3)
+
+
 @pytest.mark.parametrize("images", [1, 2, 3])
 def test_batches_and_interleaved_images(emulate: Emulate, images: int) -> None:
     network = networks.resnet((1, 1), 16, (32, 32, 1), classes=10)
@@ -180,20 +213,6 @@ def test_other_geometries(emulate: Emulate, geometry: Geometry) -> None:
 def test_two_products_in_a_multiplier_change_no_bit(emulate: Emulate, layer: str) -> None:
     network = LAYERS[layer]()
     check(emulate(network, Geometry(16, 32, 7, arithmetic="int8-pairs")), network)
-
-
-@pytest.mark.parametrize("layer", ["3x3", "strided", "odd groups", "grouped", "residual", "dense"])
-def test_block_floating_point_equals_its_own_reference(emulate: Emulate, layer: str) -> None:
-    network = LAYERS[layer]()
-    check(emulate(network, Geometry(16, 32, 7, arithmetic="bfp")), network)
-
-
-@pytest.mark.parametrize("planes", [1, 3])
-def test_block_floating_point_on_folded_inputs(emulate: Emulate, planes: int) -> None:
-    network = networks.resnet((1, 1), 16, (32, 32, planes), classes=10, groups=2)
-    executable = emulate(network, Geometry(32, 64, 7, arithmetic="bfp"))
-    assert executable.plan.lowered.folds
-    check(executable, network, 2)
 
 
 @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -233,12 +252,6 @@ def test_resnet18_at_full_size(emulate: Emulate, planes: int) -> None:
 def test_resnet50_at_full_size(emulate: Emulate, planes: int, groups: int) -> None:
     network = networks.resnet(image=(224, 224, planes), groups=groups)
     check(emulate(network, counters=True, timeout=600.0), network)
-
-
-@pytest.mark.slow
-def test_resnet50_in_block_floating_point(emulate: Emulate) -> None:
-    network = networks.resnet(image=(224, 224, 1), classes=None)
-    check(emulate(network, Geometry(arithmetic="bfp"), timeout=900.0), network)
 
 
 @pytest.mark.slow

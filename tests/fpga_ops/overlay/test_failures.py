@@ -139,6 +139,18 @@ def test_a_bitstream_of_other_parameters_is_refused(shelf: Path) -> None:
         compile_overlay(small_network(), 1, device="fpga")
 
 
+def test_a_bitstream_of_an_arithmetic_with_other_bits_is_refused(shelf: Path) -> None:
+    path = put(shelf)
+    path.write_text(path.read_text().replace("int8-pairs", "bfp"))
+    with pytest.raises(DeviceError, match="arithmetic 'bfp' is none of int8, int8-pairs"):
+        compile_overlay(small_network(), 1, device="fpga")
+
+
+@pytest.mark.parametrize("name", boards.names())
+def test_every_board_builds_an_array_that_computes_the_same_bits(name: str) -> None:
+    assert boards.load(name).geometry.arithmetic in ("int8", "int8-pairs")
+
+
 def test_missing_damaged_and_ambiguous_bitstreams_are_refused(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="triton-fpga build"):
         bitstream.find()

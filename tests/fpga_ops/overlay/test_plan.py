@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpga_ops.errors import DeviceError, ModelError
-from fpga_ops.overlay import DoesNotFitError, Geometry, plan
+from fpga_ops.overlay import DoesNotFitError, Geometry, packing, plan
 from fpga_ops.overlay.descriptor import Op
 from tests.support import networks
 
@@ -82,6 +82,7 @@ def test_a_stride_that_meets_one_bank_is_refused_with_the_node():
         ({"vec": 0}, "positive"),
         ({"wb": 100}, "whole number"),
         ({"vec": 24, "lane": 32}, "power of two"),
+        ({"arithmetic": "bfp"}, "arithmetic 'bfp' is none of int8, int8-pairs"),
     ],
 )
 def test_impossible_geometries_are_refused(change, message):
@@ -95,3 +96,31 @@ def test_grouped_convolutions_read_only_their_channels():
     network = builder.build(builder.conv(x, 128, (3, 3), pads=(1, 1, 1, 1), groups=32))
     conv = plan(network, Geometry(32, 64, 7)).descriptors[2]
     assert (conv["red_vecs"], conv["group_vecs"], conv["in_vecs"]) == (2, 2, 4)
+
+
+def test_sums_and_multipliers_that_a_bitstream_is_too_narrow_for_are_refused():
+    builder = networks.Builder(np.random.default_rng(0))
+    network = builder.build(builder.conv(builder.input(9, 9, 64), 16, (3, 3), relu=False))
+    assert plan(network, Geometry(16, 16, 7, accumulator_bits=27))
+    with pytest.raises(DoesNotFitError, match="bits of an accumulator: 2[0-9] needed, 18 available"):
+        plan(network, Geometry(16, 16, 7, accumulator_bits=18))
+    with pytest.raises(DoesNotFitError, match="bits of a multiplier: 27 needed, 20 available"):
+        plan(network, Geometry(16, 16, 7, multiplier_bits=20))
+
+
+def test_what_the_kernels_count_in_16_bits_is_checked():
+    builder = networks.Builder(np.random.default_rng(0))
+    network = builder.build(builder.max_pool(builder.input(2, 70000, 1), (1, 1), (1, 1), (0, 0, 0, 0)))
+    with pytest.raises(DoesNotFitError, match="descriptor field cols: 70000 needed, 65535 available"):
+        plan(network, Geometry(16, 16, 1))
+
+
+def test_an_image_goes_over_as_its_own_bytes():
+    """A 224x224 plane is 50,176 bytes, not the 838,656 of its windows."""
+    network = networks.resnet((1,), 8, (224, 224, 1), classes=None)
+    planned = plan(network, Geometry(32, 64, 9))
+    load = planned.descriptors[0]
+    assert planned.input_bytes == 224 * 224
+    assert (load["row_bytes"], load["byte_step"], load["byte_taps"], load["byte_pad"]) == (224, 2, 7, 3)
+    x = np.arange(224 * 224, dtype=np.uint32).astype(np.uint8).reshape(1, 224, 224, 1)
+    assert packing.inputs(planned, {"image": x}).tobytes() == x.tobytes()

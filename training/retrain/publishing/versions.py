@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from fpga_ops.ir.network import INTEGER_RULE
 from retrain.data.jet_table import LABELS
 from retrain.errors import PublishError
 
@@ -93,7 +95,7 @@ def write_version(
         onnx.save(network, staging / MODEL_FILE)
         answers = known_answers(staging / MODEL_FILE, golden_input)
         verify(staging / MODEL_FILE, answers)
-        np.savez_compressed(staging / GOLDEN_FILE, **answers)
+        _write_answers(staging / GOLDEN_FILE, answers)
         files = {name: sha256(staging / name) for name in (MODEL_FILE, GOLDEN_FILE)}
         labels = list(card.get("labels", LABELS))
         content = {"model": model, "version": number, "labels": labels, **card, "files": files}
@@ -138,6 +140,47 @@ def known_answers(model: Path, golden_input: NDArray[np.float32]) -> dict[str, N
     finally:
         network.close()
     return {"input": golden_input, "features": next(iter(features.values())), "probabilities": probabilities}
+
+
+def _write_answers(path: Path, answers: Mapping[str, NDArray[Any]]) -> None:
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, rule=np.array(INTEGER_RULE), **answers)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def renew_answers(version: Version) -> None:
+    """Compute the known answers of a version anew, from the inputs it has, and write their hash into its card.
+
+    For versions whose integers were made by an earlier rule than this software's. The network stays as it is.
+
+    Raises:
+        PublishError: The network is not the one of the card, or the folder has no readable inputs or is read-only.
+        ModelError: `fpga_ops` cannot serve the network.
+    """
+    card, golden = version.card, version.folder / GOLDEN_FILE
+    if MODEL_FILE in damaged_files(version):
+        raise PublishError(
+            f"{version.folder / MODEL_FILE} is not what the model card says; its answers stay as they are"
+        )
+    try:
+        with np.load(golden, allow_pickle=False) as archive:
+            given = archive["input"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise PublishError(f"{golden} cannot be read: {error}") from error
+    answers = known_answers(version.folder / MODEL_FILE, given)
+    written = [version.folder / f".{name}-{os.getpid()}" for name in (GOLDEN_FILE, CARD_FILE)]
+    try:
+        _write_answers(written[0], answers)
+        content = {**card, "files": {**card["files"], GOLDEN_FILE: sha256(written[0])}}
+        written[1].write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        written[0].replace(golden)  # a stop between the two is seen by the card's hash, and mended by running it again
+        written[1].replace(version.folder / CARD_FILE)
+    except OSError as error:
+        raise PublishError(f"{version.folder}: the answers could not be written: {error}") from error
+    finally:
+        for path in written:
+            path.unlink(missing_ok=True)
 
 
 def damaged_files(version: Version) -> list[str]:
