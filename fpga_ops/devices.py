@@ -12,12 +12,15 @@ import os
 from dataclasses import asdict, dataclass
 
 from fpga_ops.errors import DeviceError
-from fpga_ops.runtime import opencl
+from fpga_ops.runtime import emulator_place, opencl
+from fpga_ops.runtime.cache_directory import cache_directory
 
 REFERENCE = "reference"
 BOARD = "board"
-KINDS = ("fpga", "gpu", "cpu", "fpga-emulator", REFERENCE)
+KINDS = ("fpga", "cpu", "gpu", "fpga-emulator", REFERENCE)
 """Kinds, best first. An emulator is for checking, so it comes after a CPU; the reference always works."""
+AUTOMATIC = ("cpu", REFERENCE)
+"""Kinds that are taken unasked: a board needs a bitstream, and no GPU has been measured, or even tried."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class DeviceInfo:
         target: "vector" (NDRange kernels), "overlay" (FPGA kernels) or "reference".
         holds_bytes: Feature maps, weights and constants that it can hold together: its memory, as the driver reports
             it. Of a board: feature maps on the chip, modelled (weights stay in its external memory). None: not known.
+        isa: Of a CPU, the instruction set that kernels use (`FPGA_OPS_ISA`).
     """
 
     name: str
@@ -48,6 +52,7 @@ class DeviceInfo:
     compute_units: int = 1
     target: str = REFERENCE
     holds_bytes: int | None = None
+    isa: str = ""
 
 
 def _kind(device: opencl.OpenCLDevice) -> str:
@@ -73,21 +78,25 @@ def _survey() -> list[tuple[DeviceInfo, opencl.OpenCLDevice | None]]:
         kind = _kind(handle)
         number = counts.get(kind, 0)
         counts[kind] = number + 1
-        usable, reason = _verdict(handle, kind)
+        usable, reason, isa = _verdict(handle, kind)
         found.append(
             (
                 DeviceInfo(
                     f"{kind}:{number}" if number else kind, kind, handle.platform, usable, reason, handle.name,
                     handle.driver, handle.units, "overlay" if kind.startswith("fpga") else "vector",
-                    int(handle.handle.global_mem_size),
+                    int(handle.handle.global_mem_size), isa,
                 ),
                 handle,
             )
         )  # fmt: skip
+    reason = "not installed: triton-fpga emulator install"
+    replaced = _replaced_tbb()
+    if replaced is not None:
+        problem = replaced
+        reason = replaced if emulator_place.find() is not None else reason
     if "cpu" not in counts:
         found.append((DeviceInfo("cpu", "cpu", "", False, problem, target="vector"), None))
     if "fpga-emulator" not in counts:
-        reason = "not installed: triton-fpga emulator install"
         found.append((DeviceInfo("fpga-emulator", "fpga-emulator", "", False, reason, target="overlay"), None))
     if "fpga" not in counts:
         reason = "no OpenCL driver of an FPGA board is registered in /etc/OpenCL/vendors"
@@ -100,21 +109,39 @@ def _survey() -> list[tuple[DeviceInfo, opencl.OpenCLDevice | None]]:
     return sorted(found, key=lambda pair: KINDS.index(pair[0].kind))
 
 
-def _verdict(device: opencl.OpenCLDevice, kind: str) -> tuple[bool, str]:
+def _replaced_tbb() -> str | None:
+    """Why the drivers for the CPU are not found where another library's TBB was loaded first."""
+    other = opencl.foreign_tbb()
+    if other is None:
+        return None
+    return (
+        f"{other} was loaded first, and the OpenCL driver needs a newer TBB: call fpga_ops.devices() or "
+        "fpga_ops.load() before the library that brought it is imported"
+    )
+
+
+def _verdict(device: opencl.OpenCLDevice, kind: str) -> tuple[bool, str, str]:
+    """Whether it is usable, a remark, and the instruction set."""
     handle = device.handle
     if not handle.available:
-        return False, "the driver says it is not available"
+        return False, "the driver says it is not available", ""
     if not handle.compiler_available and kind != "fpga":
-        return False, "its driver has no compiler"
+        return False, "its driver has no compiler", ""
     if kind == "cpu":
-        from fpga_ops.vector import int8_dot
+        from fpga_ops.vector import isa
 
-        if int8_dot.may_exist(device):
-            return True, "int8 dot instruction where the probe confirms it"
-        return True, "standard OpenCL C (no int8 dot instruction)"
+        try:
+            chosen = isa.choose(device, cache_directory())
+        except DeviceError as error:
+            return False, str(error), ""
+        return True, f"{chosen.title} ({chosen.name})", chosen.name
     if kind == "fpga":
-        return True, "needs a bitstream of the overlay"
-    return True, "checks FPGA kernels; slow" if kind == "fpga-emulator" else "standard OpenCL C"
+        return True, "needs a bitstream of the overlay", ""
+    return (
+        True,
+        "checks FPGA kernels; slow" if kind == "fpga-emulator" else "untested; only where it is asked for by name",
+        "",
+    )
 
 
 def devices() -> list[DeviceInfo]:
@@ -146,14 +173,14 @@ def board_list() -> list[DeviceInfo]:
 
 
 def find(name: str | None = None) -> tuple[DeviceInfo, opencl.OpenCLDevice | None]:
-    """A usable device by name, with its OpenCL handle (None for the reference); None means the best CPU or board.
+    """A usable device by name, with its OpenCL handle (None for the reference); None means the best.
 
     Raises:
         DeviceError: No such device, or it is not usable; says why.
     """
     survey = _survey()
     if name is None:
-        for kind in ("gpu", "cpu", REFERENCE):  # a board needs a bitstream, so it is asked for by name
+        for kind in AUTOMATIC:
             for info, handle in survey:
                 if info.kind == kind and info.usable:
                     return info, handle

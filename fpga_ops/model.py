@@ -191,7 +191,7 @@ class Network:
             **self._interface,
             "device": self.device,
             "precision": "int8",
-            "isa": str(getattr(self._executable, "isa", "")),
+            "isa": str(getattr(self._executable, "isa", None) or ""),
             "max_batch": self.max_batch,
             "partition": {
                 "before": list(contents.before.nodes),

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from fpga_ops.runtime import opencl
-from fpga_ops.vector.source import kernel_file
+from fpga_ops.vector.isa import InstructionSet
+from fpga_ops.vector.source import kernel_file, prelude
 
 QUIET = 0.9
 """Share of idle time above which a machine counts as quiet."""
@@ -59,11 +60,12 @@ class Ceiling:
     instruction: str
 
 
-def ceiling(device: opencl.OpenCLDevice, fast: bool, workers: int, repeats: int = 40) -> Ceiling:
+def ceiling(device: opencl.OpenCLDevice, entry: InstructionSet, workers: int, repeats: int = 40) -> Ceiling:
     """Measure the ceiling: the best of many short bursts."""
     cl = opencl.module()
     context = opencl.open_context(device)
-    source = f"#define FAST {int(fast)}\n#define PERSISTENT 0\n" + kernel_file("types.cl") + kernel_file("ceiling.cl")
+    chains = 24 if entry.registers == 32 else 6  # vectors of 16 channels that its registers hold, constants beside them
+    source = f"#define CHAINS {chains}\n" + prelude(entry, persistent=False) + kernel_file("ceiling.cl")
     program, _ = opencl.build(context, device, source, ["-cl-std=CL3.0"], None)
     queue = cl.CommandQueue(context)
     kernel = cl.Kernel(program, "ceiling")
@@ -77,6 +79,5 @@ def ceiling(device: opencl.OpenCLDevice, fast: bool, workers: int, repeats: int 
         begin = time.perf_counter()
         cl.enqueue_nd_range_kernel(queue, kernel, (workers,), (1,)).wait()
         best = min(best, time.perf_counter() - begin)
-    per_loop = 24 * (128 if fast else 32)
-    name = "int8 dot product (vpdpbusd, 512 bits)" if fast else "float32 fused multiply-add (16 lanes)"
-    return Ceiling(workers * loops * per_loop / best / 1e9, name)
+    per_loop = chains * 32 * entry.step_bytes
+    return Ceiling(workers * loops * per_loop / best / 1e9, entry.title)

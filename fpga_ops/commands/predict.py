@@ -95,8 +95,8 @@ def _print(
         )
     )
     console.print(
-        f"engine {rates} inferences/s, latency {latencies} ms, multipliers {prediction.mac_utilisation:.0%} busy, bound by "
-        f"{prediction.bound_by}; through the service {served[0]:.0f} to {served[1]:.0f} requests/s of one image"
+        f"engine {rates} inferences/s, latency {latencies} ms, multipliers {prediction.mac_utilisation:.0%} busy, "
+        f"bound by {prediction.bound_by}; through the service {served[0]:.0f} to {served[1]:.0f} requests/s (one image)"
     )
     console.print(
         f"host {host:.3f} ms an image (measured here), transfer {prediction.transfer_ms:.3f} ms, launch "

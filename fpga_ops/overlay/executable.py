@@ -27,7 +27,7 @@ from fpga_ops.overlay.descriptor import encode, verify
 from fpga_ops.overlay.geometry import Geometry
 from fpga_ops.overlay.kernels import definitions, digest, kernel_source
 from fpga_ops.overlay.plan import Plan, plan
-from fpga_ops.runtime import opencl
+from fpga_ops.runtime.cache_directory import cache_directory
 
 _EMULATOR_PLATFORM = "FPGA Emulation"
 _BOARD_PLATFORM = "FPGA SDK"
@@ -370,7 +370,7 @@ def compile(  # noqa: A001
     if number not in ("", "0"):
         raise DeviceError(f"device '{device}': only the first {kind} is supported")
     if kind == "fpga-emulator":
-        return OverlayExecutable(network, max_batch, device=device, cache_dir=opencl.cache_directory(cache_dir))
+        return OverlayExecutable(network, max_batch, device=device, cache_dir=cache_directory(cache_dir))
     if kind != "fpga":
         raise DeviceError(f"the overlay has no device '{device}'; it has fpga-emulator and fpga")
     path, manifest = bitstreams.find()

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from fpga_ops import model_file
 from fpga_ops.errors import FpgaOpsError
 from fpga_ops.runtime import opencl
+from fpga_ops.runtime.cache_directory import cache_directory, write_atomically
 from fpga_ops.runtime.memory import region
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ KINDS = ("cpu", "gpu")
 MOST_BYTES = 1 << 30
 """Of all entries together; the least recently used are removed."""
 
-SETTINGS = ("FPGA_OPS_WORKERS", "FPGA_OPS_PORTABLE")
+SETTINGS = ("FPGA_OPS_WORKERS", "FPGA_OPS_ISA")
 """Environment variables that the vector engine reads when it loads a network."""
 
 _ENDING = struct.Struct("<16sQ32s")
@@ -105,7 +106,7 @@ def read(path: str | Path, request: Request, cache_dir: Path | None) -> Entry | 
     """The entry of a model's file; None if there is none that is sound and of these very bytes."""
     try:
         file = Path(path)
-        folder = opencl.cache_directory(cache_dir)
+        folder = cache_directory(cache_dir)
         place = request.path(folder, model_file.sha256(model_file.read_model_file(file)))
         if not place.is_file():
             return None
@@ -166,7 +167,7 @@ def write(origin: Origin, request: Request, cache_dir: Path | None, contents: Co
     """Keep a plan. Where it cannot be written, it is made again next time."""
     from fpga_ops.plan_cache import serialise
 
-    folder = opencl.cache_directory(cache_dir)
+    folder = cache_directory(cache_dir)
     place = request.path(folder, origin.sha256)
     arrays = serialise.Arrays(_PAGE)
     header = {
@@ -181,7 +182,7 @@ def write(origin: Origin, request: Request, cache_dir: Path | None, contents: Co
     for chunk in chunks:
         digest.update(chunk)
     _make_room(folder, sum(len(chunk) for chunk in chunks))
-    opencl.write_atomically(place, *chunks, digest.digest())
+    write_atomically(place, *chunks, digest.digest())
 
 
 def _make_room(folder: Path, size: int) -> None:

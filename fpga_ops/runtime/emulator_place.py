@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fpga_ops.runtime.cache_directory import user_cache
+
 VERSION = "2025.0.5"
 DIRECTORY_VARIABLE = "FPGA_OPS_EMULATOR_DIR"
 LIBRARY = "libintelocl_emu.so"
@@ -15,8 +17,7 @@ def directory() -> Path:
     chosen = os.environ.get(DIRECTORY_VARIABLE)
     if chosen:
         return Path(chosen)
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "fpga_ops" / f"emulator-{VERSION}"
+    return user_cache() / f"emulator-{VERSION}"
 
 
 def find() -> Path | None:

@@ -14,7 +14,6 @@ import importlib.util
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Any
 
 from fpga_ops.errors import DeviceError
 from fpga_ops.runtime import emulator_place
+from fpga_ops.runtime.cache_directory import cache_directory, write_atomically
 
 VENDORS_VARIABLE = "OCL_ICD_VENDORS"
 SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
@@ -37,49 +37,6 @@ _SETTING_UP = Lock()
 _LOADING = Lock()
 _BUILDING = Lock()
 _CHANGING_ENVIRONMENT = Lock()
-
-
-def cache_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
-    """Where programs, verdicts and tiles are kept: `chosen`, or `fpga_ops` under `$XDG_CACHE_HOME` (`~/.cache`).
-
-    Falls back to a private folder in the temporary directory where the first choice cannot be written.
-    """
-    if chosen is not None:
-        folder = Path(chosen)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DeviceError(f"cache directory {folder} cannot be made: {error.strerror}") from error
-        return folder
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (no home raises in Path)
-    folder = Path(base) / "fpga_ops"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass  # a read-only or missing home: the next choice
-    folder = Path(tempfile.gettempdir()) / f"fpga_ops-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise DeviceError(f"{folder} belongs to somebody else: set XDG_CACHE_HOME to a folder you can write")
-    return folder
-
-
-def write_atomically(path: Path, *content: bytes | memoryview) -> None:
-    """Write a file that another process never sees half-written. A full or read-only disc costs only the cache."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.stem}-", delete=False) as stream:
-            written = Path(stream.name)
-            try:
-                for chunk in content:
-                    stream.write(chunk)
-                stream.flush()
-                written.replace(path)
-            except OSError:
-                written.unlink(missing_ok=True)
-    except OSError:
-        return
 
 
 @cache
@@ -134,6 +91,20 @@ def driver_libraries() -> list[str]:
     return found
 
 
+def foreign_tbb() -> str | None:
+    """A TBB that another library has loaded, in whose place Intel's drivers for the CPU cannot load their own.
+
+    They need symbols of the newest one, and a process has one library of a name.
+    """
+    try:
+        mapped = {Path(line.split(maxsplit=5)[5]) for line in Path("/proc/self/maps").read_text().splitlines()
+                  if "libtbb.so" in line}  # fmt: skip
+    except (OSError, IndexError):
+        return None
+    ours = {Path(library).resolve().parent for library in driver_libraries()}
+    return next((str(path) for path in sorted(mapped) if path.resolve().parent not in ours), None)
+
+
 def set_up_vendors() -> None:
     """Point the ICD loader at the drivers found. A value that the user has set is respected."""
     with _SETTING_UP:
@@ -156,13 +127,32 @@ def module() -> Any:
     Raises:
         DeviceError: pyopencl is not installed.
     """
-    if "pyopencl" not in sys.modules:
-        set_up_vendors()
+    if "pyopencl.invoker" in sys.modules:
+        return sys.modules["pyopencl"]
+    set_up_vendors()
     try:
         import pyopencl
     except ImportError as error:
         raise DeviceError(NOT_INSTALLED) from error
+    _import_invoker(str(cache_directory()))
     return pyopencl
+
+
+def _import_invoker(folder: str) -> None:
+    """Import the part of pyopencl that opens a cache of its own, and fails where it cannot, with that cache in ours."""
+    import platformdirs
+
+    own = platformdirs.user_cache_dir
+
+    def ours(name: str | None = None, *rest: Any, **options: Any) -> str:
+        return os.path.join(folder, name) if name == "pytools" else own(name, *rest, **options)  # noqa: PTH118
+
+    with _SETTING_UP:
+        platformdirs.user_cache_dir = ours  # type: ignore[assignment]
+        try:
+            import pyopencl.invoker  # noqa: F401
+        finally:
+            platformdirs.user_cache_dir = own
 
 
 def load_drivers() -> None:
@@ -214,7 +204,8 @@ class OpenCLDevice:
         name, platform, vendor, driver, version: As OpenCL reports them.
         units: Compute units.
         is_cpu: True for a CPU (also an emulator that runs on one).
-        isa: What distinguishes CPUs of one name: a digest of the instruction-set flags; empty for other devices.
+        isa: What distinguishes CPUs of one name: a digest of the CPU's own name, its flags and what the
+            compiler is told to make code for; empty for other devices.
     """
 
     handle: Any
@@ -274,7 +265,8 @@ def list_devices() -> list[OpenCLDevice]:
         for handle in handles:
             kind = handle.type
             is_cpu = bool(kind & cl.device_type.CPU) or "Emulation" in entry.name
-            isa = hashlib.sha256(" ".join(sorted(cpu_flags())).encode()).hexdigest()[:12] if is_cpu else ""
+            cpu = (cpu_name(), os.environ.get(TARGET_VARIABLE, ""), *sorted(cpu_flags()))
+            isa = hashlib.sha256(" ".join(cpu).encode()).hexdigest()[:12] if is_cpu else ""
             result.append(
                 OpenCLDevice(
                     handle, handle.name.strip(), entry.name.strip(), handle.vendor.strip(),

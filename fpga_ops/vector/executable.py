@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,8 +21,10 @@ from fpga_ops.errors import DeviceError, InputError, NotFiniteError
 from fpga_ops.ir.classifier_head import Head
 from fpga_ops.ir.network import Float32Array, IntegerNetwork, UInt8Array
 from fpga_ops.runtime import opencl
+from fpga_ops.runtime.cache_directory import cache_directory
 from fpga_ops.runtime.memory import aligned
-from fpga_ops.vector import int8_dot, tiles
+from fpga_ops.vector import isa as isas
+from fpga_ops.vector import tiles
 from fpga_ops.vector.batching import Request, Turns, Work
 from fpga_ops.vector.plan import Plan, make_plan
 from fpga_ops.vector.source import CALL_HEADER, call_row, generate, sync_ints
@@ -57,7 +59,7 @@ class VectorExecutable:
     Attributes:
         plan: What it executes.
         kernel_hash: Digest of the program with its options and device.
-        fast: True if the CPU's int8 dot instruction is used.
+        isa: Name of the instruction set that the kernels use.
         persistent: True if the network is one launch, False if each layer is one.
         checks_values: `run` refuses NaN and infinities.
         at_once: Images of one launch, at most.
@@ -81,7 +83,7 @@ class VectorExecutable:
         head: Head | None = None,
     ) -> None:
         cl = opencl.module()
-        self.plan, self.device, self.persistent, self.fast = plan, device, persistent, plan.fast
+        self.plan, self.device, self.persistent, self.isa = plan, device, persistent, plan.isa
         self._cl = cl
         self.max_batch = max_batch
         self._lock = Lock()
@@ -452,7 +454,7 @@ def compile(  # noqa: A001 (the name that every target has)
     device: opencl.OpenCLDevice | str | None = None,
     cache_dir: Path | None = None,
     *,
-    fast: bool | None = None,
+    isa: str | None = None,
     persistent: bool | None = None,
     workers: int | None = None,
     profile: bool = False,
@@ -466,21 +468,20 @@ def compile(  # noqa: A001 (the name that every target has)
         network: What to execute.
         max_batch: Largest number of images of one inference.
         device: A device's name or an OpenCL device (`devices.find` gives both); None takes the CPU.
-        cache_dir: Where programs, verdicts and tiles are kept; None is the user's cache.
-        fast: Use the CPU's int8 dot instruction; None asks `int8_dot.available`. True is obeyed: only for a device
-            that has it.
+        cache_dir: Where programs and verdicts are kept; None is the user's cache.
+        isa: Name of the instruction set to use, one that works on the device; None lets `isa.choose` decide.
         persistent: One launch per inference; None decides by what the device offers.
         workers: Concurrent work-groups; None is the device's compute units.
         profile: Record the time of each task (`task_times`, `layer_times`); needs the one-launch kernel.
         serial: Layers do not overlap, so that `layer_times` are theirs.
-        table: Tiles to use instead of the device's.
+        table: Tiles to use instead of those by rule, with their instruction set and workers.
         head: What follows the network, for `scores`.
 
     Raises:
         DeviceError: No device, or it cannot build or hold the network.
         ModelError: The network is beyond what the kernels hold.
     """
-    setup = _set_up(device, max_batch, cache_dir, fast, persistent, workers, table)
+    setup = _set_up(device, max_batch, cache_dir, isa, persistent, workers, table)
     return setup.executable(setup.plan(network, serial=serial), max_batch, head, profile=profile)
 
 
@@ -492,7 +493,7 @@ def prepare(network: IntegerNetwork, max_batch: int, device: str, cache_dir: Pat
 def restore(
     plan: Plan, max_batch: int, device: str, cache_dir: Path | None = None, head: Head | None = None
 ) -> VectorExecutable | None:
-    """A plan of an earlier process on a device; None if it was made for another device, driver, tiles or options.
+    """A plan of an earlier process on a device; None if it was made for another device or setting.
 
     Args: as of `compile`.
 
@@ -510,7 +511,6 @@ class _Setup:
     device: opencl.OpenCLDevice
     folder: Path
     table: tiles.TileTable
-    fast: bool
     persistent: bool
     plan_batch: int
 
@@ -518,18 +518,18 @@ class _Setup:
     def purpose(self) -> str:
         """Names it, for plans that are kept."""
         table = self.table
-        tuned = sorted((key, astuple(tile)) for key, tile in table.tuned.items())
-        text = repr((self.device.key, self.fast, self.persistent, self.plan_batch, table.workers, table.small, tuned))
-        return hashlib.sha256(f"{text} {table.allow_winograd}".encode()).hexdigest()
+        options = (table.isa.name, table.workers, table.small, table.persistent)
+        return hashlib.sha256(repr((self.device.key, self.persistent, self.plan_batch, options)).encode()).hexdigest()
 
     def plan(self, network: IntegerNetwork, *, serial: bool = False) -> Plan:
         """A network's plan for it."""
-        plan = make_plan(network, self.plan_batch, self.table, self.fast, serial=serial).without_weights()
+        plan = make_plan(network, self.plan_batch, self.table, serial=serial).without_weights()
         return plan if serial else replace(plan, purpose=self.purpose)
 
     def executable(self, plan: Plan, max_batch: int, head: Head | None, *, profile: bool = False) -> VectorExecutable:
         """A plan made for it, ready to run."""
-        gives_way = self.persistent and int8_dot.can_yield(self.device, self.folder)
+        standard = self.table.isa.portable  # and nothing else
+        gives_way = self.persistent and not standard and isas.can_yield(self.device, self.folder)
         return VectorExecutable(
             plan, self.device, self.folder, max_batch, persistent=self.persistent, gives_way=gives_way,
             profile=profile, head=head,
@@ -540,13 +540,13 @@ def _set_up(
     device: opencl.OpenCLDevice | str | None,
     max_batch: int,
     cache_dir: Path | None,
-    fast: bool | None = None,
+    isa: str | None = None,
     persistent: bool | None = None,
     workers: int | None = None,
     table: tiles.TileTable | None = None,
 ) -> _Setup:
     """What `compile` was not told. Arguments and errors as there."""
-    folder = opencl.cache_directory(cache_dir)
+    folder = cache_directory(cache_dir)
     if device is None or isinstance(device, str):
         from fpga_ops.devices import find
 
@@ -554,15 +554,14 @@ def _set_up(
         device = find(name)[1]
         if device is None:
             raise DeviceError(f"device '{name}' is not an OpenCL device")
-    if fast is None:
-        fast = int8_dot.available(device, folder)
     if persistent is None:
         persistent = device.is_intel_cpu
-    count = workers or default_workers(device)
-    if table is None and device.is_emulator:
-        table = tiles.TileTable(count, fast, small=True)
     if table is None:
-        table = tiles.load(device, count, fast, folder, allow_winograd=persistent)
+        count = workers or default_workers(device)
+        chosen = isas.by_name(isa) if isa is not None else isas.choose(device, folder)
+        if not (persistent or chosen.portable):
+            raise DeviceError(f"'{chosen.name}' needs the one-launch kernel: layers one by one are for 'portable'")
+        table = tiles.TileTable(count, chosen, persistent=persistent, small=device.is_emulator)
     # in place, images of several callers go together, and those of one caller need not
-    together = min(MOST_TOGETHER, TOGETHER_PER_WORKER * count)
-    return _Setup(device, folder, table, fast, persistent, together if works_in_place(device) else max_batch)
+    together = min(MOST_TOGETHER, TOGETHER_PER_WORKER * table.workers)
+    return _Setup(device, folder, table, persistent, together if works_in_place(device) else max_batch)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.ir.network import Requantise
+from fpga_ops.vector.layout import round_up
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -13,43 +16,92 @@ PARAMETER_BYTES = 16
 """Per channel: slope and intercept."""
 
 
-def accumulator_order(vectors: int, fast: bool) -> npt.NDArray[np.intp]:
-    """Channel of (vector, lane) in a panel of 16*vectors channels.
-
-    The AVX-512 packing instructions work within 128-bit lanes; this is the order of accumulators from which they
-    leave the bytes sorted.
-    """
-    vector, element = np.divmod(np.arange(vectors * 16), 16)
-    if not fast or vectors == 1:
-        return np.arange(vectors * 16)
-    lane, place = np.divmod(element, 4)
-    order: npt.NDArray[np.intp] = (16 if vectors == 4 else 8) * lane + 4 * vector + place
-    return order
-
-
-def pack_weights(matrix: npt.NDArray[np.int8], vectors: int, fast: bool) -> Bytes:
+def pack_weights(matrix: npt.NDArray[np.int8], vectors: int, step: int) -> Bytes:
     """`int8[channels, bytes of the window]` to panels (see kernels/vector/conv.cl).
 
     Args:
         matrix: Channels a multiple of 16*vectors, bytes a multiple of 4.
         vectors: 16-channel vectors of a panel.
-        fast: For the dot instruction: 4 bytes of the window beside each other.
+        step: Bytes of the window beside each other: 4, or 1, which is then a float32.
     """
     channels, length = matrix.shape
     panel = 16 * vectors
-    if not fast:
-        taps = matrix.reshape(channels // panel, panel, length).transpose(0, 2, 1)
-        return np.ascontiguousarray(taps).view(np.uint8).ravel()
-    # four bytes at a time: numpy copies single ones slowly
-    fours = np.ascontiguousarray(matrix).reshape(channels // panel, panel, length).view(np.int32)
-    ordered = fours[:, accumulator_order(vectors, fast)].transpose(0, 2, 1)
+    # (numpy copies single bytes slowly)
+    words = np.ascontiguousarray(matrix).view(np.int32) if step == 4 else matrix.astype(np.float32)
+    ordered = words.reshape(channels // panel, panel, length // step).transpose(0, 2, 1)
     return np.ascontiguousarray(ordered).view(np.uint8).ravel()
 
 
-def pack_parameters(rule: Requantise, channels: int, vectors: int, fast: bool) -> Bytes:
+PAIR_LIMIT = 128
+"""255 times weights of one sign with this sum fits 16 bits."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of each panel's window (four bytes each), by how their products must be summed.
+
+    Attributes:
+        narrow: `bool[panels, steps]`: no sum of two products with bytes can leave 16 bits.
+        wide: `bool[panels, steps]`: one could. Steps whose weights are all 0 are neither.
+    """
+
+    narrow: npt.NDArray[np.bool_]
+    wide: npt.NDArray[np.bool_]
+
+    @property
+    def list_bytes(self) -> int:
+        """Of the list in front of a panel's weights."""
+        return list_bytes(4 * self.narrow.shape[1])
+
+    def panel_bytes(self, vectors: int) -> int:
+        """From one panel's weights to the next's, by vectors of 16 channels."""
+        sizes = 64 * self.narrow.sum(1) + 128 * self.wide.sum(1)
+        return self.list_bytes + vectors * int(sizes.max(initial=0))
+
+
+def list_bytes(window: int) -> int:
+    """Bytes of the list in front of a panel's weights, by bytes of the window."""
+    return round_up(4 * (2 + window // 4), 64)
+
+
+def classify(matrix: npt.NDArray[np.int8], vectors: int) -> Steps:
+    """Prove of each step of each panel whether 16 bits hold its sums. Arguments as of `pack_weights`."""
+    channels, length = matrix.shape
+    panel = 16 * vectors
+    pairs = matrix.reshape(channels, length // 2, 2).astype(np.int16)
+    positive, negative = np.maximum(pairs, 0).sum(2), -np.minimum(pairs, 0).sum(2)
+    most = np.maximum(positive, negative).reshape(channels // panel, panel, length // 4, 2).max((1, 3))
+    return Steps((most > 0) & (most <= PAIR_LIMIT), most > PAIR_LIMIT)
+
+
+def pack_listed(matrix: npt.NDArray[np.int8], vectors: int, steps: Steps, places: npt.NDArray[np.int32]) -> Bytes:
+    """As `pack_weights`, with the steps of each panel listed by class: see kernels/vector/conv.cl.
+
+    Args:
+        matrix: As of `pack_weights`.
+        vectors: As there.
+        steps: Of `classify`.
+        places: `int32[steps]`, where in the source each step's bytes are.
+    """
+    channels, length = matrix.shape
+    panel = 16 * vectors
+    grouped = matrix.reshape(channels // panel, panel, length // 4, 4).transpose(0, 2, 1, 3)
+    window = np.arange(0, length, 4)
+    result = np.zeros((len(grouped), steps.panel_bytes(vectors)), np.uint8)
+    for row, taps, narrow, wide in zip(result, grouped, steps.narrow, steps.wide, strict=True):
+        header = row[: steps.list_bytes].view(np.int32)
+        listed = np.concatenate([[narrow.sum(), wide.sum()], places[narrow], window[wide]])
+        header[: len(listed)] = listed
+        first = np.ascontiguousarray(taps[narrow]).view(np.uint8).ravel()
+        words = taps[wide].astype(np.int16)
+        second = np.stack([words[..., :2], words[..., 2:]], 1).view(np.uint8).ravel()
+        row[steps.list_bytes : steps.list_bytes + len(first) + len(second)] = np.concatenate([first, second])
+    return result.ravel()
+
+
+def pack_parameters(rule: Requantise, channels: int, vectors: int) -> Bytes:
     """Per panel: float64 slopes, float64 intercepts; channels past the rule's are zero."""
-    order = accumulator_order(vectors, fast)
     full = np.zeros((2, channels), np.float64)
     full[0, : len(rule.slope)], full[1, : len(rule.slope)] = rule.slope, rule.intercept
-    panels = full.reshape(2, -1, 16 * vectors)[:, :, order].transpose(1, 0, 2)
+    panels = full.reshape(2, -1, 16 * vectors).transpose(1, 0, 2)
     return np.ascontiguousarray(panels).view(np.uint8).ravel()

@@ -29,6 +29,7 @@ from fpga_ops.ir.network import (
 )
 from fpga_ops.runtime.memory import aligned
 from fpga_ops.vector import packing, winograd
+from fpga_ops.vector.isa import InstructionSet
 from fpga_ops.vector.layout import ALIGNMENT, VECTOR, Arena, Layout, round_up, stored_channels
 from fpga_ops.vector.shapes import ConvShape, geometry, pool_constants
 from fpga_ops.vector.tiles import TileTable
@@ -38,10 +39,10 @@ FIELDS = (
     "OUTPUT_STEP", "WEIGHTS", "PARAMETERS", "ROWS", "ROWS_PER_TASK", "GROUPS", "STRIPS", "GROUP_BYTES", "PANELS",
     "DIRECT", "SCRATCH", "RULE",
 )  # fmt: skip
-"""Longs of a layer's record, in order; RULE opens those of its rule (kernels/vector/types.cl)."""
+"""Longs of a layer's record, in order; RULE opens those of its rule (kernels/vector/endings.cl)."""
 
 RULE_LONGS = 11
-RECORD = len(FIELDS) + RULE_LONGS - 1
+RECORD = len(FIELDS) + RULE_LONGS
 MAX_ARENA = 1 << 34
 PACKERS = 4
 """Threads that pack weights."""
@@ -79,7 +80,10 @@ class Layer:
     group_bytes: int = 0
     panels: int = 1
     weights: int = 0
+    panel_bytes: int = 0
     parameters: int = 0
+    ring: int = 0
+    ring_step: int = 0
     scratch: int = 0
     scratch_step: int = 0
     case: int = 0
@@ -105,7 +109,7 @@ class Plan:
 
     network: IntegerNetwork
     max_batch: int
-    fast: bool
+    isa: str
     workers: int
     layers: list[Layer]
     places: dict[str, Layout]
@@ -153,7 +157,7 @@ class _Context:
     Attributes:
         network: What is planned.
         table: Tiles of the device.
-        fast: Pack for the dot instruction.
+        isa: What to pack for.
         places: Layouts of the tensors placed so far.
         constants: Packed weights and parameters.
         cases: Number of each distinct shape.
@@ -161,20 +165,19 @@ class _Context:
 
     network: IntegerNetwork
     table: TileTable
-    fast: bool
+    isa: InstructionSet
     places: dict[str, Layout] = field(default_factory=dict)
     constants: _Constants = field(default_factory=_Constants)
     cases: dict[ConvShape, int] = field(default_factory=dict)
 
 
-def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: bool, *, serial: bool = False) -> Plan:
+def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, *, serial: bool = False) -> Plan:
     """Compile a network.
 
     Args:
         network: What to execute.
         max_batch: Largest number of images of one inference.
-        table: Tiles of the device.
-        fast: Pack for the dot instruction.
+        table: Tiles of the device, for one instruction set.
         serial: Each layer waits for the one before, so that time stamps belong to one layer.
 
     Raises:
@@ -190,7 +193,7 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: b
             last_use[name] = index
     direct = _direct_outputs(network, layers, channels)
     arena = Arena(max_batch)
-    context = _Context(network, table, fast)
+    context = _Context(network, table, table.isa)
     places = context.places
     scratch = 0
     for index, layer in enumerate(layers):
@@ -205,16 +208,14 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: b
         _detail(context, layer)
         if layer.kind == "conv_pool" and isinstance(layer.step, Conv) and layer.pool and layer.shape:
             ring = round_up(layer.pool.kernel[0] * layer.shape.geometry.width * layer.shape.geometry.out_channels, 64)
-            layer.scratch_step = ring * layer.tasks
-            layer.scratch = arena.take(layer.scratch_step * max_batch, None, layer.wait, index)
-        if layer.shape is not None and layer.shape.tile.winograd:
-            tiles_of_task = layer.shape.tile.strip * winograd.tiles(layer.shape.geometry.width)
-            layer.scratch_step = round_up(winograd.scratch_bytes(tiles_of_task, layer.shape.geometry.in_channels), 4096)
-            scratch = max(scratch, layer.scratch_step)
+            layer.ring_step = ring * layer.tasks
+            layer.ring = arena.take(layer.ring_step * max_batch, None, layer.wait, index)
+        if layer.shape is not None:
+            scratch = max(scratch, round_up(layer.shape.scratch_bytes(table.isa), 4096))
     for layer in layers:  # one place per worker for all layers: it stays in that core's cache
-        if layer.shape is not None and layer.shape.tile.winograd:
-            layer.scratch, layer.scratch_step = arena.size, scratch
-    arena.size += scratch * table.workers
+        layer.scratch, layer.scratch_step = arena.size, scratch
+    # with a launch for each layer, each of its tasks is a worker
+    arena.size += scratch * (table.workers if table.persistent else max_batch * max(layer.tasks for layer in layers))
     if arena.size > MAX_ARENA:
         raise ModelError(f"{max_batch} images would need {arena.size >> 30} GB of activations: lower max_batch")
     for number, layer in enumerate(item for item in layers if item.shape is None):
@@ -224,7 +225,7 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, fast: b
             layer.wait = index - 1
     records = _records(network, layers, places, direct)
     return Plan(
-        network, max_batch, fast, table.workers, layers, places, direct, list(context.cases),
+        network, max_batch, table.isa.name, table.workers, layers, places, direct, list(context.cases),
         context.constants.joined(), records, arena.size + ALIGNMENT,
     )  # fmt: skip
 
@@ -329,7 +330,7 @@ def _detail(context: _Context, layer: Layer) -> None:
         stored = places[step.source].channels
         layer.parameters = constants.put(
             packing.PARAMETER_BYTES * stored,
-            partial(packing.pack_parameters, step.requantise, stored, stored // VECTOR, False),
+            partial(packing.pack_parameters, step.requantise, stored, stored // VECTOR),
         )
         _split(layer, stored // VECTOR, few)
         layer.rule = _rule(None, step.requantise)
@@ -357,8 +358,13 @@ def _rule(add: AddRule | None, requantise: Requantise | None) -> tuple[int, ...]
     return (*sum_, *ends[0], *ends[1])
 
 
+def _plain(rule: Requantise | AddRule | None) -> bool:
+    """Whether rounding and saturation are all there is to a rule's end."""
+    return rule is None or (rule.coarse, rule.increment, rule.low, rule.high) == (0.0, 0, 0, 255)
+
+
 def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
-    places, constants, fast = context.places, context.constants, context.fast
+    places, constants, isa = context.places, context.constants, context.isa
     output = context.network.tensors[step.output]
     source, written = places[step.source], places[layer.writes]
     pooled = written.height if layer.pool else 0
@@ -368,7 +374,7 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
     vectors = 4 if tile.winograd else tile.vectors
     conv_shape = ConvShape(
         shape, tile, source.pitch, shape.width if layer.pool else written.pitch,
-        places[step.residual].pitch if step.residual is not None else shape.width,
+        places[step.residual].pitch if step.residual is not None else shape.width, _plain(rule), _plain(add),
         pool_constants(layer.pool, written) if layer.pool else (),
     )  # fmt: skip
     layer.shape = conv_shape
@@ -377,18 +383,26 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
         full = matrix.reshape(shape.out_channels, 3, 3, shape.in_channels)
         size = 2 * winograd.FREQUENCIES * shape.in_channels * shape.out_channels
         layer.weights = constants.put(size, partial(winograd.pack, full, tile.vectors))
+        layer.group_bytes = 2 * winograd.FREQUENCIES * shape.in_channels * winograd.PANEL
     else:
-        layer.weights = constants.put(matrix.size, partial(packing.pack_weights, matrix, tile.vectors, fast))
+        panels = shape.out_channels // (16 * tile.vectors)
+        if isa.lists:
+            steps = packing.classify(matrix, tile.vectors)
+            pack = partial(packing.pack_listed, matrix, tile.vectors, steps, conv_shape.step_places())
+            layer.panel_bytes = steps.panel_bytes(tile.vectors)
+        else:
+            pack = partial(packing.pack_weights, matrix, tile.vectors, isa.step_bytes)
+            layer.panel_bytes = shape.window * 16 * tile.vectors * isa.weight_bytes
+        layer.weights = constants.put(panels * layer.panel_bytes, pack)
+        layer.group_bytes = layer.panel_bytes * tile.panels
     layer.parameters = constants.put(
         packing.PARAMETER_BYTES * written.channels,
-        partial(packing.pack_parameters, rule, written.channels, vectors, fast),
+        partial(packing.pack_parameters, rule, written.channels, vectors),
     )
     layer.rule = _rule(add, rule)
     panels = written.channels // (16 * vectors)
     layer.panels, layer.groups = tile.panels, panels // tile.panels
-    layer.group_bytes = shape.window * 16 * vectors * tile.panels
     if tile.winograd:
-        layer.group_bytes = 2 * winograd.FREQUENCIES * shape.in_channels * winograd.PANEL
         layer.rows, layer.rows_per_task = winograd.tiles(shape.height), tile.strip
         layer.tasks = -(-layer.rows // tile.strip) * layer.groups
     elif layer.pool:
@@ -416,10 +430,9 @@ def _records(
         if layer.reads:
             source = places[layer.reads[0]]
             values |= {"SOURCE": _window_start(layer, source), "SOURCE_STEP": source.step}
-        if layer.shape is not None and layer.shape.tile.winograd:
-            values["SCRATCH"] = layer.scratch
+        values["SCRATCH"] = layer.scratch
         if layer.kind == "conv_pool":
-            values |= {"OTHER": layer.scratch, "OTHER_STEP": layer.scratch_step}
+            values |= {"OTHER": layer.ring, "OTHER_STEP": layer.ring_step}
         elif len(layer.reads) > 1:
             other = places[layer.reads[1]]
             values |= {"OTHER": other.pixel(0, 0), "OTHER_STEP": other.step}
@@ -429,7 +442,7 @@ def _records(
             values["DIRECT"] = direct[layer.writes] + 1 if layer.writes in direct else 0
         for name, value in values.items():
             row[place_of[name]] = value
-        row[place_of["RULE"] :] = layer.rule
+        row[place_of["RULE"] :] = (*layer.rule, layer.panel_bytes)
         first += layer.tasks
     records[-1, place_of["FIRST"]] = first
     return records

@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from fpga_ops.ir.network import Conv, MaxPool, Tensor
 from fpga_ops.vector import winograd
+from fpga_ops.vector.isa import InstructionSet
 from fpga_ops.vector.layout import VECTOR, Layout, round_up
+from fpga_ops.vector.packing import list_bytes
 
 FLOAT_EXACT = 512
 """Products of uint8 and int8 whose sum float32 holds exactly: 512 * 255 * 128 < 2^24."""
@@ -150,10 +152,28 @@ class ConvShape:
     pitch: int
     out_pitch: int
     residual_pitch: int
+    plain: bool
+    plain_sum: bool
     pool: tuple[int, ...] = ()
     """kernel y, x, stride y, x, top, left, output width of a fused pool."""
 
-    def defines(self, identity: int) -> dict[str, int]:
+    def scratch_bytes(self, entry: InstructionSet) -> int:
+        """What one worker needs for a task, besides its tensors."""
+        g = self.geometry
+        if self.tile.winograd:
+            return winograd.scratch_bytes(self.tile.strip * winograd.tiles(g.width), g.in_channels)
+        width = 4 if entry.flushes else 2 if entry.lists else 0
+        return width * (self.tile.pixels * g.window + 16)
+
+    def step_places(self) -> npt.NDArray[np.int32]:
+        """Where in the source each step of four bytes of the window is: `int32[steps]`."""
+        g = self.geometry
+        row, within = np.divmod(np.arange(0, g.window, 4), g.segment)
+        down, right = np.divmod(row, g.row_taps)
+        places: npt.NDArray[np.int32] = ((down * self.pitch + right) * g.in_channels + within).astype(np.int32)
+        return places
+
+    def defines(self, identity: int, entry: InstructionSet) -> dict[str, int]:
         """Macros for the kernel file."""
         g, t = self.geometry, self.tile
         window_step = g.strides == (1, 1) and g.kernel == (1, 1) and self.pitch == g.width
@@ -164,9 +184,12 @@ class ConvShape:
             "NV": t.vectors, "PIXELS_OUTER": int(t.pixels_outer), "GROUP_OUT": g.group_out, "GROUP_IN": g.group_in,
             "ONE_ROW": int(window_step or bool(self.pool) or (g.width % t.pixels == 0 and t.strip % t.pixels == 0)),
             "CONTIGUOUS": int(window_step and g.pixels > MANY_PIXELS),
-            "RESIDUAL": int(g.residual), "AHEAD": int(g.window * t.vectors * 16 >= 24000 and not self.pool),
-            "BLOCK": max(d for d in range(1, FLOAT_EXACT + 1) if g.segment % d == 0),
+            "RESIDUAL": int(g.residual), "PLAIN": int(self.plain),
+            "PLAIN_SUM": int(self.plain_sum), "AHEAD": int(g.window * t.vectors * 16 >= 24000 and not self.pool),
+            "BLOCK": g.segment, "LIST_BYTES": list_bytes(g.window),
         }  # fmt: skip
+        if entry.flushes:
+            macros["BLOCK"] = max(d for d in range(1, FLOAT_EXACT + 1) if g.segment % d == 0)
         if t.winograd:
             macros |= {
                 "TILE_COLUMNS": winograd.tiles(g.width), "TILE_ROWS": t.strip, "OH": g.height,

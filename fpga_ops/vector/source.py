@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from fpga_ops.ir.classifier_head import LEAST, LN2_HIGH, LN2_LOW, LOG2_E, TAYLOR, Head
+from fpga_ops.vector.isa import InstructionSet, by_name
 from fpga_ops.vector.plan import FIELDS, RECORD, Layer, Plan
 
 KERNELS = Path(str(files("fpga_ops"))) / "kernels" / "vector"
@@ -34,6 +35,12 @@ def kernel_file(name: str) -> str:
     return (KERNELS / name).read_text()
 
 
+def prelude(entry: InstructionSet, *, persistent: bool, gives_way: bool = False) -> str:
+    """What stands in front of every program: macros, the instruction set's primitives, the endings."""
+    macros = {"PERSISTENT": int(persistent), "YIELD": int(gives_way)}
+    return _define(macros) + "".join(map(kernel_file, ("types.cl", *entry.files, "endings.cl")))
+
+
 def _define(macros: dict[str, int]) -> str:
     return "".join(f"#define {name} {value}\n" for name, value in macros.items())
 
@@ -57,13 +64,11 @@ def generate(
         profile: Record when each task begins and ends.
         head: What the one-launch kernel does with an output in place, where scores are asked for.
     """
-    macros = {
-        "FAST": int(plan.fast), "PERSISTENT": int(persistent), "INTEL": int(intel), "YIELD": int(gives_way),
-        "PROFILE": int(profile),
-    }  # fmt: skip
-    text = _define(macros) + kernel_file("types.cl") + kernel_file("steps.cl")
+    entry = by_name(plan.isa)
+    text = _define({"INTEL": int(intel), "PROFILE": int(profile)})
+    text += prelude(entry, persistent=persistent, gives_way=gives_way) + kernel_file("steps.cl")
     for identity, shape in enumerate(plan.shapes):
-        macros = shape.defines(identity)
+        macros = shape.defines(identity, entry)
         files = kernel_file("winograd.cl" if shape.tile.winograd else "conv.cl")
         files += kernel_file("conv_pool.cl") if shape.pool else ""
         text += _define(macros) + files + _undefine(macros)
@@ -130,16 +135,17 @@ def _of_image(size: object, in_place: bool) -> str:
 
 def _case(plan: Plan, layer: Layer, in_place: bool) -> str:
     """The call that runs one task."""
+    scratch = f"arena + layer[L_SCRATCH] + worker * {layer.scratch_step}L"
     if layer.shape is not None and layer.shape.tile.winograd:
         return (
             f"winograd_{layer.case}(source, weights, parameters, output, other, rule, "
             "min(strip * step, rows - step), group, "
-            f"arena + layer[L_SCRATCH] + worker * {layer.scratch_step}L);"
+            f"{scratch});"
         )
     if layer.kind == "conv":
         return (
             f"conv_{layer.case}(source, weights, parameters, output, other, rule, strip * step, "
-            "min((strip + 1) * step, rows), group * panels, (group + 1) * panels, ahead);"
+            f"min((strip + 1) * step, rows), group * panels, (group + 1) * panels, ahead, {scratch});"
         )
     if layer.kind == "conv_pool" and layer.pool is not None and layer.shape is not None:
         geometry = layer.shape.geometry
@@ -147,7 +153,7 @@ def _case(plan: Plan, layer: Layer, in_place: bool) -> str:
         ring = -(-layer.pool.kernel[0] * geometry.width * geometry.out_channels // 64) * 64
         return (
             f"conv_pool_{layer.case}(source, weights, parameters, output, {pitch}L, (G uchar*)other + part * {ring}L, "
-            "rule, panels, from, to);"
+            f"rule, panels, from, to, {scratch});"
         )
     if layer.kind == "quantise":
         tensor, place = plan.network.tensors[layer.writes], plan.places[layer.writes]

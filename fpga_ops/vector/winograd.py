@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from fpga_ops.ir.network import Conv
 from fpga_ops.ir.requantise import accumulator_bound
-from fpga_ops.vector.packing import Bytes, accumulator_order
+from fpga_ops.vector.packing import Bytes
 
 OUTPUT = 4
 """Outputs of a tile, per side."""
@@ -20,8 +20,8 @@ STREAMED = 64
 """With more source channels a panel's weights leave the caches near the core between tasks, and are fetched ahead."""
 LEAST_SIDE = 9
 """Of a map: smaller ones have too few tiles to share what is read of the weights."""
-REGISTER_TILES = {1: 16, 2: 14, 4: 6}
-"""Most tiles of 4x4 outputs in registers, by vectors of 16 channels."""
+REGISTER_TILES = {16: {1: 6}, 32: {1: 16, 2: 14}}
+"""Most tiles of 4x4 outputs in so many registers, by vectors of 16 channels."""
 CHANNELS = 32
 """Source channels come in vectors of this many."""
 PANEL = 64
@@ -63,7 +63,7 @@ def pack(weights: npt.NDArray[np.int8], vectors: int) -> Bytes:
         columns = _transformed(_transformed(taps).swapaxes(0, 1))
         frequencies = np.ascontiguousarray(columns.swapaxes(0, 1))
         pairs = frequencies.reshape(FREQUENCIES, PANEL, channels).view(np.int32)
-        ordered = pairs[:, accumulator_order(4, True)].reshape(FREQUENCIES, 4 // vectors, 16 * vectors, channels // 2)
+        ordered = pairs.reshape(FREQUENCIES, 4 // vectors, 16 * vectors, channels // 2)
         panel[...] = ordered.transpose(0, 1, 3, 2)
     return panels.view(np.uint8).ravel()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -14,6 +15,9 @@ import pytest
 from fpga_ops.devices import devices, find, register, run
 from fpga_ops.errors import DeviceError
 from fpga_ops.runtime import opencl
+from fpga_ops.runtime.cache_directory import cache_directory
+
+devices_module = importlib.import_module("fpga_ops.devices")  # the package has a function of that name
 
 
 def test_the_reference_is_always_there() -> None:
@@ -77,7 +81,7 @@ def test_cache_directory_falls_back(monkeypatch: pytest.MonkeyPatch, tmp_path: o
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    folder = opencl.cache_directory()
+    folder = cache_directory()
     assert folder.is_dir()
     assert str(folder).startswith(str(tmp_path))
 
@@ -101,3 +105,67 @@ def test_the_emulator_is_told_what_to_compile_for(monkeypatch: pytest.MonkeyPatc
     _, chosen = opencl.build(opencl.open_context(device), device, source, [], tmp_path)
     assert chosen != key
     assert len(list(tmp_path.glob("program-*.bin"))) == 2
+
+
+def _python(code: str, **environment: str) -> str:
+    outcome = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    return outcome.stdout.strip()
+
+
+TBB = Path(sys.prefix) / "lib" / "libtbb.so.12"
+
+
+@pytest.mark.skipif(not TBB.is_file(), reason="the CPU driver is not the wheel's")
+def test_another_tbb_is_named(tmp_path: Path) -> None:
+    """Any other file under TBB's name takes the place of the driver's own."""
+    source, library = tmp_path / "tbb.c", tmp_path / "libtbb.so.12"
+    source.write_text("int nothing;")
+    subprocess.run(["cc", "-shared", "-Wl,-soname,libtbb.so.12", "-o", library, source], check=True)
+    listing = "import fpga_ops; print({d.name: (d.usable, d.reason) for d in fpga_ops.devices()})"
+    first = _python(f"import ctypes; ctypes.CDLL({str(library)!r})\n{listing}")
+    assert f"'cpu': (False, '{library} was loaded first" in first
+    assert "no OpenCL CPU driver" not in first
+    assert "fpga_ops.devices()" in first
+    after = _python(f"{listing}\nimport ctypes; ctypes.CDLL({str(library)!r})\n{listing}").splitlines()
+    assert after[0] == after[1]
+    assert "'cpu': (True" in after[1]
+
+
+def test_a_gpu_is_never_taken_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    survey = devices_module._survey()
+    handle = next(device for _, device in survey if device is not None)
+    gpu = devices_module.DeviceInfo("gpu", "gpu", "some platform", True, "", target="vector")
+    monkeypatch.setattr(devices_module, "_survey", lambda: [(gpu, handle), *survey])
+    assert find(None)[0].name == "cpu"
+    assert find("gpu")[0] is gpu
+    assert "untested" in devices_module._verdict(handle, "gpu")[1]
+
+
+@pytest.mark.parametrize("home", ["/proc/nothing", "/dev/null"])
+def test_a_network_runs_without_a_home(home: str, tmp_path: Path) -> None:
+    """No cache of any library is opened where it cannot be: neither ours nor pyopencl's own."""
+    code = (
+        "import numpy as np\nfrom fpga_ops import vector\nfrom tests.support import networks\n"
+        "from fpga_ops.runtime.cache_directory import cache_directory\n"
+        "n = networks.random_network(np.random.default_rng(0), depth=1)\n"
+        "e = vector.compile(n, 1)\n"
+        "e.run(networks.random_images(n, 1, np.random.default_rng(1)))\n"
+        "import pyopencl.invoker as i\nprint(cache_directory(), i.invoker_cache.container_dir)"
+    )
+    program = f"import os; os.environ.pop('XDG_CACHE_HOME', None)\n{code}"
+    folder, pyopencls = _python(program, HOME=home, TMPDIR=str(tmp_path)).split()
+    assert folder.startswith(str(tmp_path))
+    assert pyopencls == f"{folder}/pytools"
+
+
+def test_a_temporary_cache_of_somebody_else_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / f"fpga_ops-{os.getuid()}").symlink_to("/")
+    folder = cache_directory()
+    assert folder.parent == tmp_path
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert folder == cache_directory()

@@ -17,7 +17,7 @@ import fpga_ops
 from fpga_ops.errors import ModelError
 from fpga_ops.plan_cache import cache as cache_module
 from fpga_ops.plan_cache import serialise
-from fpga_ops.vector import int8_dot
+from fpga_ops.vector import isa
 from tests.fpga_ops.onnx_models import quantise, resnet
 
 pytestmark = pytest.mark.skipif(
@@ -94,12 +94,15 @@ def test_a_kept_plan_gives_the_same_answers(model, cache, imports, request):
     assert imports == [IMPORTED]
     described, bits = answers(file, cache, "reference")
     assert bits == first[1]
-    assert described | {"device": "cpu", "kernel": first[0]["kernel"]} == first[0]
+    own = {name: first[0][name] for name in ("device", "kernel", "isa")}
+    assert first[0]["isa"] in [entry.name for entry in isa.SETS]
+    assert described["isa"] is None
+    assert described | own == first[0]
 
 
 def test_plans_of_the_fallback_are_its_own(classifier, cache, imports, monkeypatch):
     expected = answers(classifier, cache)
-    monkeypatch.setenv(int8_dot.PORTABLE_VARIABLE, "1")
+    monkeypatch.setenv(isa.ISA_VARIABLE, "portable")
     described, bits = answers(classifier, cache)
     assert bits == expected[1]
     assert answers(classifier, cache) == (described, bits)
@@ -179,7 +182,7 @@ def test_a_foreign_plan_is_made_again(classifier, cache, imports, change):
     assert len(imports) == 2
 
 
-@pytest.mark.parametrize("what", ["code", "cores", "batch", "tiles", "driver"])
+@pytest.mark.parametrize("what", ["code", "cores", "batch", "instruction set", "driver"])
 def test_a_plan_is_for_one_setting(classifier, cache, imports, monkeypatch, what):
     _, bits = answers(classifier, cache)
     if what == "code":
@@ -189,10 +192,10 @@ def test_a_plan_is_for_one_setting(classifier, cache, imports, monkeypatch, what
     elif what == "batch":
         with fpga_ops.load(classifier, "cpu", max_batch=3, cache_dir=cache) as network:
             assert len(network.run(images(3))) == 1
-    elif what == "tiles":
-        from fpga_ops.vector import tiles
+    elif what == "instruction set":
+        from fpga_ops.vector import executable, isa
 
-        monkeypatch.setattr(tiles, "load", lambda device, workers, fast, *rest, **more: tiles.TileTable(workers, fast))
+        monkeypatch.setattr(executable.isas, "choose", lambda *_: isa.PORTABLE)
     else:
         from fpga_ops.runtime import opencl
 

@@ -19,8 +19,9 @@ from fpga_ops.ir import classifier_head
 from fpga_ops.ir.network import Conv, IntegerNetwork
 from fpga_ops.ir.reference import ReferenceExecutable
 from fpga_ops.runtime import opencl
-from fpga_ops.vector import int8_dot, tiles
+from fpga_ops.vector import isa, packing, tiles
 from fpga_ops.vector.plan import make_plan
+from fpga_ops.vector.shapes import Geometry, Tile
 from tests.support import networks
 
 
@@ -41,14 +42,18 @@ def variants() -> list[object]:
 
 def _variants() -> Iterator[object]:
     for device in drivers():
-        settings = [(False, False), (False, True)] if device.is_intel_cpu else [(False, False)]
-        if int8_dot.may_exist(device):
-            settings += [(True, True), (True, False)]
-        for fast, persistent in settings:
+        sets = [(entry.name, True) for entry in isa.SETS if isa.may_work(entry, device)] if device.is_intel_cpu else []
+        for name, persistent in [*sets, ("portable", False)]:
             words = [device.platform.split()[0], "emulator" if device.is_emulator else "cpu"]
-            words += ["dot" if fast else "standard", "one-launch" if persistent else "layers"]
+            words += [name, "one-launch" if persistent else "layers"]
             marks = [pytest.mark.emulator] if device.is_emulator else []
-            yield pytest.param(device, fast, persistent, id="-".join(words), marks=marks)
+            yield pytest.param(device, name, persistent, id="-".join(words), marks=marks)
+
+
+def sets_here() -> list[str]:
+    """Names of the instruction sets that the CPU device can be driven with."""
+    device = find("cpu")[1]
+    return [entry.name for entry in isa.SETS if device is not None and isa.may_work(entry, device)]
 
 
 def assert_equal(network: IntegerNetwork, executable: vector.VectorExecutable, batches: tuple[int, ...]) -> None:
@@ -63,11 +68,11 @@ def assert_equal(network: IntegerNetwork, executable: vector.VectorExecutable, b
             np.testing.assert_array_equal(came[name], value, err_msg=name)
 
 
-@pytest.mark.parametrize(("device", "fast", "persistent"), variants())
+@pytest.mark.parametrize(("device", "name", "persistent"), variants())
 @pytest.mark.parametrize("seed", [0, 7])
-def test_random_networks(device: opencl.OpenCLDevice, fast: bool, persistent: bool, seed: int, cache: Path) -> None:
+def test_random_networks(device: opencl.OpenCLDevice, name: str, persistent: bool, seed: int, cache: Path) -> None:
     network = networks.random_network(np.random.default_rng(seed))
-    executable = vector.compile(network, 3, device, cache, fast=fast, persistent=persistent)
+    executable = vector.compile(network, 3, device, cache, isa=name, persistent=persistent)
     assert_equal(network, executable, (1, 3, 2))
     executable.close()
 
@@ -76,10 +81,10 @@ def small_resnet(groups: int = 1, bottleneck: bool = True) -> IntegerNetwork:
     return networks.resnet((1, 1), 16, (30, 26, 3), bottleneck=bottleneck, classes=10, groups=groups, seed=2)
 
 
-@pytest.mark.parametrize(("device", "fast", "persistent"), variants())
-def test_small_resnet(device: opencl.OpenCLDevice, fast: bool, persistent: bool, cache: Path) -> None:
+@pytest.mark.parametrize(("device", "name", "persistent"), variants())
+def test_small_resnet(device: opencl.OpenCLDevice, name: str, persistent: bool, cache: Path) -> None:
     network = small_resnet()
-    executable = vector.compile(network, 2, device, cache, fast=fast, persistent=persistent)
+    executable = vector.compile(network, 2, device, cache, isa=name, persistent=persistent)
     assert "conv_pool" in [layer.kind for layer in executable.plan.layers]
     assert_equal(network, executable, (1, 2))
     executable.close()
@@ -121,8 +126,8 @@ def one_convolution(
     ],
 )
 def test_shapes(network: IntegerNetwork, cache: Path) -> None:
-    for fast in {False, vector.compile(network, 1, cache_dir=cache).fast}:
-        executable = vector.compile(network, 2, cache_dir=cache, fast=fast)
+    for name in sets_here():
+        executable = vector.compile(network, 2, cache_dir=cache, isa=name)
         assert_equal(network, executable, (2,))
         executable.close()
 
@@ -132,11 +137,12 @@ def test_shapes(network: IntegerNetwork, cache: Path) -> None:
 def test_winograd_on_maps_of_any_side(channels: int, size: tuple[int, int], cache: Path) -> None:
     """Tiles of 2 outputs at the edge, and tiles that reach beyond it; weights from near and from far."""
     network = one_convolution(channels, 128, size, kernel=(3, 3), pads=(1, 1, 1, 1), residual=True, high=140)
-    executable = vector.compile(network, 2, cache_dir=cache)
-    assert executable.plan.layers[-2].shape is not None
-    assert executable.plan.layers[-2].shape.tile.winograd == executable.fast
-    assert_equal(network, executable, (1, 2))
-    executable.close()
+    for name in sets_here():
+        executable = vector.compile(network, 2, cache_dir=cache, isa=name)
+        assert executable.plan.layers[-2].shape is not None
+        assert executable.plan.layers[-2].shape.tile.winograd == isa.by_name(name).pairs
+        assert_equal(network, executable, (1, 2))
+        executable.close()
 
 
 def left_over() -> IntegerNetwork:
@@ -147,28 +153,35 @@ def left_over() -> IntegerNetwork:
     return builder.build(builder.rescale(builder.affine(x), 0.02, 3, 0, 255))
 
 
-@pytest.mark.parametrize(("device", "fast", "persistent"), variants())
-def test_changes_of_scale(device: opencl.OpenCLDevice, fast: bool, persistent: bool, cache: Path) -> None:
+@pytest.mark.parametrize(("device", "name", "persistent"), variants())
+def test_changes_of_scale(device: opencl.OpenCLDevice, name: str, persistent: bool, cache: Path) -> None:
     """An addition with a second multiplier of 0, and a depthwise 1x1 convolution."""
-    executable = vector.compile(left_over(), 2, device, cache, fast=fast, persistent=persistent)
+    executable = vector.compile(left_over(), 2, device, cache, isa=name, persistent=persistent)
     assert_equal(left_over(), executable, (1, 2))
     executable.close()
 
 
-def test_every_tile_gives_the_same_bits(cache: Path) -> None:
+class Chosen(tiles.TileTable):
+    """Tiles from those that the rule weighs, but not the best."""
+
+    number = 0
+
+    def choose(self, geometry: Geometry) -> Tile:
+        registers = tiles.register_tiles(geometry, self.isa)
+        pixels, vectors = registers[(3 * self.number) % len(registers)]
+        strip, panels, outer = tiles.cuts(geometry, self.isa, vectors, pixels, 2)[self.number % 2]
+        return Tile(pixels, vectors, strip, panels, bool(self.number % 2) or outer)
+
+
+@pytest.mark.parametrize("name", sets_here())
+@pytest.mark.parametrize("number", range(4))
+def test_every_tile_gives_the_same_bits(name: str, number: int, cache: Path) -> None:
     network = one_convolution(32, 64, (7, 9), residual=True)
-    geometries = [layer.shape.geometry for layer in make_plan(network, 1, tiles.TileTable(2, False), False).layers
-                  if layer.shape]  # fmt: skip
-    for number in range(4):
-        table = tiles.TileTable(2, False)
-        for geometry in geometries:
-            registers = tiles.register_tiles(geometry)
-            pixels, vectors = registers[(3 * number) % len(registers)]
-            strip, panels, outer = tiles.cuts(geometry, vectors, pixels, 2)[number % 2]
-            table.tuned[geometry.key] = tiles.Tile(pixels, vectors, strip, panels, bool(number % 2) or outer)
-        executable = vector.compile(network, 1, cache_dir=cache, table=table)
-        assert_equal(network, executable, (1,))
-        executable.close()
+    table = Chosen(2, isa.by_name(name), persistent=True)
+    table.number = number
+    executable = vector.compile(network, 1, cache_dir=cache, table=table)
+    assert_equal(network, executable, (1,))
+    executable.close()
 
 
 def test_several_inputs_and_outputs(cache: Path) -> None:
@@ -425,7 +438,7 @@ def test_bad_inputs_are_refused(cache: Path) -> None:
 def test_a_network_too_large_for_memory_is_refused() -> None:
     network = small_resnet()
     with pytest.raises(ModelError, match="lower max_batch"):
-        make_plan(network, 1 << 22, tiles.TileTable(2, False), False)
+        make_plan(network, 1 << 22, tiles.TileTable(2, isa.PORTABLE))
 
 
 def test_damaged_cache_files_are_made_again(tmp_path: Path) -> None:
@@ -466,33 +479,115 @@ def test_profile_stamps_rise(cache: Path) -> None:
     executable.close()
 
 
-def test_the_probe_survives_a_compiler_that_dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_trial_survives_a_compiler_that_dies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     device = find("cpu")[1]
     assert device is not None
-    monkeypatch.setattr(int8_dot, "may_exist", lambda _: True)
-    monkeypatch.setattr(int8_dot, "_interpreter", lambda: "/bin/false")
-    assert not int8_dot.available(device, tmp_path)
-    assert not int8_dot.available(device, tmp_path)  # from the cache
-    monkeypatch.setattr(int8_dot, "_interpreter", lambda: "/nonexistent/python")
-    assert not int8_dot.can_yield(device, tmp_path)
+    isa._say.cache_clear()
+    monkeypatch.setattr(isa, "may_work", lambda *_: True)
+    monkeypatch.setattr(isa, "_interpreter", lambda: "/bin/false")
+    for _ in range(2):  # the second time from the cache
+        assert isa.choose(device, tmp_path) is isa.PORTABLE
+    assert sum("'avx2' does not work" in line for line in caplog.messages) == 1
+    monkeypatch.setattr(isa, "_interpreter", lambda: "/nonexistent/python")
+    assert not isa.can_yield(device, tmp_path)
 
 
-def test_without_the_flags_the_instruction_is_not_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_flags_no_set_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     device = find("cpu")[1]
     assert device is not None
-    monkeypatch.setattr(int8_dot, "cpu_flags", lambda: frozenset({"avx2"}))
-    monkeypatch.setattr(int8_dot, "_ask", lambda *_: pytest.fail("the child process was started"))
-    assert not int8_dot.available(device, tmp_path)
+    monkeypatch.setattr(isa, "cpu_flags", lambda: frozenset({"sse2"}))
+    monkeypatch.setattr(isa, "_ask", lambda *_: pytest.fail("the child process was started"))
+    assert isa.choose(device, tmp_path) is isa.PORTABLE
+
+
+def test_the_flags_decide_between_sets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    device = find("cpu")[1]
+    assert device is not None
+    monkeypatch.setattr(isa, "_ask", lambda *_: True)
+    avx2, avx512 = {"avx2", "fma"}, {"avx512f", "avx512bw", "avx512vl"}
+    for flags, name in (
+        (avx2, "avx2"), (avx2 | avx512, "avx512bw"), (avx2 | {"avx_vnni"}, "avx_vnni"),
+        (avx2 | avx512 | {"avx512_vnni"}, "avx512_vnni"),
+    ):  # fmt: skip
+        monkeypatch.setattr(isa, "cpu_flags", lambda flags=flags: frozenset(flags))
+        assert isa.choose(device, tmp_path).name == name
+
+
+@pytest.mark.parametrize("wrong", ["avx3", "AVX2", "amx"])
+def test_an_unknown_set_is_refused(wrong: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(isa.ISA_VARIABLE, wrong)
+    network = small_resnet()
+    with pytest.raises(DeviceError, match=f"FPGA_OPS_ISA: '{wrong}' is no instruction set; .*portable") as caught:
+        vector.compile(network, 1, cache_dir=tmp_path)
+    assert all(name in str(caught.value) for name in sets_here())
+
+
+def test_a_set_that_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(isa.ISA_VARIABLE, "avx512_vnni")
+    monkeypatch.setattr(isa, "cpu_flags", lambda: frozenset({"avx2", "fma"}))
+    with pytest.raises(DeviceError, match=r"'avx512_vnni' does not work on .*avx2, portable"):
+        vector.compile(small_resnet(), 1, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", sets_here())
+def test_a_set_that_is_named_is_used(name: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setenv(isa.ISA_VARIABLE, name)
+    executable = vector.compile(small_resnet(), 2, cache_dir=cache)
+    assert executable.isa == name
+    assert isa.by_name(name).title in find("cpu")[0].reason
+    assert_equal(small_resnet(), executable, (2,))
+    executable.close()
+
+
+def test_verdicts_and_programs_are_for_one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home that machines share: another CPU, driver or target of the compiler is another key."""
+    keys = [opencl.list_devices()[0].key]
+    monkeypatch.setenv(opencl.TARGET_VARIABLE, "corei7-avx")
+    keys.append(opencl.list_devices()[0].key)
+    monkeypatch.setattr(opencl, "cpu_name", lambda: "another CPU")
+    keys.append(opencl.list_devices()[0].key)
+    monkeypatch.setattr(opencl, "cpu_flags", lambda: frozenset({"avx2"}))
+    keys.append(opencl.list_devices()[0].key)
+    assert len(set(keys)) == 4
+
+
+@pytest.mark.parametrize("weights", ["uniform", "largest", "smallest", "small", "sparse"])
+def test_products_that_16_bits_do_not_hold(weights: str, cache: Path) -> None:
+    """Pairs of products up to the ends of the range, where vpmaddubsw saturates; weights where it never does."""
+    rng = np.random.default_rng(2)
+    network = one_convolution(64, 96, (6, 7), kernel=(3, 3))
+    step = network.steps[-1]
+    assert isinstance(step, Conv)
+    shape = step.weights.shape
+    made = {
+        "uniform": rng.integers(-128, 128, shape), "largest": np.full(shape, 127), "smallest": np.full(shape, -128),
+        "small": rng.integers(-64, 65, shape), "sparse": rng.integers(-128, 128, shape) * (rng.random(shape) < 0.02),
+    }[weights].astype(np.int8)  # fmt: skip
+    network = replace(network, steps=(*network.steps[:-1], replace(step, weights=made)))
+    for name in sets_here():
+        executable = vector.compile(network, 2, cache_dir=cache, isa=name)
+        assert_equal(network, executable, (2,))
+        executable.close()
+
+
+def test_steps_are_classified_by_what_16_bits_hold() -> None:
+    matrix = np.zeros((32, 16), np.int8)
+    matrix[3, :2] = 64, 64  # 255 * 128 fits
+    matrix[3, 6:8] = -64, -64
+    matrix[5, 8:10] = 65, 64  # 255 * 129 does not
+    matrix[20, 14:16] = -100, -29
+    steps = packing.classify(matrix, 1)
+    assert steps.narrow.tolist() == [[True, True, False, False], [False] * 4]
+    assert steps.wide.tolist() == [[False, False, True, False], [False, False, False, True]]
+    assert packing.classify(matrix, 2).wide.tolist() == [[False, False, True, True]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fast", [True, False])
-def test_resnet50_at_full_size(fast: bool, cache: Path) -> None:
-    device = find("cpu")[1]
-    assert device is not None
-    if fast and not int8_dot.available(device, cache):
-        pytest.skip("this CPU has no int8 dot instruction")
+@pytest.mark.parametrize("name", sets_here())
+def test_resnet50_at_full_size(name: str, cache: Path) -> None:
     network = networks.resnet()
-    executable = vector.compile(network, 2, device, cache, fast=fast)
+    executable = vector.compile(network, 2, cache_dir=cache, isa=name)
     assert_equal(network, executable, (1, 2))
     executable.close()

@@ -1,6 +1,7 @@
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 from fpga_ops.importer import import_model
 from retrain.data.images import ImageSettings, JetImager
@@ -50,6 +51,16 @@ def test_head_stays_float_and_the_rest_is_one_integer_network(quantised, tmp_pat
 def test_quantised_is_close_to_float(quantised) -> None:
     plain = onnx_scores(with_constituents(tiny_float(), IMAGE), JETS)
     assert np.abs(plain - onnx_scores(with_constituents(quantised, IMAGE), JETS)).max() < 0.05
+
+
+@pytest.mark.parametrize(("bits", "largest"), [(7, 64), (8, 127)])
+def test_weights_have_the_bits_that_were_asked_for(bits, largest) -> None:
+    images = JetImager(IMAGE, transformed=True)(toy_jets(8).constituents)
+    model = quantise(tiny_float(), [images[:8]], input_range=(0.0, 1.0), weight_bits=bits)
+    weights = [array for array in map(numpy_helper.to_array, model.graph.initializer)
+               if array.dtype == np.int8 and array.ndim == 4]  # fmt: skip
+    assert weights
+    assert {int(np.abs(array.astype(int)).max()) for array in weights} == {largest}
 
 
 def test_no_calibration_images() -> None:

@@ -27,7 +27,8 @@ Array = npt.NDArray[Any]
 Run = Callable[[int], Array]
 """Runs one inference on the input of that number."""
 
-OURS = ("ours", "ours_portable")
+OURS = "ours"
+"""With `_` and the name of an instruction set, ours with that one."""
 PEERS = ("openvino_int8", "openvino_bf16", "openvino_fp32", "ort_int8", "ort_fp32")
 IN_FLIGHT = 24
 """Requests of one throughput measurement."""
@@ -62,7 +63,12 @@ def _ours(path: Path, batch: int) -> tuple[Run, Callable[[int], float], dict[str
             future.result()
         return (time.perf_counter() - start) * 1e3 / count
 
-    info = {"load_s": loaded, "kernel": described["kernel"], **_python_share(network, inputs[0])}
+    info = {
+        "load_s": loaded,
+        "kernel": described["kernel"],
+        "isa": described["isa"],
+        **_python_share(network, inputs[0]),
+    }
     return (lambda number: network.run(inputs[number])[output]), back_to_back, info
 
 
@@ -184,15 +190,16 @@ def _openvino(
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve timings until stdin ends."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("peer", choices=[*OURS, *PEERS])
+    parser.add_argument("peer")
     parser.add_argument("model", type=Path)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--throughput", action="store_true")
     parser.add_argument("--expected", type=Path)
+    parser.add_argument("--meaning", type=Path)
     args = parser.parse_args(argv)
     library, _, precision = args.peer.partition("_")
-    if library == "ours":
+    if library == OURS:
         run, back_to_back, info = _ours(args.model, args.batch)
     elif library == "ort":
         run, back_to_back, info = _onnxruntime(args.model, args.batch, args.threads)
@@ -202,6 +209,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     expected = np.load(args.expected, allow_pickle=False)["output"] if args.expected else None
     for number in range(4):
         run(number % INPUTS)
+    if args.meaning is not None:
+        meaning = np.load(args.meaning, allow_pickle=False)["output"]
+        info["off"] = max(float(np.abs(run(number) - meaning[number]).max()) for number in range(INPUTS))
     print(json.dumps({"ready": args.peer, **info}), flush=True)
     for line in sys.stdin:
         times: list[float] = []

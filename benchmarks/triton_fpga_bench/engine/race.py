@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.errors import DeviceError, FpgaOpsError
+from fpga_ops.runtime.cache_directory import cache_directory
 from triton_fpga_bench import machine
 from triton_fpga_bench.engine import peers
 
@@ -36,8 +37,7 @@ WARM_UP = 2
 PER_TURN = 8
 PAUSE_S = 0.02
 """Between turns, for a contestant's threads to stop spinning."""
-FALLBACK_PEER = "ort_fp32"
-EVERYTHING = ("latency", "layers", "throughput", "batch", "models", "scaling", "fallback")
+EVERYTHING = ("latency", "layers", "throughput", "batch", "models", "scaling", "isas")
 """What '--what all' measures."""
 GROWTH = "growth"
 GROWTH_STEP = 500
@@ -92,7 +92,15 @@ def _ask(process: subprocess.Popen[str], line: str | None, name: str) -> dict[st
 
 
 def start(
-    stack: ExitStack, name: str, model: Path, *, batch: int, threads: int, throughput: bool, expected: Path | None
+    stack: ExitStack,
+    name: str,
+    model: Path,
+    *,
+    batch: int,
+    threads: int,
+    throughput: bool,
+    expected: Path | None,
+    meaning: Path | None = None,
 ) -> Contestant:
     """Start a contestant and wait until it is ready.
 
@@ -103,10 +111,11 @@ def start(
     command += ["--batch", str(batch), "--threads", str(threads)]
     command += ["--throughput"] if throughput else []
     command += ["--expected", str(expected)] if expected is not None else []
+    command += ["--meaning", str(meaning)] if meaning is not None else []
     search = os.pathsep.join([str(Path(str(files("triton_fpga_bench"))).parent), *filter(None, sys.path)])
     environment = {**os.environ, "PYTHONPATH": search, "FPGA_OPS_WORKERS": str(threads)}
-    if name == "ours_portable":
-        environment["FPGA_OPS_PORTABLE"] = "1"
+    if name.startswith("ours_"):
+        environment["FPGA_OPS_ISA"] = name.removeprefix("ours_")
     errors = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 (closed by the stack)
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
@@ -141,7 +150,8 @@ def installed_peers(wanted: list[str]) -> list[str]:
 
 def race(
     names: list[str], model: Path, floats: Path, *, rounds: int, batch: int = 1, threads: int, throughput: bool = False,
-    expected: Path | None = None, patience_s: float = 10.0, each: dict[str, int] | None = None, label: str = "",
+    expected: Path | None = None, meaning: Path | None = None, patience_s: float = 10.0,
+    each: dict[str, int] | None = None, label: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Let contestants take turns and sum up.
 
@@ -154,6 +164,7 @@ def race(
         threads: Cores of each.
         throughput: Time many requests back to back instead of single ones.
         expected: Outputs that ours must give, bit for bit.
+        meaning: What the file means (`file_meaning`); how far each contestant is from it is among the results.
         patience_s: How long to wait for a quiet machine before each round.
         each: Cores of single contestants, where they differ.
         label: For the progress bar.
@@ -170,7 +181,7 @@ def race(
             path = model if name.startswith("ours") or name.endswith("int8") else floats
             contestant = start(
                 stack, name, path, batch=batch, threads=(each or {}).get(entry, threads), throughput=throughput,
-                expected=expected if name.startswith("ours") and not throughput else None,
+                expected=expected if name.startswith("ours") and not throughput else None, meaning=meaning,
             )  # fmt: skip
             contestant.name = entry
             field_.append(contestant)
@@ -197,6 +208,8 @@ def race(
         "load_s": ours.info.get("load_s"), "python_ms": ours.info.get("python_ms"),
         "python_us": ours.info.get("python_us"), "rss_mb": ours.resident_mb,
         "versions": {c.name: c.info["version"] for c in field_ if "version" in c.info},
+        "off": {c.name: c.info["off"] for c in field_ if "off" in c.info},
+        "used": {c.name: c.info["isa"] for c in field_ if "isa" in c.info},
     }  # fmt: skip
 
 
@@ -246,11 +259,32 @@ def expected_output(model: Path, batch: int, cache: Path) -> Path:
     return path
 
 
+def file_meaning(model: Path, batch: int, cache: Path) -> Path:
+    """The outputs that the QDQ file stands for: onnxruntime with every optimisation off, kept in the cache."""
+    import hashlib
+
+    import onnxruntime
+
+    digest = hashlib.sha256(model.read_bytes() + f"{onnxruntime.__version__} {peers.INPUTS}".encode())
+    path = cache / f"meaning-{digest.hexdigest()[:24]}-{batch}.npz"
+    if not path.is_file():
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = onnxruntime.InferenceSession(str(model), sess_options=options, providers=["CPUExecutionProvider"])
+        entry = session.get_inputs()[0]
+        results = [session.run(None, {entry.name: array})[0] for array in peers.example_inputs(entry.shape, batch)]
+        with tempfile.NamedTemporaryFile(dir=cache, suffix=".npz", delete=False) as stream:
+            np.savez(stream, output=np.stack(results))
+        Path(stream.name).replace(path)
+    return path
+
+
 def layer_table(model: Path, seconds: float = 3.0) -> dict[str, Any]:
     """Where the time goes, from time stamps inside the kernel: layers, against the measured ceiling, and workers."""
     from fpga_ops import vector
     from fpga_ops.devices import find
     from fpga_ops.importer import import_model
+    from fpga_ops.vector import isa
 
     network = import_model(model).network
     device = find("cpu")[1]
@@ -258,7 +292,7 @@ def layer_table(model: Path, seconds: float = 3.0) -> dict[str, Any]:
         raise DeviceError("the layer table needs an OpenCL CPU device")
     executable = vector.compile(network, 1, device, profile=True, serial=True)
     trace = _trace(executable, seconds)
-    limit = machine.ceiling(device, executable.fast, executable.plan.workers)
+    limit = machine.ceiling(device, isa.by_name(executable.isa), executable.plan.workers)
     spent = np.percentile(np.diff(np.array(trace.layers), axis=1), 10, axis=0) / trace.hertz
     rows = [
         {
@@ -336,10 +370,15 @@ def _occupation(trace: _Trace) -> dict[str, float]:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All that the arguments ask for."""
+    from fpga_ops.devices import find
     from fpga_ops.runtime import opencl
+    from fpga_ops.vector import isa
     from triton_fpga_bench.engine import models
 
-    cache = opencl.cache_directory()
+    cache = cache_directory()
+    device = find("cpu")[1]
+    if device is None:
+        raise DeviceError("the benchmark needs an OpenCL CPU device")
     threads = args.threads or machine.cores()
     wanted = set(args.what.split(","))
     unknown = wanted - {*EVERYTHING, GROWTH}
@@ -353,7 +392,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         result: dict[str, Any] = {"cpu": opencl.cpu_name(), "cores": machine.cores(), "missing_peers": sorted(
             set(args.peers.split(",")) - set(rivals) - {""})}  # fmt: skip
         expected = expected_output(model, args.batch, cache)
-        result |= race(["ours", *rivals], model, floats, batch=args.batch, expected=expected, label="latency", **common)
+        meaning = file_meaning(model, args.batch, cache)
+        result |= race(
+            ["ours", *rivals], model, floats, batch=args.batch, expected=expected, meaning=meaning, label="latency",
+            **common,
+        )  # fmt: skip
+        result["isa"] = result["used"]["ours"]
         result["bit_exact"] = result["wrong"] == 0 and result["compared"] > 0
         if "layers" in wanted:
             result["layers"] = layer_table(model)
@@ -375,29 +419,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             each = {"ours@1": 1}
             scaled = race(["ours", "ours@1"], model, floats, each=each, expected=expected, label="scaling", **common)
             result["scaling"] = {"threads": threads, "speed_up": scaled["ratio"]["ours@1"], **scaled}
-        if "fallback" in wanted:
-            slow = [name for name in rivals if name == FALLBACK_PEER]
-            result["fallback"] = race(
-                ["ours_portable", *slow], model, floats, expected=expected, label="fallback", **common
-            )
+        if "isas" in wanted:
+            names = [f"ours_{entry.name}" for entry in isa.usable(device, cache)]
+            raced = race([*names, *rivals], model, floats, expected=expected, label="instruction sets", **common)
+            ms = raced["ms"]
+            result["isas"] = {
+                name.removeprefix("ours_"): {"ms": ms[name], "ratio": {rival: ms[rival] / ms[name] for rival in rivals}}
+                for name in names
+            }
+            result["isas_race"] = raced
         if GROWTH in wanted:
             result[GROWTH] = growth(model, args.inferences, threads, expected)
     return result
-
-
-def tune(model: str) -> None:
-    """Choose the tiles of a model by measuring; the table is kept for this device."""
-    from rich.progress import Progress
-
-    from fpga_ops.importer import import_model
-    from fpga_ops.runtime import opencl
-    from fpga_ops.vector import tuner
-    from triton_fpga_bench.engine import models
-
-    network = import_model(models.find(model, opencl.cache_directory())).network
-    with Progress(transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(f"tuning {model}", total=None)
-        tuner.tune(network, progress=lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -414,7 +447,6 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=1, help="images per inference of the latency race")
     parser.add_argument("--threads", type=int, default=0, help="cores of each contestant (default: all)")
     parser.add_argument("--patience", type=float, default=10.0, help="seconds to wait for a quiet machine each round")
-    parser.add_argument("--tune", action="store_true", help="choose tiles by measuring first; kept for this device")
     parser.add_argument("--plot", type=Path, help="save a picture (PNG) of times and layers")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -427,8 +459,6 @@ def run(args: argparse.Namespace) -> int:
         args.what = ",".join(EVERYTHING)
     if min(args.rounds, args.batch, args.inferences) < 1:
         raise FpgaOpsError("--rounds, --batch and --inferences must be at least 1")
-    if args.tune:
-        tune(args.model)
     result = measure(args)
     if args.plot is not None:
         report.plot(result, args.plot)

@@ -10,7 +10,6 @@ from rich.table import Table
 
 NAMES = {
     "ours": "triton-fpga int8",
-    "ours_portable": "triton-fpga int8, standard OpenCL C",
     "ours@1": "triton-fpga int8, 1 core",
     "openvino_int8": "OpenVINO int8",
     "openvino_bf16": "OpenVINO bf16",
@@ -20,10 +19,17 @@ NAMES = {
 }
 
 
+def _title(name: str) -> str:
+    """A contestant's name for people."""
+    if name.startswith("ours_"):
+        return f"{NAMES['ours']}, {name.removeprefix('ours_')}"
+    return NAMES.get(name, name)
+
+
 def show(result: dict[str, Any], console: Console | None = None) -> None:
     """Print everything that was measured."""
     out = console or Console()
-    out.print(f"{result['cpu']}, {result['cores']} cores")
+    out.print(f"{result['cpu']}, {result['cores']} cores; instruction set: {result['isa']}")
     _race(out, "one inference after the other, end to end", result)
     verdict = (
         "every output equals the reference" if result["bit_exact"] else "[red]outputs differ from the reference[/]"
@@ -37,7 +43,7 @@ def show(result: dict[str, Any], console: Console | None = None) -> None:
     if result["missing_peers"]:
         out.print(f"not installed: {', '.join(result['missing_peers'])}")
     for key, title in (("throughput", "requests back to back"), ("batch8", "batch 8, per image"),
-                       ("scaling", "scaling with cores"), ("fallback", "without the dot instruction")):  # fmt: skip
+                       ("scaling", "scaling with cores"), ("isas_race", "instruction sets")):  # fmt: skip
         if key in result:
             _race(out, title, result[key])
     for name, race in result.get("models", {}).items():
@@ -56,14 +62,16 @@ def show(result: dict[str, Any], console: Console | None = None) -> None:
 def _race(out: Console, title: str, race: dict[str, Any]) -> None:
     noise = f"; {race['noisy_rounds']} of {race['rounds']} rounds on a busy machine" if race["noisy_rounds"] else ""
     table = Table(
-        "", "median ms", "least ms", "over ours", "by least", "by round",
+        "", "median ms", "least ms", "over ours", "by least", "by round", "largest difference from the file",
         title=f"{race['model']}, batch {race['batch']}, {race['threads']} threads: {title}{noise}",
         title_justify="left", box=None,
     )  # fmt: skip
     for name, value in race["ms"].items():
         ratio = [race[key].get(name) for key in ("ratio", "ratio_min", "ratio_round_minima")]
         cells = ["" if r is None else f"{r:.2f}x" for r in ratio]
-        table.add_row(NAMES.get(name, name), f"{value:.2f}", f"{race['ms_min'][name]:.2f}", *cells)
+        off = race.get("off", {}).get(name)
+        cells.append("" if off is None else f"{off:.2g}")
+        table.add_row(_title(name), f"{value:.2f}", f"{race['ms_min'][name]:.2f}", *cells)
     out.print(table)
 
 
@@ -97,7 +105,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, 2 if rows else 1, figsize=(13 if rows else 7, 4.5), squeeze=False)
     names = list(result["ms"])
     left = axes[0][0]
-    bars = left.barh([NAMES.get(n, n) for n in names], [result["ms"][n] for n in names], color="C0")
+    bars = left.barh([_title(n) for n in names], [result["ms"][n] for n in names], color="C0")
     left.bar_label(bars, fmt="%.2f ms")
     left.invert_yaxis()
     left.set_xlabel("median time of an inference [ms]")

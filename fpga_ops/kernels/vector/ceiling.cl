@@ -5,23 +5,21 @@ __attribute__((intel_vec_len_hint(1)))
 #endif
 __kernel void ceiling(G const int16* source, G int16* result, const int loops)
 {
-#if FAST
-  int16 sum[24];
+  sums sum[CHAINS];
   const int16 x = source[0];
-#define STEP(i) sum[i] = dot_u8s8(sum[i], __builtin_astype(x, char64), __builtin_astype(x, char64))
+#if X86
+#define STEP(i) sum[i] = add_products(sum[i], x, x)
 #else
-  float16 sum[24];
-  const float16 x = convert_float16(source[0]) * 1e-9f;
-#define STEP(i) sum[i] = fma(x, x, sum[i])
+#define STEP(i) sum[i] = add_products(sum[i], (float)x.s0, convert_float16(x))
 #endif
   #pragma unroll
-  for (int i = 0; i < 24; ++i) sum[i] = i;
+  for (int i = 0; i < CHAINS; ++i) sum[i] = i;
   for (int n = 0; n < loops; ++n) {
     #pragma unroll
-    for (int i = 0; i < 24; ++i) STEP(i);
+    for (int i = 0; i < CHAINS; ++i) STEP(i);
   }
   int16 total = 0;
   #pragma unroll
-  for (int i = 0; i < 24; ++i) total += __builtin_astype(sum[i], int16);
+  for (int i = 0; i < CHAINS; ++i) total += __builtin_astype(sum[i], int16);
   result[get_global_id(0)] = total;
 }

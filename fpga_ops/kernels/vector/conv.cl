@@ -12,17 +12,19 @@
 //   PIXELS_OUTER  1: for each tile of pixels all panels of the task; 0: for each panel all tiles
 //   GROUP_OUT/IN  output channels of a convolution group, and how far its source channels are from the last group's
 //   RESIDUAL      1: a second tensor is added after requantisation
+//   PLAIN, PLAIN_SUM  1 if the convolution, the sum has no ties or bounds to mind (endings.cl)
 //   CONTIGUOUS    1: pixels' windows follow each other in memory (1x1, stride 1), and there are many
 //   AHEAD         1: fetch the next task's weights meanwhile
-//   BLOCK         (portable code) products summed in float before they move to int: at most 512, so sums are exact
+//   BLOCK         bytes of a run that are multiplied before sums move to int, where the instruction set has FLUSHED
+//   LIST_BYTES    in front of a panel's weights, where it has LISTED
 //
-// Weights are packed per panel of 16*NV output channels: FAST [step of 4 bytes][vector][16 channels][4 bytes], else
-// [byte][channel]. Parameters of a panel: float64 slopes, float64 intercepts, in the order the packing instructions need
-// (fpga_ops/vector/packing.py).
+// Weights are packed per panel of 16*NV output channels, `rule[PANEL_BYTES]` bytes from each other: [step of STEP_BYTES bytes][vector]
+// [16 channels][bytes of the step]. Parameters of a panel: float64 slopes, then float64
+// intercepts of its channels.
 
 #define PANEL (NV * 16)
 #define PARAMETERS (PANEL * 2) // doubles
-#define STEPS (ROWS * SEGMENT / 4)
+#define STEPS (ROWS * SEGMENT / STEP_BYTES)
 #if ONE_ROW
 #define SOURCE(i) (first + (i) * STRIDE_X * CIN)
 #else
@@ -39,10 +41,26 @@
 #define RES_PLACE(m) (((long)((m) / OW) * RES_PITCH + (m) % OW) * COUT)
 #endif
 
-INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restrict weights,
+#if LISTED || FLUSHED
+// The windows of a tile as words or floats, [pixel][byte of the window].
+INLINE void JOIN(widen_, ID)(G const uchar* restrict source, G widened* restrict words, const int m)
+{
+  #pragma unroll 1
+  for (int i = 0; i < MR; ++i) {
+    G const uchar* pixel = source + (((m + i) / OW) * STRIDE_Y * PITCH + ((m + i) % OW) * STRIDE_X) * CIN;
+    for (int row = 0; row < ROWS; ++row, words += SEGMENT) {
+      G const uchar* run = pixel + (row / ROW_TAPS) * PITCH * CIN + (row % ROW_TAPS) * CIN;
+      // where a run is no multiple of 16 bytes, what is written beyond it is written again or not read
+      for (int k = 0; k < SEGMENT; k += 16) vstore16(WIDEN(vload16(0, run + k)), 0, words + k);
+    }
+  }
+}
+#endif
+
+INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restrict weights,
                             G const double* restrict parameters, G uchar* restrict output,
                             G const uchar* restrict residual, G const long* restrict rule, const int m,
-                            G const char* ahead)
+                            G const char* ahead, G const widened* words)
 {
 #if ONE_ROW
   G const uchar* first = source + ((m / OW) * STRIDE_Y * PITCH + (m % OW) * STRIDE_X) * CIN;
@@ -58,7 +76,6 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
     #pragma unroll
     for (int j = 0; j < NV; ++j) sum[i][j] = 0;
 
-#if FAST
   // what the tile ends with is mostly in the third-level cache: fetched now, it is there when the products are done
   #pragma unroll
   for (int i = 0; i < MR; ++i) {
@@ -67,14 +84,68 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
 #endif
     FETCH_TO_WRITE(output + PLACE(m + i));
   }
-  for (int row = 0; row < ROWS; ++row) {
-    const int offset = (row / ROW_TAPS) * PITCH * CIN + (row % ROW_TAPS) * CIN;
-    #pragma unroll 2
-    for (int k = 0; k < SEGMENT; k += 4) {
-      int16 w[NV];
+#if LISTED
+  // [narrow steps, wide steps], where in the source each narrow one's bytes are, and in the window each wide one's; then
+  // the weights of the narrow ones, and of the wide ones as words, for words that JOIN(widen_, ID) has made
+  G const int* list = (G const int*)weights;
+  const int narrow = list[0], broad = list[1];
+  G const step_weights* taps = (G const step_weights*)((G const char*)weights + LIST_BYTES);
+  list += 2;
+  #pragma unroll 1
+  for (int k = 0; k < narrow; ++k) {
+    const int offset = list[k];
+#if AHEAD
+    FETCH_AHEAD(ahead);
+    ahead += 64;
+#endif
+    #pragma unroll
+    for (int i = 0; i < MR; ++i) {
+      const four_bytes x = spread_bytes(SOURCE(i) + offset);
       #pragma unroll
-      for (int j = 0; j < NV; ++j) w[j] = weights[j];
-      weights += NV;
+      for (int j = 0; j < NV; ++j) sum[i][j] = add_products(sum[i][j], x, taps[j]);
+    }
+    taps += NV;
+  }
+  list += narrow;
+  #pragma unroll 1
+  for (int k = 0; k < broad; ++k) {
+    G const widened* step = words + list[k];
+#if AHEAD
+    FETCH_AHEAD(ahead);
+    FETCH_AHEAD(ahead + 64);
+    ahead += 128;
+#endif
+    #pragma unroll
+    for (int side = 0; side < 2; ++side)
+      #pragma unroll
+      for (int i = 0; i < MR; ++i) {
+        const int16 pair = *(G const int*)(step + i * ROWS * SEGMENT + 2 * side);
+        #pragma unroll
+        for (int j = 0; j < NV; ++j) sum[i][j] = add_pairs(sum[i][j], pair, taps[side * NV + j]);
+      }
+    taps += 2 * NV;
+  }
+#else
+  G const step_weights* taps = (G const step_weights*)weights;
+  for (int block = 0; block < ROWS * SEGMENT / BLOCK; ++block) {
+    const int row = block / (SEGMENT / BLOCK);
+    const int offset = (row / ROW_TAPS) * PITCH * CIN + (row % ROW_TAPS) * CIN + block % (SEGMENT / BLOCK) * BLOCK;
+#if FLUSHED
+    sums part[MR][NV];
+    #pragma unroll
+    for (int i = 0; i < MR; ++i)
+      #pragma unroll
+      for (int j = 0; j < NV; ++j) part[i][j] = 0;
+#define RUNNING part
+#else
+#define RUNNING sum
+#endif
+    #pragma unroll 2
+    for (int k = 0; k < BLOCK; k += STEP_BYTES) {
+      step_weights w[NV];
+      #pragma unroll
+      for (int j = 0; j < NV; ++j) w[j] = taps[j];
+      taps += NV;
 #if AHEAD
       FETCH_AHEAD(ahead);
       ahead += 64;
@@ -84,118 +155,79 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const int16* restr
 #endif
       #pragma unroll
       for (int i = 0; i < MR; ++i) {
-        const int16 bytes = as_int(vload4(0, SOURCE(i) + offset + k));
-        #pragma unroll
-        for (int j = 0; j < NV; ++j)
-          sum[i][j] = dot_u8s8(sum[i][j], __builtin_astype(bytes, char64), __builtin_astype(w[j], char64));
-      }
-    }
-  }
+#if FLUSHED
+        const float x = words[i * ROWS * SEGMENT + block * BLOCK + k];
 #else
-  G const char16* taps = (G const char16*)weights;
-  for (int block = 0; block < ROWS * SEGMENT / BLOCK; ++block) {
-    const int row = block / (SEGMENT / BLOCK);
-    const int offset = (row / ROW_TAPS) * PITCH * CIN + (row % ROW_TAPS) * CIN + block % (SEGMENT / BLOCK) * BLOCK;
-    float16 part[MR][NV];
-    #pragma unroll
-    for (int i = 0; i < MR; ++i)
-      #pragma unroll
-      for (int j = 0; j < NV; ++j) part[i][j] = 0.0f;
-    #pragma unroll 2
-    for (int k = 0; k < BLOCK; ++k) {
-      float16 w[NV];
-      #pragma unroll
-      for (int j = 0; j < NV; ++j) w[j] = convert_float16(taps[j]);
-      taps += NV;
-      #pragma unroll
-      for (int i = 0; i < MR; ++i) {
-        const float16 value = (float)SOURCE(i)[offset + k];
+        const four_bytes x = spread_bytes(SOURCE(i) + offset + k);
+#endif
         #pragma unroll
-        for (int j = 0; j < NV; ++j) part[i][j] = fma(value, w[j], part[i][j]);
+        for (int j = 0; j < NV; ++j) RUNNING[i][j] = add_products(RUNNING[i][j], x, w[j]);
       }
     }
+#if FLUSHED
     #pragma unroll
     for (int i = 0; i < MR; ++i)
       #pragma unroll
       for (int j = 0; j < NV; ++j) sum[i][j] += convert_int16(part[i][j]);
+#endif
+#undef RUNNING
   }
 #endif
 
   // requantise, add, store; constants are read once for all pixels, so each vector goes through all of them in turn
-#if FAST && NV > 1
-  short32 words[MR][NV / 2];
   #pragma unroll
-  for (int j = 0; j < NV; j += 2)
+  for (int j = 0; j < NV; ++j) {
+    const double16 slope = vload16(j, parameters), intercept = vload16(j, parameters + PANEL);
     #pragma unroll
-    for (int i = 0; i < MR; ++i)
-      words[i][j / 2] =
-          pack_int_to_short(requantise16(sum[i][j], parameters + 16 * j, parameters + PANEL + 16 * j, rule),
-                            requantise16(sum[i][j + 1], parameters + 16 * j + 16, parameters + PANEL + 16 * j + 16, rule));
-  uchar64 z[MR];
-  #pragma unroll
-  for (int i = 0; i < MR; ++i) {
-    z[i] = pack_short_to_uchar(words[i][0], words[i][NV / 2 - 1]); // NV == 2: each 8 bytes twice
+    for (int i = 0; i < MR; ++i) {
+      int16 z = requantise16(sum[i][j], slope, intercept, rule, PLAIN);
 #if RESIDUAL
-    G const uchar* other = residual + RES_PLACE(m + i);
-#if NV == 4
-    z[i] = add64(z[i], *(G const uchar64*)other, rule);
-#else
-    const long4 r = *(G const long4*)other;
-    z[i] = add64(z[i], __builtin_astype((long8)(r.s0, r.s0, r.s1, r.s1, r.s2, r.s2, r.s3, r.s3), uchar64), rule);
+      z = add16(z, vload16(j, residual + RES_PLACE(m + i)), rule, PLAIN_SUM);
 #endif
-#endif
-  }
-  #pragma unroll
-  for (int i = 0; i < MR; ++i) {
-    G uchar* out = output + PLACE(m + i);
-#if NV == 4
-    *(G uchar64*)out = z[i];
-#else
-    *(G long4*)out = __builtin_astype(z[i], long8).s0246;
-#endif
-  }
-#else
-  #pragma unroll
-  for (int i = 0; i < MR; ++i) {
-    G uchar* out = output + PLACE(m + i);
-    G const uchar* other = residual + RES_PLACE(m + i);
-    #pragma unroll
-    for (int j = 0; j < NV; ++j) {
-      uchar16 z =
-          convert_uchar16(requantise16(sum[i][j], parameters + 16 * j, parameters + PANEL + 16 * j, rule));
-#if RESIDUAL
-      z = add16(z, vload16(j, other), rule);
-#endif
-      vstore16(z, j, out);
+      vstore16(convert_uchar16(z), j, output + PLACE(m + i));
     }
   }
-#endif
 }
 
 // Output pixels m0 to m1 (at least MR of them) and panels p0 to p1. `source` is the first byte of pixel 0's window.
+// `scratch` is this worker's alone.
 SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* restrict weights,
                               G const double* restrict parameters, G uchar* restrict output,
                               G const uchar* restrict residual, G const long* restrict rule,
-                              const int m0, const int m1, const int p0, const int p1, G const char* ahead)
+                              const int m0, const int m1, const int p0, const int p1, G const char* ahead,
+                              G uchar* scratch)
 {
-#if FAST && AHEAD
+  const long panel_bytes = rule[PANEL_BYTES];
+  G widened* words = (G widened*)scratch;
+#if AHEAD
   G const char* stop = ahead + FETCH_AT_MOST;
 #endif
 #if PIXELS_OUTER
-  for (int m = m0; m < m1; m += MR)
+  for (int m = m0; m < m1; m += MR) {
+    int ready = 0;
     for (int p = p0; p < p1; ++p) {
 #else
-  for (int p = p0; p < p1; ++p)
+  for (int p = p0; p < p1; ++p) {
     for (int m = m0; m < m1; m += MR) {
+      int ready = 0;
 #endif
       // the last tile overlaps its neighbour, which costs less than masks: equal bytes are written twice
-      JOIN(tile_, ID)(source + p * PANEL / GROUP_OUT * GROUP_IN, (G const int16*)weights + (long)p * STEPS * NV,
-                      parameters + (long)p * PARAMETERS, output + p * PANEL, residual + p * PANEL, rule,
-                      min(m, m1 - MR), ahead);
-#if FAST && AHEAD
-      ahead = ahead < stop ? ahead + STEPS * 64 : ahead;
+      const int first = min(m, m1 - MR);
+      G const uchar* window = source + p * PANEL / GROUP_OUT * GROUP_IN;
+      G const char* panel = weights + p * panel_bytes;
+#if LISTED || FLUSHED
+      if ((FLUSHED || ((G const int*)panel)[1]) && (GROUP_IN || !ready)) {
+        JOIN(widen_, ID)(window, words, first);
+        ready = 1;
+      }
+#endif
+      JOIN(tile_, ID)(window, panel, parameters + (long)p * PARAMETERS, output + p * PANEL, residual + p * PANEL, rule,
+                      first, ahead, words);
+#if AHEAD
+      ahead = ahead < stop ? ahead + (LISTED ? panel_bytes : STEPS * 64) : ahead;
 #endif
     }
+  }
 }
 
 #undef PANEL

@@ -17,7 +17,7 @@
 SEPARATE void JOIN(conv_pool_, ID)(G const uchar* restrict source, G const char* restrict weights,
                                    G const double* restrict parameters, G uchar* restrict output, const long out_pitch,
                                    G uchar* restrict ring, G const long* restrict rule, const int panels, const int y0,
-                                   const int y1)
+                                   const int y1, G uchar* scratch)
 {
   int done = -1; // the last row of the convolution that the ring holds
   for (int y = y0; y < y1; ++y) {
@@ -25,7 +25,7 @@ SEPARATE void JOIN(conv_pool_, ID)(G const uchar* restrict source, G const char*
     const int bottom = min(y * POOL_STRIDE_Y - POOL_TOP + POOL_KERNEL_Y, OH);
     for (int row = max(top, done + 1); row < bottom; ++row)
       JOIN(conv_, ID)(source, weights, parameters, ring + (long)(row % POOL_KERNEL_Y - row) * OW * COUT, ring, rule,
-                      row * OW, (row + 1) * OW, 0, panels, weights);
+                      row * OW, (row + 1) * OW, 0, panels, weights, scratch);
     done = bottom - 1;
     for (int x = 0; x < POOL_WIDTH; ++x) {
       const int left = max(x * POOL_STRIDE_X - POOL_LEFT, 0);

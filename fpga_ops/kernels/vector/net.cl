@@ -141,14 +141,16 @@ SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const 
                                G long* call)
 {
   G long* addresses = call + HEADER;
-  run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), (int)call[0], 0, constants VALUES);
+  run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), (int)call[0],
+           (int)get_global_id(0), constants VALUES);
 }
 #else
 SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const long* layers, const int index,
                                const int images PLACES)
 {
   G int* not_finite = 0;
-  run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), images, 0, constants VALUES);
+  run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), images, (int)get_global_id(0),
+           constants VALUES);
 }
 #endif
 #endif

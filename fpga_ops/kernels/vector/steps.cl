@@ -1,12 +1,13 @@
 // The steps that are not convolutions. Tensors are uint8 NHWC with `channels` padded to 16 unless said otherwise;
 // pitches are bytes per stored row; `y0` to `y1` are the output rows of a task.
 
-#if FAST
-#define WIDE 64
+#if WIDE == 64
 typedef uchar64 wide;
 #define WIDE_MAX __builtin_elementwise_max
+#elif WIDE == 32
+typedef uchar32 wide;
+#define WIDE_MAX __builtin_elementwise_max
 #else
-#define WIDE 16
 typedef uchar16 wide;
 #define WIDE_MAX max
 #endif
@@ -35,7 +36,7 @@ SEPARATE void quantise_input(G const float* restrict planes, G uchar* restrict o
     G const float* in = planes + (long)y * width;
     G uchar* out = output + y * pitch;
     int x = 0;
-#if FAST
+#if X86
     if (channels == 3 && stored_channels == 3)
       for (; x + 16 <= width; x += 16) {
         const uchar16 a = quantise16(vload16(0, in + x), scale, zero_point, &largest);
@@ -107,7 +108,8 @@ SEPARATE void average_pool(G const uchar* restrict source, G const double* restr
     for (int y = 0; y < height; ++y)
       for (int x = 0; x < width; ++x)
         sum += convert_int16(vload16(v, source + y * pitch + (long)x * channels));
-    vstore16(convert_uchar16(requantise16(sum, parameters + 16 * v, parameters + channels + 16 * v, rule)), v, output);
+    vstore16(convert_uchar16(requantise16(sum, vload16(v, parameters), vload16(v, parameters + channels), rule, 0)), v,
+             output);
   }
 }
 
@@ -117,7 +119,8 @@ SEPARATE void add_tensors(G const uchar* restrict first, G const uchar* restrict
 {
   for (int y = y0; y < y1; ++y)
     for (int x = 0; x < row_bytes; x += 16)
-      vstore16(add16(vload16(0, first + y * first_pitch + x), vload16(0, second + y * second_pitch + x), rule), 0,
+      vstore16(convert_uchar16(add16(convert_int16(vload16(0, first + y * first_pitch + x)),
+                                     vload16(0, second + y * second_pitch + x), rule, 0)), 0,
                output + y * out_pitch + x);
 }
 

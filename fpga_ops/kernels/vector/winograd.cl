@@ -1,5 +1,5 @@
 // A 3x3 convolution of stride 1 by Winograd's F(4x4, 3x3), exact in integers: a quarter of the products, in 16 bits.
-// (Lavin and Gray, arXiv:1509.09308, with the fractions moved to the end.) Only for FAST and the one-launch kernel.
+// (Lavin and Gray, arXiv:1509.09308, with the fractions moved to the end.) Only for instruction sets with add_pairs and the one-launch kernel.
 //
 // A tile of 6x6 source pixels d gives 4x4 outputs Y = A' [(G' g G'^T) * (B' d B'^T)] A'^T / (D_y D_x), where
 //   B' = 4  0 -5  0  1  0    G' = 1  0  0    A' = 6 -4 -4  1  1  0    D = 24
@@ -131,7 +131,7 @@ INLINE void JOIN(winograd_products_, ID)(G const short* a, G const int16* w, G i
         const int16 pair = *(G const int*)(a + i * CIN + 2 * k);
         #pragma unroll
         for (int j = 0; j < NV; ++j)
-          sum[i][j] = dot_s16s16(sum[i][j], __builtin_astype(pair, short32), __builtin_astype(taps[j], short32));
+          sum[i][j] = add_pairs(sum[i][j], pair, taps[j]);
       }
   }
   #pragma unroll
@@ -147,7 +147,6 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* param
                                     G const uchar* residual, G const long* rule, const int y, const int x, const int top,
                                     const int left, const int edge_y, const int edge_x)
 {
-  int16 result[4][4][4];
   #pragma unroll 1
   for (int j = 0; j < 4; ++j) {
     uint16 columns[4][6];
@@ -164,35 +163,27 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* param
       for (int v = 0; v < 4; ++v)
         if (!edge_y || v < 2) columns[v][u] = r[v];
     }
+    const double16 slope = vload16(j, parameters), intercept = vload16(j, parameters + 64);
     #pragma unroll
     for (int v = 0; v < 4; ++v) {
       if (edge_y && v > 1) continue;
       uint16 r[4];
       winograd_output(columns[v], r, edge_x);
       #pragma unroll
-      for (int u = 0; u < 4; ++u)
-        if (!edge_x || u < 2)
-          result[v][u][j] = as_int16(r[u] * INVERSE_OF_9) >> (TWOS(v, edge_y) + TWOS(u, edge_x));
+      for (int u = 0; u < 4; ++u) {
+        if (edge_x && u > 1) continue;
+#if OH % 2 || OW % 2
+        if (top + v >= OH || left + u >= OW) continue;
+#endif
+        const int16 sum = as_int16(r[u] * INVERSE_OF_9) >> (TWOS(v, edge_y) + TWOS(u, edge_x));
+        int16 z = requantise16(sum, slope, intercept, rule, PLAIN);
+#if RESIDUAL
+        z = add16(z, vload16(j, residual + RES_AT(top + v, left + u)), rule, PLAIN_SUM);
+#endif
+        vstore16(convert_uchar16(z), j, output + OUT_AT(top + v, left + u));
+      }
     }
   }
-  #pragma unroll
-  for (int v = 0; v < 4; ++v)
-    #pragma unroll
-    for (int u = 0; u < 4; ++u) {
-      if ((edge_y && v > 1) || (edge_x && u > 1)) continue;
-#if OH % 2 || OW % 2
-      if (top + v >= OH || left + u >= OW) continue;
-#endif
-      int16 rounded[4];
-      #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        rounded[j] = requantise16(result[v][u][j], parameters + 16 * j, parameters + 64 + 16 * j, rule);
-      uchar64 z = pack_short_to_uchar(pack_int_to_short(rounded[0], rounded[1]), pack_int_to_short(rounded[2], rounded[3]));
-#if RESIDUAL
-      z = add64(z, *(G const uchar64*)(residual + RES_AT(top + v, left + u)), rule);
-#endif
-      *(G uchar64*)(output + OUT_AT(top + v, left + u)) = z;
-    }
 }
 
 // `CALL(edge_y, edge_x)` with constants, for tile (y, x) of a task that holds the map's last row of tiles if `last`.

@@ -15,6 +15,7 @@ from pathlib import Path
 from fpga_ops.errors import DeviceError
 from fpga_ops.overlay.geometry import Geometry
 from fpga_ops.overlay.kernels import definitions, kernel_source
+from fpga_ops.runtime.cache_directory import user_cache
 
 DIRECTORY_VARIABLE = "FPGA_OPS_BITSTREAMS"
 BOARD_VARIABLE = "FPGA_OPS_BOARD"
@@ -64,7 +65,7 @@ def directory() -> Path:
     chosen = os.environ.get(DIRECTORY_VARIABLE)
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fpga_ops" / "bitstreams"
+    return user_cache() / "bitstreams"
 
 
 def key(geometry: Geometry) -> str:

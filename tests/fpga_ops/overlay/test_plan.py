@@ -102,7 +102,7 @@ def test_sums_and_multipliers_that_a_bitstream_is_too_narrow_for_are_refused():
     builder = networks.Builder(np.random.default_rng(0))
     network = builder.build(builder.conv(builder.input(9, 9, 64), 16, (3, 3), relu=False))
     assert plan(network, Geometry(16, 16, 7, accumulator_bits=27))
-    with pytest.raises(DoesNotFitError, match="bits of an accumulator: 2[0-9] needed, 18 available"):
+    with pytest.raises(DoesNotFitError, match=r"bits of an accumulator: 2[0-9] needed, 18 available"):
         plan(network, Geometry(16, 16, 7, accumulator_bits=18))
     with pytest.raises(DoesNotFitError, match="bits of a multiplier: 27 needed, 20 available"):
         plan(network, Geometry(16, 16, 7, multiplier_bits=20))

@@ -1,0 +1,31 @@
+// What the x86 instruction sets have in common. Their instructions are reached through LLVM's names for them, which OpenCL
+// does not document and which end the process where CPU or compiler lack them: fpga_ops/vector/isa.py lets a child process
+// try first. A vector holds 16 channels, in two halves where registers have 256 bits. Each set defines
+//   add_products(sum, x, weights)   four bytes of the window, spread to all channels, times four weights of each channel
+//   add_pairs(sum, words, weights)  the same for two words
+//   WIDE                            bytes of the vectors that need no products
+//   LISTED                          1: add_products must not be given every step (fpga_ops/vector/packing.py)
+typedef char char64 __attribute__((ext_vector_type(64)));
+typedef char char32 __attribute__((ext_vector_type(32)));
+typedef uchar uchar64 __attribute__((ext_vector_type(64)));
+typedef uchar uchar32 __attribute__((ext_vector_type(32)));
+typedef short short32 __attribute__((ext_vector_type(32)));
+
+typedef int16 sums;
+typedef int16 four_bytes;
+typedef int16 step_weights;
+typedef short widened;
+#define WIDEN convert_short16
+#define FLUSHED 0
+#define STEP_BYTES 4
+#define X86 1
+
+INLINE int16 spread_bytes(G const uchar* x)
+{
+  return as_int(vload4(0, x));
+}
+
+// Into the first-level cache, to be read or written soon; and into the second-level cache.
+#define FETCH_TO_READ(address) __builtin_prefetch((const void*)(address), 0, 3)
+#define FETCH_TO_WRITE(address) __builtin_prefetch((const void*)(address), 1, 3)
+#define FETCH_AHEAD(address) __builtin_prefetch((const void*)(address), 0, 2)
