@@ -17,8 +17,8 @@ from fpga_ops.runtime.cache_directory import cache_directory
 
 REFERENCE = "reference"
 BOARD = "board"
-KINDS = ("fpga", "cpu", "gpu", "fpga-emulator", REFERENCE)
-"""Kinds, best first. An emulator is for checking, so it comes after a CPU; the reference always works."""
+KINDS = ("fpga", "cpu", "gpu", "fpga-emulator", "fpga-rtl", REFERENCE)
+"""Kinds, best first. An emulator or simulation is for checking, so it comes after a CPU; the reference always works."""
 AUTOMATIC = ("cpu", REFERENCE)
 """Kinds that are taken unasked: a board needs a bitstream, and no GPU has been measured, or even tried."""
 
@@ -28,7 +28,7 @@ class DeviceInfo:
     """One device.
 
     Attributes:
-        name: "cpu", "cpu:1", "fpga-emulator", "fpga", "gpu", "reference": the kind, with a number from the second on.
+        name: "cpu", "cpu:1", "fpga", ...: the kind, with a number from the second on.
         kind: One of `KINDS`.
         platform: The OpenCL platform's name, or "numpy".
         usable: Whether `fpga_ops.load` can run a network on it.
@@ -101,6 +101,7 @@ def _survey() -> list[tuple[DeviceInfo, opencl.OpenCLDevice | None]]:
     if "fpga" not in counts:
         reason = "no OpenCL driver of an FPGA board is registered in /etc/OpenCL/vendors"
         found.append((DeviceInfo("fpga", "fpga", "", False, reason, target="overlay"), None))
+    found.append((_simulated(), None))
     reference = DeviceInfo(
         REFERENCE, REFERENCE, "numpy", True, "plain numpy, slow: the definition", "numpy integers",
         holds_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
@@ -118,6 +119,20 @@ def _replaced_tbb() -> str | None:
         f"{other} was loaded first, and the OpenCL driver needs a newer TBB: call fpga_ops.devices() or "
         "fpga_ops.load() before the library that brought it is imported"
     )
+
+
+def _simulated() -> DeviceInfo:
+    """The overlay's RTL under Verilator."""
+    from fpga_ops.rtl import model
+
+    try:
+        tools = model.find_tools()
+    except DeviceError as error:
+        return DeviceInfo("fpga-rtl", "fpga-rtl", "", False, str(error), target="overlay")
+    return DeviceInfo(
+        "fpga-rtl", "fpga-rtl", "Verilator", True, "counts the overlay's cycles; slow", "the overlay's RTL, simulated",
+        tools.version, 1, "overlay",
+    )  # fmt: skip
 
 
 def _verdict(device: opencl.OpenCLDevice, kind: str) -> tuple[bool, str, str]:

@@ -18,6 +18,7 @@ TARGETS: dict[str, str] = {
     "gpu": "fpga_ops.vector",
     "fpga": "fpga_ops.overlay",
     "fpga-emulator": "fpga_ops.overlay",
+    "fpga-rtl": "fpga_ops.rtl",
 }
 """Kind (what is before ':' in a device's name) to a module with `compile`, which `compile_network` calls."""
 
@@ -50,7 +51,7 @@ def compile_network(
     Args:
         network: The integer network.
         max_batch: Most images in one run.
-        device: `"reference"`, `"cpu"`, `"cpu:1"`, `"fpga-emulator"`, `"fpga"`, ...
+        device: `"reference"`, `"cpu"`, `"cpu:1"`, `"fpga-emulator"`, `"fpga-rtl"`, `"fpga"`, ...
         cache_dir: Where compiled plans are kept; None means the target's default.
         head: What follows the network, for a target that can do it as well.
 

@@ -73,7 +73,7 @@ def _rounded(size: int) -> int:
 class _Child:
     """The worker process and the two pipes to it. Any thread may ask; answers come in the order of the requests."""
 
-    def __init__(self, name: str, environment: dict[str, str]) -> None:
+    def __init__(self, name: str, environment: dict[str, str], module: str = "fpga_ops.overlay.device_process") -> None:
         self.name = name
         ours_read, theirs_write = os.pipe()
         theirs_read, ours_write = os.pipe()
@@ -81,7 +81,7 @@ class _Child:
         path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fpga_ops.overlay.device_process", str(theirs_read), str(theirs_write)],
+                [sys.executable, "-m", module, str(theirs_read), str(theirs_write)],
                 pass_fds=(theirs_read, theirs_write), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path, **environment},
             )  # fmt: skip
@@ -326,9 +326,13 @@ class OverlayExecutable:
             bad = int(answer.header["status"]) - 1
             raise DeviceError(f"{self.device}: descriptor {bad} failed its checksum; nothing was run")
         if self.settings.counters:
-            shape = (runs, len(self.plan.descriptors), len(device_process.COUNTERS))
-            self.trip_counts = np.frombuffer(answer.blocks[1], np.int32).reshape(shape)
+            self._keep(answer, runs)
         return np.frombuffer(answer.blocks[0], np.uint8)
+
+    def _keep(self, answer: device_process.Message, runs: int) -> None:
+        """Keep what the device counted."""
+        shape = (runs, len(self.plan.descriptors), len(device_process.COUNTERS))
+        self.trip_counts = np.frombuffer(answer.blocks[1], np.int32).reshape(shape)
 
     def close(self) -> None:
         """End the device's process, after the batches under way. The executable can not be used again."""

@@ -1,0 +1,34 @@
+// Reads the requantiser's constants, one block of BLOCK bytes for each group of output channels.
+module constants import overlay_pkg::*; #(parameter int BLOCK = 512) (
+  input  logic clk, reset,
+  input  logic layer_valid,
+  input  layer_t layer,
+  output logic layer_pop,
+  input  logic [63:0] base,
+  output logic arvalid,
+  input  logic arready,
+  output logic [63:0] araddr,
+  output logic [7:0] arlen,
+  input  logic rvalid,
+  input  logic [PORT*8-1:0] rdata,
+  output logic valid,
+  output logic [BLOCK*8-1:0] block,
+  input  logic pop,
+  output logic [15:0] count
+);
+  localparam int BEATS = BLOCK / PORT;
+  wire wanted = layer[F_OP] == 32'(OP_CONV) || layer[F_OP] == 32'(OP_MAX) || layer[F_OP] == 32'(OP_SUM);
+  logic ready, beat_valid, beat_ready;
+  logic [PORT*8-1:0] beat;
+
+  assign layer_pop = layer_valid && (ready || !wanted);
+  axi_reader #(.BYTES(PORT), .DEPTH(2 * BEATS > 2 * BURST ? 2 * BEATS : 2 * BURST)) reader (
+    .clk, .reset, .job(layer_valid && wanted), .job_ready(ready), .start(base + 64'(layer[F_PAR_BASE]) * BLOCK),
+    .beats(layer[F_GROUPS] * BEATS), .arvalid, .arready, .araddr, .arlen, .rvalid, .rdata,
+    .valid(beat_valid), .data(beat), .pop(beat_valid && beat_ready), .count
+  );
+  gearbox #(.IN(PORT), .OUT(BLOCK), .UNIT(PORT)) widen (
+    .clk, .reset, .in_valid(beat_valid), .in_ready(beat_ready), .in(beat), .out_valid(valid), .out_ready(pop),
+    .out(block)
+  );
+endmodule

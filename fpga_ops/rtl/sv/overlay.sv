@@ -1,0 +1,124 @@
+// The overlay: blocks that interpret layer descriptors, so a network is data. docs/fpga-rtl.md has the picture.
+//
+//   fetch --descriptors--> image, constants, weights, maps (sender, receiver), array, requant, sink
+//   maps --act--> array --acc--> requant --result--> maps;   weights --> array;   constants --> requant
+//   image --> maps;   maps --store--> sink
+//
+// Ports are AXI4 without what is never used (IDs, locks, write bursts longer than a beat): five that read, of them
+// `w` of WB / PB ports side by side, and one that writes. `start` begins a batch of `runs` runs of a program of `layers`
+// descriptors; `done` lasts a cycle, with `status` 0 or 1 + the index of a descriptor that failed its checksum.
+module overlay import overlay_pkg::*; #(
+  parameter int VEC = 32, LANE = 64, PIX = 7, WB = 64, TILES = 512, WEIGHT_DEPTH = 256, MAP_WORDS = 4096, FORM = PLAIN,
+  localparam int CW = gcd(VEC, LANE), NH = VEC / CW, PB = WB < PORT ? WB : PORT, WPORTS = WB / PB,
+  BLOCK = LANE * 8
+) (
+  input  logic clk, reset,
+  input  logic start,
+  input  logic [15:0] layers,
+  input  logic [31:0] runs,
+  input  logic [63:0] program_base, image_base, constants_base, out_base,
+  input  logic [WPORTS-1:0][63:0] weights_base,
+  output logic done,
+  output logic [31:0] status,
+  // reads: 0 program, 1 image, 2 constants
+  output logic [2:0] arvalid,
+  input  logic [2:0] arready,
+  output logic [2:0][63:0] araddr,
+  output logic [2:0][7:0] arlen,
+  input  logic [2:0] rvalid,
+  input  logic [2:0][PORT*8-1:0] rdata,
+  output logic [WPORTS-1:0] w_arvalid,
+  input  logic [WPORTS-1:0] w_arready,
+  output logic [WPORTS-1:0][63:0] w_araddr,
+  output logic [WPORTS-1:0][7:0] w_arlen,
+  input  logic [WPORTS-1:0] w_rvalid,
+  input  logic [WPORTS-1:0][PB*8-1:0] w_rdata,
+  output logic awvalid,
+  input  logic awready,
+  output logic [63:0] awaddr,
+  output logic wvalid,
+  input  logic wready,
+  output logic [PORT*8-1:0] wdata,
+  input  logic bvalid,
+  // for measurements: a layer's end, who waits for what, how full the queues are
+  output logic layer_done,
+  output logic [2:0] waits,               // array for weights, array for activations, requant for constants
+  output logic [5:0][15:0] filled         // words in: image, constants (beats), weights, act, acc, result
+);
+  function automatic int gcd(int a, int b);
+    int rest;
+    while (b != 0) begin
+      rest = a % b;
+      a = b;
+      b = rest;
+    end
+    return a;
+  endfunction
+  localparam int WORD = PIX * CW, SEND = PIX * VEC;
+  localparam int STORED = SEND > PORT ? 1 << $clog2(SEND) : PORT;
+  localparam int BLOCKS = 8;              // that take descriptors
+  localparam int IMAGE = 0, CONSTANTS = 1, WEIGHTS = 2, SENDER = 3, RECEIVER = 4, ARRAY = 5, REQUANT = 6, SINK = 7;
+
+  wire clear = reset || start;            // a batch starts with everything empty, whatever the last one left
+  logic push, ending;
+  layer_t pushed;
+  logic [BLOCKS-1:0] full, valid, pop;
+  layer_t [BLOCKS-1:0] layer;
+  fetch fetches (
+    .clk, .reset, .start, .base(program_base), .layers, .runs, .arvalid(arvalid[0]), .arready(arready[0]),
+    .araddr(araddr[0]), .arlen(arlen[0]), .rvalid(rvalid[0]), .rdata(rdata[0]), .push, .blocked(|full), .layer(pushed),
+    .status
+  );
+  for (genvar i = 0; i < BLOCKS; i++) begin : descriptors
+    logic [15:0] unused_count;
+    fifo #(.WIDTH(2048), .DEPTH(2)) queue (
+      .clk, .reset(clear), .push, .in(pushed), .full(full[i]), .valid(valid[i]), .out(layer[i]), .pop(pop[i]),
+      .count(unused_count)
+    );
+  end
+
+  logic image_valid, image_pop, block_valid, block_pop, weight_valid, weight_pop, act_valid, act_pop, acc_valid, acc_pop;
+  logic result_valid, result_pop, store_valid, store_pop, stored, finished;
+  logic [WORD*8-1:0] image_word, result;
+  logic [BLOCK*8-1:0] block;
+  logic [WB*8-1:0] weight_word;
+  logic [SEND*8-1:0] act, store_word;
+  logic [PIX-1:0][LANE-1:0][31:0] acc;
+  image #(.PIX(PIX), .VEC(VEC), .CW(CW)) images (
+    .clk, .reset(clear), .layer_valid(valid[IMAGE]), .next_layer(layer[IMAGE]), .layer_pop(pop[IMAGE]), .base(image_base),
+    .arvalid(arvalid[1]), .arready(arready[1]), .araddr(araddr[1]), .arlen(arlen[1]), .rvalid(rvalid[1]),
+    .rdata(rdata[1]), .valid(image_valid), .word(image_word), .pop(image_pop), .count(filled[0])
+  );
+  constants #(.BLOCK(BLOCK)) blocks (
+    .clk, .reset(clear), .layer_valid(valid[CONSTANTS]), .layer(layer[CONSTANTS]), .layer_pop(pop[CONSTANTS]),
+    .base(constants_base), .arvalid(arvalid[2]), .arready(arready[2]), .araddr(araddr[2]), .arlen(arlen[2]),
+    .rvalid(rvalid[2]), .rdata(rdata[2]), .valid(block_valid), .block, .pop(block_pop), .count(filled[1])
+  );
+  weights #(.WB(WB), .PB(PB), .DEPTH(WEIGHT_DEPTH)) streams (
+    .clk, .reset(clear), .layer_valid(valid[WEIGHTS]), .layer(layer[WEIGHTS]), .layer_pop(pop[WEIGHTS]),
+    .base(weights_base), .arvalid(w_arvalid), .arready(w_arready), .araddr(w_araddr), .arlen(w_arlen),
+    .rvalid(w_rvalid), .rdata(w_rdata), .valid(weight_valid), .word(weight_word), .pop(weight_pop), .count(filled[2])
+  );
+  maps #(.PIX(PIX), .CW(CW), .NH(NH), .WORDS(MAP_WORDS)) memories (
+    .clk, .reset(clear), .layer_valid({valid[RECEIVER], valid[SENDER]}), .layer({layer[RECEIVER], layer[SENDER]}),
+    .layer_pop({pop[RECEIVER], pop[SENDER]}), .image_valid, .image_word, .image_pop, .result_valid,
+    .result_word(result), .result_pop, .act_valid, .act, .act_pop, .store_valid, .store_word, .store_pop, .stored,
+    .layer_done, .ending, .act_count(filled[3])
+  );
+  array #(.VEC(VEC), .LANE(LANE), .PIX(PIX), .WB(WB), .TILES(TILES), .FORM(FORM)) multipliers (
+    .clk, .reset(clear), .layer_valid(valid[ARRAY]), .next_layer(layer[ARRAY]), .layer_pop(pop[ARRAY]), .weight_valid,
+    .weight_word, .weight_pop, .act_valid, .act, .act_pop, .acc_valid, .acc, .acc_pop, .wants_weights(waits[0]),
+    .wants_acts(waits[1]), .acc_count(filled[4])
+  );
+  requant #(.LANE(LANE), .CW(CW), .PIX(PIX)) requantiser (
+    .clk, .reset(clear), .layer_valid(valid[REQUANT]), .next_layer(layer[REQUANT]), .layer_pop(pop[REQUANT]),
+    .block_valid, .block, .block_pop, .acc_valid, .acc, .acc_pop, .result_valid, .result, .result_pop,
+    .wants_constants(waits[2]), .result_count(filled[5])
+  );
+  sink #(.WORD(SEND), .STORED(STORED)) writer (
+    .clk, .reset(clear), .layer_valid(valid[SINK]), .layer(layer[SINK]), .layer_pop(pop[SINK]), .base(out_base),
+    .word_valid(store_valid), .word_pop(store_pop), .word(store_word), .awvalid, .awready, .awaddr, .wvalid, .wready,
+    .wdata, .bvalid, .stored, .done(finished)
+  );
+  always_ff @(posedge clk) done <= finished && ending && !clear;
+endmodule
