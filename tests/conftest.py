@@ -20,7 +20,7 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in (
             "no_proxy",
             "NO_PROXY",
-        ):  # where a site has a proxy, libraries that tests use send it loopback as well
+        ):
             patch.setenv(name, ",".join(filter(None, [os.environ.get(name), "localhost,127.0.0.1,::1"])))
         yield
 

@@ -7,7 +7,7 @@ scores = client.tag(jets)
 
 from fpga_ops.moved_modules import redirect
 from sonic_client.client import AsyncClient, Client, tag
-from sonic_client.core.session import Reply
+from sonic_client.core.reply import Reply
 from sonic_client.errors import (
     AuthenticationError,
     BadReplyError,

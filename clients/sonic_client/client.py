@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import dataclasses
-import os
 import sys
-import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +17,9 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sonic_client.core.session import Reply, Session
+from sonic_client import background
+from sonic_client.core.reply import Reply
+from sonic_client.core.session import Session
 from sonic_client.core.timing import Breakdown, Totals
 from sonic_client.core.transports.base import ModelInfo, Tensor
 from sonic_client.core.url import resolve
@@ -32,12 +32,14 @@ T = TypeVar("T")
 E = TypeVar("E")
 R = TypeVar("R")
 
+_TWO_LOOPS = "this AsyncClient is in use in another event loop, which still runs; make one for each, or use Client"
+
 Progress = Callable[[int], None]
 """Called with the number of jets just answered."""
 
 
 class AsyncClient:
-    """One model on one or more servers, for asyncio.
+    """One model on one or more servers, for asyncio. In another `asyncio.run` it connects anew.
 
     async with AsyncClient("triton+grpc://localhost:8001/top_tagger") as client:
         scores = await client.tag(jets)
@@ -158,8 +160,8 @@ class AsyncClient:
         return await self._open().server_statistics()
 
     def statistics(self) -> Totals:
-        """Sums over this client's calls."""
-        return Totals() if self._session is None else self._session.totals
+        """Sums over this client's calls since it was opened: a copy, which stays as it is."""
+        return Totals() if self._session is None else self._session.statistics()
 
     def servers(self) -> dict[str, dict[str, Any]]:
         """What is believed of every server."""
@@ -168,8 +170,15 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connections. The client may be used again afterwards."""
         session, self._session = self._session, None
-        if session is not None:
+        if session is None:
+            return
+        if session.loop is asyncio.get_running_loop():
             await session.close()
+        elif not session.loop.is_running():
+            session.abandon()
+        else:
+            self._session = session
+            raise ConfigurationError(_TWO_LOOPS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -185,6 +194,11 @@ class AsyncClient:
     # ---- inside
 
     def _open(self) -> Session:
+        if self._session is not None and self._session.loop is not asyncio.get_running_loop():
+            if self._session.loop.is_running():
+                raise ConfigurationError(_TWO_LOOPS)
+            self._session.abandon()  # an `asyncio.run` that has ended; its connections went with it
+            self._session = None
         if self._session is None:
             self._session = Session(self.servers_asked, self.model, self.version, self.options)
         return self._session
@@ -272,13 +286,13 @@ class Client:
     def infer(self, inputs: Mapping[str, Tensor], **request: Any) -> Reply:
         """Send one request and wait for the answer."""
         session = self._client._session
-        if session is not None and not _background().is_here():
+        if session is not None and not background.loop().is_here():
             begun = session.infer_here(inputs, **request)
             if isinstance(begun, Reply):
                 return begun
             if begun is not None:
                 return self._run(session.resume(begun))
-        return _wait(self.submit(inputs, **request))
+        return background.wait(self.submit(inputs, **request))
 
     def submit(
         self, inputs: Mapping[str, Tensor], callback: Callable[[Future[Reply]], None] | None = None, **request: Any
@@ -288,7 +302,7 @@ class Client:
         The callback gets the finished future, in the client's thread: it must return soon.
         """
         _open_clients.add(self)
-        future = _background().submit(self._client.infer(inputs, **request))
+        future = background.loop().submit(self._client.infer(inputs, **request))
         if callback is not None:
             future.add_done_callback(callback)
         return future
@@ -323,7 +337,7 @@ class Client:
     @staticmethod
     def _produce(pending: deque[tuple[E, Future[Reply]]], produce: Callable[[E, Reply], R]) -> R:
         event, future = pending[0]
-        reply = _wait(future)
+        reply = background.wait(future)
         pending.popleft()
         return produce(event, reply)
 
@@ -368,7 +382,7 @@ class Client:
         return self._run(self._client.server_statistics())
 
     def statistics(self) -> Totals:
-        """Sums over this client's calls."""
+        """Sums over this client's calls since it was opened: a copy, which stays as it is."""
         return self._client.statistics()
 
     def servers(self) -> dict[str, dict[str, Any]]:
@@ -390,38 +404,21 @@ class Client:
 
     def __del__(self) -> None:
         client = getattr(self, "_client", None)
-        if client is not None and client._session is not None and _shared is not None and not sys.is_finalizing():
-            with suppress(RuntimeError, ConfigurationError):
-                _shared.submit(client.close())
+        if client is not None and client._session is not None and not sys.is_finalizing():
+            loop = background.present()
+            if loop is not None:
+                with suppress(RuntimeError, ConfigurationError):
+                    loop.submit(client.close())
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         _open_clients.add(self)
-        return _wait(_background().submit(work))
+        return background.wait(background.loop().submit(work))
 
 
 def tag(jets: Any, urls: str | Sequence[str], **settings: Any) -> Any:
     """The top score of every jet, in one call: `tag(jets, "triton+grpc://localhost:8001/top_tagger")`."""
     with Client(urls, **settings) as client:
         return client.tag(jets)
-
-
-class _Background:
-    """The event loop of all synchronous clients of this process, in a daemon thread."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="sonic-client", daemon=True)
-        self._thread.start()
-
-    def is_here(self) -> bool:
-        return threading.current_thread() is self._thread
-
-    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        if self.is_here():
-            work.close()
-            raise ConfigurationError("a callback must not wait for the client in the client's own thread; use a future")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 
 _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -431,37 +428,10 @@ _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
 def _close_all() -> None:
     """Leave no connection, shared memory or local server behind, whatever the user forgot to close."""
     for client in list(_open_clients):
-        if _shared is not None and _shared.pid == os.getpid():
+        loop = background.present()
+        if loop is not None:
             with suppress(ClientError, CancelledError, TimeoutError):
-                _shared.submit(client._client.close()).result(timeout=10.0)
-
-
-_shared: _Background | None = None
-_shared_lock = threading.Lock()
-
-
-def _background() -> _Background:
-    global _shared
-    with _shared_lock:
-        if _shared is None:
-            _shared = _Background()
-        elif _shared.pid != os.getpid():
-            raise ConfigurationError(
-                "this process was forked from one whose client was in use, which gRPC does not survive; "
-                'use multiprocessing.get_context("spawn") (dask does), or make the first call after the fork'
-            )
-        return _shared
-
-
-def _wait(future: Future[T]) -> T:
-    """The future's result; Ctrl-C cancels the request instead of abandoning it."""
-    try:
-        return future.result()
-    except KeyboardInterrupt:
-        future.cancel()
-        with suppress(CancelledError, TimeoutError):
-            future.exception(timeout=2.0)
-        raise
+                loop.submit(client._client.close()).result(timeout=10.0)
 
 
 def _options(options: Options | None, settings: Mapping[str, Any]) -> Options:

@@ -6,6 +6,7 @@ import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 
 from sonic_client.errors import ConfigurationError
@@ -18,22 +19,37 @@ Token = str | Path | Callable[[], str]
 class Tls:
     """Files (PEM) for an encrypted connection; `certificate` and `key` together make it mutual."""
 
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    ca: str | PathLike[str] | None = None
+    certificate: str | PathLike[str] | None = None
+    key: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("ca", "certificate", "key"):
+            object.__setattr__(self, name, _path(getattr(self, name), f"Tls.{name}", optional=True))
         if (self.certificate is None) != (self.key is None):
             raise ConfigurationError("mutual TLS needs both a certificate and its key")
         for file in (self.ca, self.certificate, self.key):
             if file is not None and not Path(file).is_file():
                 raise ConfigurationError(f"TLS file {file} does not exist")
 
+    def contents(self) -> tuple[bytes | None, bytes | None, bytes | None]:
+        """Authority, key and certificate, as gRPC takes them. Raises ConfigurationError when one cannot be read."""
+        try:
+            ca, key, certificate = (
+                None if f is None else Path(f).read_bytes() for f in (self.ca, self.key, self.certificate)
+            )
+        except OSError as error:
+            raise ConfigurationError(f"a TLS file cannot be read: {error}") from error
+        return ca, key, certificate
+
     def context(self) -> ssl.SSLContext:
-        """The same settings for HTTPS."""
-        context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
-        if self.certificate is not None and self.key is not None:
-            context.load_cert_chain(str(self.certificate), str(self.key))
+        """The same settings for HTTPS. Raises ConfigurationError for files that are no certificates."""
+        try:
+            context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
+            if self.certificate is not None and self.key is not None:
+                context.load_cert_chain(str(self.certificate), str(self.key))
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigurationError(f"{self} cannot be used: {error}") from error
         return context
 
 
@@ -67,15 +83,29 @@ class LocalModel:
         device: As for `fpga_ops.load`; None takes the best one that is usable.
     """
 
-    path: Path
+    path: str | PathLike[str]
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", _path(self.path, "LocalModel.path"))
 
 
 @dataclass(frozen=True)
 class LocalServer:
     """Local fallback with a Triton server of our own, started when first needed and stopped with the client."""
 
-    model_repository: Path
+    model_repository: str | PathLike[str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model_repository", _path(self.model_repository, "LocalServer.model_repository"))
+
+
+def _path(value: object, name: str, *, optional: bool = False) -> Path | None:
+    if value is None and optional:
+        return None
+    if not isinstance(value, (str, PathLike)):
+        raise ConfigurationError(f"{name}: expected a path, got {value!r}")
+    return Path(value)
 
 
 @dataclass(frozen=True)
@@ -104,6 +134,8 @@ class Options:
         eject_for: How long at first; it doubles with every further ejection, up to a minute.
         priority: Triton's priority level of the requests, 1 first; 0 is the model's default level.
         labels: The classes, in the order of the model's output.
+        metrics_url: Metrics page of the server (one server), for `Reply.provenance` where answers do not say what gave
+            them. "" takes port 8002 for servers on 8000 or 8001, and looks servers of this user on this machine up.
     """
 
     deadline: float = 60.0
@@ -125,8 +157,21 @@ class Options:
     retry: Retry = field(default_factory=Retry)
     priority: int = 0
     labels: tuple[str, ...] = ("qcd", "top")
+    metrics_url: str = ""
 
     def __post_init__(self) -> None:
+        kinds: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
+            ("tls", Tls, "Tls(ca=...)"),
+            ("retry", Retry, "Retry(...)"),
+            (
+                "fallback",
+                (LocalModel, LocalServer, type(None)),
+                "LocalModel(path), LocalServer(model_repository) or None",
+            ),
+        )
+        for name, kind, words in kinds:
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigurationError(f"{name}: expected {words}, got {getattr(self, name)!r}")
         for name in ("deadline", "eject_for"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name}: expected more than 0 s, got {getattr(self, name)}")

@@ -35,6 +35,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     known: bool = True
     delay: float = 0.0
     token: str | None = None
+    absent_is_not_found: bool = False
+    """As Triton since mid-2026 answers ModelReady for a model that it does not have."""
+    parameters: dict[str, str] = field(default_factory=dict)
+    """Response parameters of every answer."""
     output: tuple[str, str, tuple[int, ...]] = ("probabilities", "FP32", (-1, 2))
     requests: list[Any] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
@@ -51,6 +55,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._admit(context)
+        if self.absent_is_not_found and not self.known:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         return pb.ModelReadyResponse(ready=self.ready and self.known)
 
     def RepositoryIndex(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
@@ -92,7 +98,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                         self.cancelled += 1
                     break
                 time.sleep(0.002)
-            return answer_to(request)
+            answer = answer_to(request)
+            for name, value in self.parameters.items():
+                answer.parameters[name].string_param = value
+            return answer
         finally:
             with self.lock:
                 self.under_way -= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,20 +29,32 @@ class LocalTransport:
             raise ConfigurationError(
                 f'the local fallback needs fpga_ops and its dependencies ({error}): pip install "triton-fpga[engine]"'
             ) from error
-        self._network = fpga_ops.load(local.path, local.device)
+        from fpga_ops.errors import FpgaOpsError, InputError
+
+        path = Path(local.path)
+        try:
+            self._network = fpga_ops.load(path, local.device)
+        except (FpgaOpsError, OSError) as error:
+            raise ConfigurationError(f"the local fallback {path} cannot be loaded: {error}") from error
+        self._input_error, self._error = InputError, FpgaOpsError
         self._model = model
-        self._version = local.path.parent.name if local.path.parent.name.isdecimal() else ""
+        self._version = path.parent.name if path.parent.name.isdecimal() else ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sonic-local")
-        self.url = ServerUrl("local", str(local.path), 0)
+        self.url = ServerUrl("local", str(path), 0)
 
     async def infer(self, call: Call, timeout: float) -> RawReply:
-        """Run the network on the inputs."""
+        """Run the network on the inputs. What takes longer than `timeout` is finished, and forgotten."""
         loop = asyncio.get_running_loop()
         try:
-            outputs = await loop.run_in_executor(self._thread, self._run, dict(call.inputs))
-        except ValueError as error:
+            async with asyncio.timeout(timeout):
+                outputs = await loop.run_in_executor(self._thread, self._run, dict(call.inputs))
+        except TimeoutError as error:
+            raise Fault(Kind.SLOW, f"no answer within {timeout:.3g} s") from error
+        except self._input_error as error:
             raise Fault(Kind.CALLER, str(error)) from error
-        return RawReply(outputs, self._version, {"device": str(self._network.describe()["device"])})
+        except (self._error, RuntimeError, MemoryError) as error:  # RuntimeError: closed meanwhile
+            raise Fault(Kind.SERVER, f"{type(error).__name__}: {error}") from error
+        return RawReply(outputs, self._version, self._provenance())
 
     async def model_ready(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> bool:
         """It is, once loaded."""
@@ -85,6 +98,17 @@ class LocalTransport:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._network.close)
         self._thread.shutdown()
 
+    def abandon(self) -> None:
+        """The same, without an event loop."""
+        self._thread.submit(self._network.close)
+        self._thread.shutdown()
+
+    def _provenance(self) -> dict[str, str]:
+        """What answers, as a server's response parameters say it."""
+        said = self._network.describe()
+        known = {name: str(said[name]) for name in ("device", "precision", "kernel", "isa") if said.get(name)}
+        return known | {"version": self._version}
+
     def _run(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {name: np.asarray(array) for name, array in self._network.run(inputs).items()}
 
@@ -101,16 +125,22 @@ class OwnServer:
         self._server: Any = None
 
     def start(self) -> ServerUrl:
-        """Start it; blocks until it is ready. Raises ConfigurationError when it cannot be."""
+        """Start it; blocks until it is ready. Raises ConfigurationError when it cannot be; then nothing is left."""
         try:
             from triton_server import TritonServer
         except ImportError as error:
             raise ConfigurationError(
                 f'a local server needs the server packages ({error}): pip install "triton-fpga[server]"'
             ) from error
-        self._server = TritonServer(self._local.model_repository)
-        self._server.__enter__()
-        return parse(str(self._server.grpc_url)).server
+        from triton_server.errors import ServerError
+
+        try:
+            server = TritonServer(Path(self._local.model_repository))
+            server.__enter__()
+        except (ServerError, OSError, ValueError) as error:
+            raise ConfigurationError(f"the local server does not start: {error}") from error
+        self._server = server
+        return parse(str(server.grpc_url)).server
 
     def stop(self) -> None:
         """Stop it and leave nothing behind."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 import random
 import threading
 import time
@@ -12,6 +13,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from sonic_client.core.faults import AGAINST_SERVER, Fault, Kind
 from sonic_client.core.shared_memory import Arena
 from sonic_client.core.transports.base import Blocking, Transport
+
+_log = logging.getLogger(__name__)
 
 _LONGEST_EJECTION = 60.0
 _PROBE_EVERY = 0.25
@@ -189,7 +192,7 @@ class Pool:
         try:
             await asyncio.sleep(pause)
             interval = _PROBE_EVERY
-            while (state := await self._probe(server)) is not State.READY:
+            while (state := await self._ask(server)) is not State.READY:
                 self._set(server, state, server.reason)
                 await asyncio.sleep(_HOPELESS_EVERY if state in HOPELESS else interval)
                 interval = min(_PROBE_AT_MOST, interval * 1.5)
@@ -197,6 +200,15 @@ class Pool:
             self._set(server, State.PROBATION if server.ejections else State.READY, "")
         finally:
             self._watchers.pop(id(server), None)
+
+    async def _ask(self, server: Server) -> State:
+        """As the probe says; a probe that fails in any way leaves the server out and watched, and says so."""
+        try:
+            return await self._probe(server)
+        except Exception as error:  # noqa: BLE001 - a server that is no longer looked at would stay out for ever
+            server.reason = f"it could not be asked ({type(error).__name__}: {error})"
+            _log.warning("%s: %s", server.name, server.reason)
+            return State.OUT
 
     def _set(self, server: Server, state: State, reason: str) -> None:
         server.state = state

@@ -12,9 +12,9 @@ from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 
+from sonic_client.core.admin_key import with_own_key
 from sonic_client.core.faults import Fault
 from sonic_client.core.transports.base import Region, Tensor, Transport
-from sonic_client.core.url import with_own_key
 
 SMALLEST = 32 * 1024
 """Requests with fewer bytes are sent inline: the copy costs less than the bookkeeping."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,29 @@ class Totals:
         numbers = asdict(self)
         del numbers["latencies_ms"]
         return numbers | {"p50_ms": self.quantile_ms(0.5), "p99_ms": self.quantile_ms(0.99)}
+
+
+class Counters:
+    """What a client has done so far. Any thread may count; what is handed out is a copy."""
+
+    def __init__(self) -> None:
+        self._totals = Totals()
+        self._lock = threading.Lock()
+
+    def count(self, name: str, amount: int = 1) -> None:
+        """Add to one of the whole numbers of `Totals`."""
+        with self._lock:
+            setattr(self._totals, name, getattr(self._totals, name) + amount)
+
+    def answered(self, timing: CallTiming, inferences: int) -> None:
+        """Count an answered call."""
+        with self._lock:
+            self._totals.add(timing, inferences)
+
+    def snapshot(self) -> Totals:
+        """The sums of this moment, which stay as they are."""
+        with self._lock:
+            return replace(self._totals, latencies_ms=self._totals.latencies_ms.copy())
 
 
 _PARTS = ("queue", "compute_input", "compute_infer", "compute_output")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -45,18 +45,6 @@ class ServerUrl:
         if self.protocol == "local":
             return f"local:{self.host}"
         return f"{self.protocol}{'s' if self.tls else ''}://{self.address}"
-
-
-def with_own_key(url: ServerUrl, headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers of a request that only the server's owner may send: with the admin key where both are this user's.
-
-    Others are refused by the server: they register no shared memory there, and do not see its repository index.
-    """
-    if url.protocol == "local" or url.tls or not url.is_loopback:
-        return dict(headers)
-    from triton_server.server.admin_key import own_headers
-
-    return {**own_headers(url.port), **headers}
 
 
 @dataclass(frozen=True)

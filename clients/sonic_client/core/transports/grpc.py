@@ -58,9 +58,7 @@ class GrpcTransport:
         self.url = url
         self._credentials = None
         if url.tls:
-            self._credentials = grpc.ssl_channel_credentials(
-                *(None if file is None else file.read_bytes() for file in (tls.ca, tls.key, tls.certificate))
-            )
+            self._credentials = grpc.ssl_channel_credentials(*tls.contents())
         self._proxy = find_proxy(url)
         way = ("grpc.enable_http_proxy", 0) if self._proxy is None else ("grpc.http_proxy", self._proxy.url)
         arguments = _alone([*_CHANNEL, way])
