@@ -5,7 +5,6 @@ What it is made of lies in triton_server.plugin, where it can be tested without 
 
 import json
 import os
-import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -19,8 +18,9 @@ import fpga_ops
 from fpga_ops.errors import FpgaOpsError, InputError, ModelError
 from triton_server.plugin.device_trial import FirstUse
 from triton_server.plugin.failover import Chain, Failure, NoDeviceError, split_rows
+from triton_server.plugin.housekeeping import Housekeeping
 from triton_server.plugin.input_checks import contract
-from triton_server.plugin.metrics import FLUSH_S, Accounts, Metrics, Provenance
+from triton_server.plugin.metrics import Accounts, Metrics, Provenance
 from triton_server.plugin.parent_death import hold
 from triton_server.plugin.provenance import provenance
 from triton_server.plugin.settings import read_settings
@@ -34,8 +34,6 @@ from triton_server.server.abilities import knows_numpy_2, takes_parameters
 DEFAULT_MAX_BATCH = 8
 GOLDEN_ROWS = 2
 """Known answers asked at load and on the timer: few, since requests wait meanwhile."""
-FAULTS = 3
-"""Rounds of the thread in the background that fail in a row before the instance ends."""
 MOST_TEXT = 4000
 """Characters of an error; gRPC breaks the stream off over more than 16 KiB."""
 _THIS_PROGRAM = Path("/proc/self/exe")
@@ -87,7 +85,6 @@ class TritonPythonModel:
         self._provenance = Provenance(self._metrics.move, labels)
         self._parameters = takes_parameters(pb_utils)
         self._version = args["model_version"]
-        self._stop = threading.Event()
         self._inputs = [str(entry["name"]) for entry in config["input"]]
         self._outputs = [str(entry["name"]) for entry in config["output"]]
         try:
@@ -129,8 +126,10 @@ class TritonPythonModel:
             lambda error: pb_utils.Logger.log_error(f"{self._name}: an answer could not be sent: {error}"),
         )
         self._precedence = Precedence()
-        self._background = threading.Thread(target=self._keep, args=(interval,), name="accounts", daemon=True)
-        self._background.start()
+        self._self_test_interval = interval
+        self._last_test = time.monotonic()
+        self._server = os.getppid()
+        self._housekeeping = Housekeeping(self._keep, self._keeping_failed, lambda: os._exit(1))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Check each request, answer the good ones with one device call, and each bad one with its own error."""
@@ -210,8 +209,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Free the device."""
         self._afterwards.close()
-        self._stop.set()
-        self._background.join(5.0)
+        self._housekeeping.close()
         self._chain.close()
         self._provenance.withdraw()
         self._accounts.flush()
@@ -229,33 +227,21 @@ class TritonPythonModel:
         precision, kernel = (str(description.get(name, "")) for name in ("precision", "kernel"))
         self._provenance.tell(self._chain.device, precision, kernel, self._chain.choice)
 
-    def _keep(self, self_test_interval: float) -> None:
-        """Hand the counts to Prometheus, test the device on a timer, end when the server has died.
+    def _keep(self) -> None:
+        """Hand the counts to Prometheus, test the device on a timer, end when the server has died."""
+        # Without a pipe of the parent nobody else does: Triton takes a dead server that nobody reaped for a live one.
+        if os.getppid() != self._server:
+            os._exit(1)
+        if self._self_test_interval and time.monotonic() - self._last_test >= self._self_test_interval:
+            self._last_test = time.monotonic()
+            self._test()
+        self._tell_provenance()
+        self._accounts.flush()
 
-        A fault of a round is logged and counted, and the next round is tried. After FAULTS in a row the process ends,
-        which the supervisor sees: an instance whose device nobody tests shall not go on as if somebody did.
-        """
-        last_test = time.monotonic()
-        server = os.getppid()
-        faults = 0
-        while not self._stop.wait(FLUSH_S):
-            # Without a leash nobody else does: Triton takes a dead server that nobody reaped for a live one.
-            if os.getppid() != server:
-                os._exit(1)
-            try:
-                if self_test_interval and time.monotonic() - last_test >= self_test_interval:
-                    last_test = time.monotonic()
-                    self._test()
-                self._tell_provenance()
-                self._accounts.flush()
-            except Exception:  # noqa: BLE001 - whatever it is, it must not end this thread in silence
-                faults += 1
-                pb_utils.Logger.log_error(f"{self._name}: thread accounts failed: {traceback.format_exc()}")
-                if faults == FAULTS:
-                    os._exit(1)
-                self._accounts.add("fpga_thread_faults_total", thread="accounts")
-            else:
-                faults = 0
+    def _keeping_failed(self, error: BaseException) -> None:
+        text = "".join(traceback.format_exception(error))
+        pb_utils.Logger.log_error(f"{self._name}: the housekeeping failed: {text}")
+        self._accounts.add("fpga_thread_faults_total", thread="housekeeping")
 
     def _test(self) -> None:
         device = self._chain.device

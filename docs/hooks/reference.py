@@ -126,12 +126,8 @@ def metrics() -> str:
     plugin = importlib.import_module("triton_server.plugin.metrics").DESCRIPTIONS
     rows = ["| metric | from | meaning |", "|---|---|---|"]
     rows += [f"| `{name}` | Triton, port 8002 | {_cell(text)} |" for name, text in sorted(plugin.items())]
-    seen = {}
-    for path in sorted((ROOT / "backends" / "triton_server" / "supervisor").rglob("*.py")):
-        for name, text in re.findall(r"\"# HELP (triton_fpga_\w+) ([^\"\n]+)\"", path.read_text()):
-            seen[name] = text
-        for name, text in re.findall(r"\(\s*\"(triton_fpga_\w+)\",\s*\"([^\"\n]+)\"", path.read_text()):
-            seen[name] = text
+    page = importlib.import_module("triton_server.supervisor.health_endpoint").metrics_of_nothing()
+    seen = dict(re.findall(r"^# HELP (triton_fpga_\w+) (.+)$", page, re.MULTILINE))
     rows += [f"| `{name}` | supervisor, port 8003 | {_cell(text)} |" for name, text in sorted(seen.items())]
     return "\n".join(rows)
 

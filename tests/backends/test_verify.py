@@ -32,6 +32,40 @@ def test_what_file_servers_and_programs_make_is_no_model(tmp_path: Path) -> None
     assert "not a model name" in verdict.refused["_mine"]
 
 
+SLOWING = """
+backend: "fpga"
+max_batch_size: 8
+instance_group [ { kind: KIND_CPU count: 2 } ]
+dynamic_batching {
+  max_queue_delay_microseconds: 100
+  default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 1000000 }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "slowing"),
+    [
+        ("", "", True),
+        ("count: 2", "count: 1", False),
+        ("max_queue_delay_microseconds: 100", "max_queue_delay_microseconds: 0", False),
+        ("default_timeout_microseconds: 1000000", "max_queue_size: 64", False),
+        ("max_batch_size: 8", "max_batch_size: 1", False),
+    ],
+)
+def test_what_tritons_batcher_serves_ever_more_slowly_is_told(
+    tmp_path: Path, old: str, new: str, slowing: bool
+) -> None:  # fmt: skip
+    model(tmp_path, "tagger", SLOWING.replace(old, new))
+    assert verify_repository(tmp_path).slowing == (["tagger"] if slowing else [])
+
+
+def test_the_shipped_models_are_not_among_them() -> None:
+    verdict = verify_repository(Path(__file__).resolve().parents[2] / "model_repository")
+    assert verdict.accepted
+    assert not verdict.slowing
+
+
 def model(repository: Path, name: str, config: str | bytes | None) -> Path:
     folder = repository / name
     (folder / "1").mkdir(parents=True)

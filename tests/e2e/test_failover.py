@@ -52,7 +52,7 @@ def test_a_device_that_was_taken_out_is_back_when_the_model_is_loaded_anew(servi
     fault.write_text("lost")
     np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), expected)
     fault.unlink()
-    time.sleep(1.5)  # its self-test comes each second
+    service.wait_for(lambda: service.metric("fpga_self_tests_total", 'device="reference"') >= 1)
     service.wait_for(lambda: service.metric("fpga_model_info", 'device="reference"') == 1)
     with tritonclient.http.InferenceServerClient(service.urls["http"]) as client:
         client.unload_model("tiny", headers=service.admin)
@@ -115,6 +115,7 @@ def test_the_next_device_answers_with_the_same_bits(service: Service, fault: Pat
     expected = service.infer("grpc", "tiny", images())
     service.wait_for(lambda: service.metric("fpga_model_info", 'device="first"') == 1)
     service.wait_for(lambda: service.metric("fpga_failovers_total", 'device="unbuildable"', 'cause="build"') == 1)
+    assert not service.status()["degraded"], "a spare that is not the last"
     fault.write_text(what)
     if what == "wrong":  # nothing fails, so only the known-answer test on the timer can notice
         service.wait_for(lambda: service.metric("fpga_failovers_total", f'cause="{cause}"') == 1)
@@ -122,6 +123,10 @@ def test_the_next_device_answers_with_the_same_bits(service: Service, fault: Pat
     service.wait_for(lambda: service.metric("fpga_failovers_total", 'device="first"', f'cause="{cause}"') == 1)
     service.wait_for(lambda: service.metric("fpga_model_info", 'device="reference"') == 1)
     assert service.metric("fpga_model_info", 'device="first"') == 0
+    service.wait_for(lambda: service.status()["degraded"])
+    assert service.get("/ready/tiny")[1]["degraded"]
+    assert "triton_fpga_degraded 1.0" in service.get("/metrics")[1]
+    assert "tiny version 1: degraded: it serves on reference, the last of its devices" in service.log.read_text()
     assert f"device first is taken out of service ({cause})" in service.log.read_text()
     assert service.get("/ready")[0] == 200
     np.testing.assert_array_equal(service.infer("http", "tiny", images()), expected)

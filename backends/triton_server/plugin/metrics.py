@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-FLUSH_S = 1.0
-
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
 DESCRIPTIONS = {

@@ -28,6 +28,8 @@ class Verdict:
     refused: dict[str, str] = field(default_factory=dict)
     incomplete: list[str] = field(default_factory=list)
     """Those of the accepted whose configuration leaves out inputs or outputs, for Triton to complete."""
+    slowing: list[str] = field(default_factory=list)
+    """Those of the accepted that Triton 2.51 serves ever more slowly; see ``slows_down``."""
 
 
 def verify_repository(repository: Path) -> Verdict:
@@ -45,8 +47,11 @@ def verify_repository(repository: Path) -> Verdict:
             verdict.refused[model.name] = reason
             continue
         verdict.accepted.append(model.name)
-        if not _complete(model):
+        config = _parse((model / "config.pbtxt").read_text(encoding="utf-8"))
+        if not (config.input and config.output):
             verdict.incomplete.append(model.name)
+        if slows_down(config):
+            verdict.slowing.append(model.name)
     return verdict
 
 
@@ -138,9 +143,18 @@ def _files(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from _files(value, name)
 
 
-def _complete(model: Path) -> bool:
-    config = _parse((model / "config.pbtxt").read_text(encoding="utf-8"))
-    return not isinstance(config, str) and bool(config.input) and bool(config.output)
+def slows_down(config: Any) -> bool:
+    """Whether a model meets the fault of Triton's batcher that upstream's server#8870 describes and core#509 mends.
+
+    With a queue time-out the batcher waits for a free instance. It loses count of them, until the model is loaded
+    again, each time an instance merges waiting batches: with several instances, batches, and a queue delay.
+    """
+    batching = config.dynamic_batching
+    policies = (batching.default_queue_policy, *batching.priority_queue_policy.values())
+    timed = any(policy.default_timeout_microseconds for policy in policies)
+    instances = sum(group.count or 1 for group in config.instance_group)
+    delayed = batching.max_queue_delay_microseconds > 0 and config.max_batch_size > 1
+    return bool(timed and delayed and instances > 1)
 
 
 def pinned(model: Path, version: int) -> str:

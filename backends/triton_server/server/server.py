@@ -48,7 +48,7 @@ class TritonServer:
 
     Ports of 0 become free ones and stay the same over restarts. ``models`` are loaded at start ("*": all); load and
     unload requests are obeyed later. ``log`` is a file to append the server's log to, ``None`` for one in the run
-    directory, or "inherit" for this process's stderr. ``share_ports`` lets the supervisor's gate listen beside the
+    directory, or "inherit" for this process's stderr. ``share_ports`` lets the outage responder listen beside the
     server. A start that uses no processor time for ``stall_s`` seconds has stalled. ``extra`` are more of Triton's.
 
     What changes the server needs ``admin_key``, this user's unless given: a load request brings configurations and
@@ -354,8 +354,8 @@ class TritonServer:
     def _serving(self) -> bool:
         """Whether every end point is up.
 
-        Triton opens them after the first loads, the metrics last, and that port is never shared with the gate. Its own
-        readiness would stay false for ever when one model failed to load.
+        Triton opens them after the first loads, the metrics last, and that port is shared with no outage responder. Its
+        own readiness would stay false for ever when one model failed to load.
         """
         try:
             Control(self.client_host, self.metrics_port).request("GET", "/metrics", timeout=2.0)

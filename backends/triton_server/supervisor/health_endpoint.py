@@ -114,6 +114,14 @@ def metrics(status: Json) -> str:
     return generate_latest(registry).decode()
 
 
+def metrics_of_nothing() -> str:
+    """The same without a model, for their names and descriptions."""
+    return metrics({
+        "up": False, "ready": False, "degraded": False, "last_outage_s": 0.0, "refused": {}, "restarts": {},
+        "threads": [], "models": [],
+    })  # fmt: skip
+
+
 class _Status(Collector):
     def __init__(self, status: Json) -> None:
         self._status = status

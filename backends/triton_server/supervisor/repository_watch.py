@@ -67,6 +67,9 @@ class RepositoryWatch:
         verdict = verify_repository(self._server.model_repository)
         for model, reason in verdict.refused.items():
             log.error("model '%s' is not loaded: %s", model, reason)
+        for model in verdict.slowing:
+            log.warning("model '%s' will slow down with Triton 2.51, which has several instances, a queue time-out and "
+                        "a queue delay: set max_queue_delay_microseconds to 0", model)  # fmt: skip
         self._fingerprints = fingerprints(self._server.model_repository)
         self._stale.clear()
         self._rolled_back.clear()
