@@ -28,6 +28,21 @@ lint: $(VENV)/.dev ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+test-triton: $(VENV)/.dev ## the tests through a real server, with the Triton at ROOT: make test-triton ROOT=/opt/tritonserver
+	@test -n "$(ROOT)" || { echo "say which Triton: make test-triton ROOT=/opt/tritonserver [PYTHON=python3.12]"; exit 2; }
+	TRITON_SERVER_ROOT="$(ROOT)" $(BIN)/python -m pytest -m "server and not slow and not training and not docker and not browser" tests --no-skips
+
+test-numpy2: .venv-numpy2/.installed ## numpy 2, which the wheel's Triton alone refuses: fpga_ops, the plugin and the clients
+	.venv-numpy2/bin/python -m pytest -m "not server and not slow and not emulator and not training and not docker and not browser" \
+	    tests/fpga_ops tests/clients tests/backends/test_plugin.py tests/backends/test_chain.py --no-skips
+
+check-extras: $(VENV)/.dev ## every extra resolves on every Python that is promised
+	@for python in 3.11 3.12 3.13; do for extra in $$($(BIN)/python docker/lock.py --extras); do \
+	    $(BIN)/uv pip compile --quiet pyproject.toml --extra $$extra --python-version $$python --only-binary :all: \
+	        --python-platform x86_64-manylinux_2_36 --output-file /dev/null || exit 1; \
+	    echo "$$extra resolves on Python $$python"; \
+	done; done
+
 test-slow: $(VENV)/.dev ## full-size networks, on the emulator too
 	$(BIN)/triton-fpga emulator install
 	$(BIN)/python -m pytest -m slow --no-skips
@@ -44,7 +59,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet --editable ".[server,client,plots]" --constraint constraints.txt
+	$(PIP) install --quiet --editable ".[demo]" --constraint constraints.txt
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
@@ -61,5 +76,12 @@ $(VENV)/.docker: $(VENV)/.dev
 	    --editable ".[training,generator,notebooks,dev]" --constraint constraints.txt
 	@touch $@
 
+.venv-numpy2/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-numpy2
+	grep -viE '^(numpy|pyarrow)==' constraints.txt > .venv-numpy2/constraints.txt
+	.venv-numpy2/bin/python -m pip --disable-pip-version-check install --quiet \
+	    --editable ".[plugin,client,plots,test]" "numpy>=2" --constraint .venv-numpy2/constraints.txt
+	@touch $@
+
 clean: ## remove what the commands above made, environments included
-	rm -rf .venv .venv-training demo-output bench-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-training .venv-numpy2 demo-output bench-output .pytest_cache .mypy_cache .ruff_cache

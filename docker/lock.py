@@ -33,6 +33,8 @@ class Lock:
     """Extras of the project, whose requirements are locked; the project itself is built from the checkout."""
     packages: tuple[str, ...] = ()
     """What the image needs besides."""
+    free: tuple[str, ...] = ()
+    """Packages that constraints.txt, which is for the wheel's Triton, does not bind here."""
 
     @property
     def wanted(self) -> list[str]:
@@ -46,7 +48,7 @@ JUPYTER = ("jupyterlab>=4.4", "ipywidgets>=8")
 LOCKS = (
     Lock("build", "3.11", packages=("hatchling>=1.27",)),
     Lock("server-py311", "3.11", extras=("server",)),
-    Lock("server-py312", "3.12", extras=("server",)),
+    Lock("server-py312", "3.12", extras=("plugin",), free=("numpy",)),  # for NVIDIA's image, which has a Triton
     Lock("notebooks-light", "3.11", extras=("engine", "client", "plots"), packages=JUPYTER),
     Lock("notebooks-training", "3.11", extras=("training",), packages=(*TORCH, *JUPYTER)),
 )
@@ -69,11 +71,14 @@ def resolve(lock: Lock) -> str:
         wanted = Path(folder) / "wanted.txt"
         wanted.write_text("\n".join(lock.wanted) + "\n")
         report = Path(folder) / "report.json"
+        bounds = Path(folder) / "constraints.txt"
+        lines = (ROOT / "constraints.txt").read_text().splitlines()
+        bounds.write_text("\n".join(line for line in lines if line.partition("==")[0] not in lock.free) + "\n")
         subprocess.run(
             [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", report,
              "--target", folder, "--only-binary=:all:", f"--python-version={lock.python}", "--implementation=cp",
              *(f"--platform={platform}" for platform in PLATFORMS),
-             "--constraint", ROOT / "constraints.txt", "--requirement", wanted],
+             "--constraint", bounds, "--requirement", wanted],
             check=True, env={**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""},
         )  # fmt: skip
         installed = json.loads(report.read_text())["install"]
@@ -107,6 +112,12 @@ def out_of_step(wanted: list[str], held: dict[str, str], constraints: dict[str, 
     return found
 
 
+def constraints_of(lock: Lock) -> dict[str, str]:
+    """The versions of constraints.txt that bind a lock."""
+    held = pinned((ROOT / "constraints.txt").read_text())
+    return {name: version for name, version in held.items() if name not in lock.free}
+
+
 def _key(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -115,15 +126,20 @@ def main() -> int:
     """Write or check every lock; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare with pyproject.toml, write nothing")
+    parser.add_argument("--extras", action="store_true", help="only print the names of the project's extras")
     parser.add_argument("names", nargs="*", help="only these locks")
     args = parser.parse_args()
+    if args.extras:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        sys.stdout.write("\n".join(project["optional-dependencies"]) + "\n")
+        return 0
     failed = False
     for lock in LOCKS:
         if args.names and lock.name not in args.names:
             continue
         if args.check:
             held = pinned((ROOT / "docker" / f"{lock.name}.lock").read_text())
-            for line in out_of_step(lock.wanted, held, pinned((ROOT / "constraints.txt").read_text())):
+            for line in out_of_step(lock.wanted, held, constraints_of(lock)):
                 sys.stderr.write(f"docker/{lock.name}.lock does not hold {line}: run python docker/lock.py\n")
                 failed = True
             continue

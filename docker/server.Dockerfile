@@ -1,8 +1,8 @@
 # The model server: Triton, the fpga backend and the CPU's OpenCL driver. Build from the checkout's root:
 #   docker build -f docker/server.Dockerfile -t triton-fpga/server .
-# On NVIDIA's own Triton image (Python 3.12, GPU backends included; the plugin is the same):
+# On NVIDIA's own Triton image (Python 3.12 and numpy 2, GPU backends included; the plugin is the same):
 #   docker build -f docker/server.Dockerfile -t triton-fpga/server:nvidia . \
-#     --build-arg BASE_IMAGE=nvcr.io/nvidia/tritonserver:25.03-py3 --build-arg LOCK=server-py312 \
+#     --build-arg BASE_IMAGE=nvcr.io/nvidia/tritonserver:26.08-py3 --build-arg LOCK=server-py312 \
 #     --build-arg TRITON_SERVER_ROOT=/opt/tritonserver
 ARG BASE_IMAGE=python:3.11-slim
 

@@ -29,8 +29,7 @@ lock = _load()
 def test_a_lock_is_in_step(name: str) -> None:
     (entry,) = (entry for entry in lock.LOCKS if entry.name == name)
     text = (ROOT / "docker" / f"{name}.lock").read_text()
-    constraints = lock.pinned((ROOT / "constraints.txt").read_text())
-    assert lock.out_of_step(entry.wanted, lock.pinned(text), constraints) == [], "run python docker/lock.py"
+    assert lock.out_of_step(entry.wanted, lock.pinned(text), lock.constraints_of(entry)) == [], "run docker/lock.py"
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert lines
     assert all(" --hash=sha256:" in line for line in lines)
@@ -52,3 +51,10 @@ def test_names_are_compared_as_pip_does() -> None:
         "zope-event": "6.2",
         "numpy": "1.26.4",
     }
+
+
+def test_the_lock_for_nvidias_image_has_numpy_2_and_no_second_triton() -> None:
+    held = lock.pinned((ROOT / "docker" / "server-py312.lock").read_text())
+    assert held["numpy"].split(".")[0] == "2"
+    assert "nvidia-pytriton" not in held
+    assert lock.pinned((ROOT / "docker" / "server-py311.lock").read_text())["numpy"].startswith("1.26.")

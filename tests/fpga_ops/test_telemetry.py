@@ -12,7 +12,8 @@ import pytest
 
 from fpga_ops.runtime.onnxruntime_import import TELEMETRY_VARIABLE, disable_telemetry
 from tests.fpga_ops.onnx_models import quantise, resnet
-from triton_server import TritonServer
+from triton_server.server import launch
+from triton_server.server.installation import find_installation
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("fpga_ops", "backends", "clients", "training", "benchmarks", "docker")
@@ -47,12 +48,11 @@ def test_an_engine_process_leaves_no_telemetry(tmp_path: Path) -> None:
     assert not [path for path in left if "Microsoft" in path.parts]
 
 
-def test_the_server_and_its_stubs_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_server_and_its_stubs_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(TELEMETRY_VARIABLE)
-    server = TritonServer(tmp_path)
-    assert server._environ(server.prepare())[TELEMETRY_VARIABLE] == "1"
-    told = TritonServer(tmp_path, environment={TELEMETRY_VARIABLE: "0"})
-    assert told._environ(told.prepare())[TELEMETRY_VARIABLE] == "0"
+    installation = find_installation()
+    assert launch.environment(installation, {})[TELEMETRY_VARIABLE] == "1"
+    assert launch.environment(installation, {TELEMETRY_VARIABLE: "0"})[TELEMETRY_VARIABLE] == "0"
 
 
 def test_who_decided_is_heard() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from fpga_ops.runtime.onnxruntime_import import disable_telemetry
 from triton_server.errors import ServerStartError
 from triton_server.protocol import LEASH_VARIABLE
+from triton_server.server.abilities import Abilities, Ability
 from triton_server.server.admin_key import ADMIN_HEADER
 from triton_server.server.installation import Installation
 
@@ -48,6 +49,11 @@ def stubs(shm_prefix: str, shm_default_bytes: int) -> list[str]:
         "stub-timeout-seconds": STUB_TIMEOUT_S,
     }
     return [f"--backend-config=python,{name}={value}" for name, value in settings.items()]
+
+
+def client_shared_memory(abilities: Abilities) -> list[str]:
+    """The flag for clients' shared memory, where it is off without one. Registering a region takes the admin key."""
+    return ["--allow-client-shm=true"] if Ability.CLIENT_SHARED_MEMORY_FLAG in abilities else []
 
 
 def restricted(key: str) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Self
 from triton_server.errors import ServerError, ServerStalledError, ServerStartError
 from triton_server.repository.admission import verify_repository
 from triton_server.server import launch, shared_memory
-from triton_server.server.abilities import NEWEST_KNOWN, Abilities, Ability, newer_than_known
+from triton_server.server.abilities import NEWEST_KNOWN, Abilities, newer_than_known
 from triton_server.server.admin_key import ADMIN_HEADER, default_path, read_or_make
 from triton_server.server.control_api import Control, Json
 from triton_server.server.installation import (
@@ -337,7 +337,7 @@ class TritonServer:
             *launch.serving(self.models, completes=completes, exit_timeout_s=self.exit_timeout_s),
             *launch.stubs(self.shm_prefix, self._shm_default_bytes),
             *launch.restricted(self.admin_key),
-            *(["--allow-client-shm=true"] if Ability.CLIENT_SHARED_MEMORY_FLAG in installation.abilities else []),
+            *launch.client_shared_memory(installation.abilities),
             "--allow-gpu-metrics=false",
             "--pinned-memory-pool-byte-size=0",
             *self._extra,
