@@ -59,14 +59,18 @@ def read_model_file(file: Path) -> bytes:
 def find_external(file: Path, location: str) -> Path | None:
     """The file that a model calls `location`; None if that leads out of the model's folder.
 
+    A model may be a link, and so may be its data, as in a store of blobs or a mounted volume: data is looked for beside
+    the name of the model, then beside the file that it leads to, and must really be in one of these two folders.
+
     Raises:
         OSError, ValueError: It is no name of a file.
     """
-    folder = file.resolve().parent
-    target = (folder / location).resolve()
-    if not location or not target.is_relative_to(folder) or Path(location).is_absolute():
+    if not location or Path(location).is_absolute():
         return None
-    return target
+    folders = dict.fromkeys((file.parent.resolve(), file.resolve().parent))
+    targets = [(folder / location).resolve() for folder in folders]
+    inside = [target for target in targets if any(target.is_relative_to(folder) for folder in folders)]
+    return next((target for target in inside if target.is_file()), inside[0] if inside else None)
 
 
 def read_piece(target: Path, offset: int, length: int) -> bytes:

@@ -96,7 +96,7 @@ def _print(
     )
     console.print(
         f"engine {rates} inferences/s, latency {latencies} ms, multipliers {prediction.mac_utilisation:.0%} busy, "
-        f"bound by {prediction.bound_by}; through the service {served[0]:.0f} to {served[1]:.0f} requests/s (one image)"
+        f"bound by {prediction.bound_by}; served, one image a request: {served[0]:.0f} to {served[1]:.0f}/s"
     )
     console.print(
         f"host {host:.3f} ms an image (measured here), transfer {prediction.transfer_ms:.3f} ms, launch "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -125,13 +126,22 @@ def _outside(node: Node, found: Walk, operands: list[Value]) -> Opaque:
     return Opaque(cause)
 
 
-def _parameters(node: Node, context: Context) -> tuple[Array, Array]:
-    """Scale and zero point of a QuantizeLinear or DequantizeLinear, checked."""
+def _quantised_type(node: Node) -> type[np.generic]:
+    """What a QuantizeLinear without a zero point makes."""
+    given = node.integer("output_dtype", 0)
+    known = {0: np.uint8, onnx.TensorProto.UINT8: np.uint8, onnx.TensorProto.INT8: np.int8}
+    if given not in known:
+        raise UnsupportedError(f"its output_dtype is {given}; uint8 or int8 is expected")
+    return known[given]
+
+
+def _parameters(node: Node, context: Context, integers: type[np.generic] | np.dtype[Any]) -> tuple[Array, Array]:
+    """Scale and zero point of a QuantizeLinear or DequantizeLinear, checked; without one it is a zero of `integers`."""
     operands = [context.operand(node, position) for position in (1, 2)]
     scale, zero_point = operands
     if not isinstance(scale, Constant) or not (zero_point is None or isinstance(zero_point, Constant)):
         raise UnsupportedError("its scale and zero point must be constants")
-    zero = np.zeros(scale.value.shape, np.uint8) if zero_point is None else zero_point.value
+    zero = np.zeros(scale.value.shape, integers) if zero_point is None else zero_point.value
     if scale.value.dtype != np.float32:
         raise UnsupportedError(f"its scale is {scale.value.dtype}; float32 is expected")
     if zero.shape != scale.value.shape and not (zero.size == scale.value.size == 1):
@@ -155,13 +165,13 @@ def _parameters(node: Node, context: Context) -> tuple[Array, Array]:
     return scale.value, zero
 
 
-def _activation_parameters(node: Node, context: Context) -> tuple[float, int, bool]:
+def _activation_parameters(
+    node: Node, context: Context, integers: type[np.generic] | np.dtype[Any]
+) -> tuple[float, int, bool]:
     """(scale, zero point as uint8, whether the file holds it as int8)."""
-    scale, zero = _parameters(node, context)
+    scale, zero = _parameters(node, context, integers)
     if scale.size != 1:
         raise UnsupportedError("activations must have one scale for the whole tensor")
-    if node.integer("output_dtype", 0) and node.operator == "QuantizeLinear" and len(node.inputs) < 3:
-        zero = zero.astype(np.int8 if node.integer("output_dtype", 0) == onnx.TensorProto.INT8 else np.uint8)
     if zero.dtype not in (np.uint8, np.int8):
         raise UnsupportedError(f"its zero point is {zero.dtype}; uint8 or int8 is expected")
     signed = zero.dtype == np.int8
@@ -187,13 +197,15 @@ def _constant_axis(node: Node, values: Array, scale: Array) -> int | None:
 def _dequantise(node: Node, found: Walk, context: Context) -> Value:
     source = context.operand(node, 0)
     if isinstance(source, Constant):
-        scale, zero = _parameters(node, context)
+        scale, zero = _parameters(node, context, source.value.dtype)
         if source.value.dtype not in (np.int8, np.uint8, np.int32):
             raise UnsupportedError(f"its integers are {source.value.dtype}; int8, uint8 or int32 is expected")
         axis = _constant_axis(node, source.value, scale)
         flat_scale, flat_zero = scale.astype(np.float64).reshape(-1), zero.astype(np.int64).reshape(-1)
         return QuantisedConstant(source.value, flat_scale, flat_zero, axis)
-    scale_value, zero_point, signed = _activation_parameters(node, context)
+    made_signed = isinstance(source, Integers) and found.tensors[source.tensor].name in found.signed
+    integers = np.int8 if made_signed else np.uint8
+    scale_value, zero_point, signed = _activation_parameters(node, context, integers)
     if not isinstance(source, Integers):
         cause = source.cause if isinstance(source, Opaque) else None
         if cause is not None:
@@ -212,7 +224,7 @@ def _quantise(node: Node, found: Walk, context: Context, shape_of: ShapeOf) -> V
     source = context.operand(node, 0)
     if isinstance(source, Constant | QuantisedConstant):
         return _fold_quantise(node, source, context)
-    scale, zero_point, signed = _activation_parameters(node, context)
+    scale, zero_point, signed = _activation_parameters(node, context, _quantised_type(node))
     name = node.outputs[0]
     if isinstance(source, Real):
         if isinstance(source.form, Leaf) and not source.clipped:
@@ -264,7 +276,7 @@ def _entry_shape(shape: tuple[int | None, ...] | None, node: Node) -> tuple[int,
 
 def _fold_quantise(node: Node, source: Constant | QuantisedConstant, context: Context) -> Value:
     """QuantizeLinear of stored float weights, as ONNX defines it: round half to even, then saturate."""
-    scale, zero = _parameters(node, context)
+    scale, zero = _parameters(node, context, _quantised_type(node))
     values = source.value.astype(np.float64) if isinstance(source, Constant) else source.real()
     if zero.dtype not in (np.int8, np.uint8, np.int32) or not np.isfinite(values).all():
         raise UnsupportedError(f"weights are quantised to {zero.dtype} or are not finite")
@@ -289,6 +301,11 @@ def _fold(node: Node, context: Context) -> Value:
         return value
     if node.operator == "Transpose" and isinstance(value, Constant | QuantisedConstant):
         return _transpose(node, value)
+    if node.operator == "Clip" and isinstance(value, Constant):  # of integer weights of fewer than 8 bits
+        bounds = [context.constant(node, position) for position in (1, 2)]
+        if all(bound is None or (bound.size == 1 and bound.dtype == value.value.dtype) for bound in bounds):
+            low, high = (None if bound is None else bound.reshape(()) for bound in bounds)
+            return value if low is None and high is None else Constant(np.clip(value.value, low, high))
     if node.operator == "Reshape" and isinstance(value, Constant):
         target = context.operand(node, 1)
         if isinstance(target, Constant) and target.value.ndim == 1:
@@ -296,6 +313,9 @@ def _fold(node: Node, context: Context) -> Value:
             known = math.prod(size for size in wanted if size > 0)
             if min(wanted, default=1) > 0 and known == value.value.size:
                 return Constant(value.value.reshape(wanted))
+    if isinstance(value, QuantisedConstant):
+        reason = "it works on quantised weights; only Identity, Dropout and Transpose may, and Clip on their integers"
+        return Opaque(Failure(node.name, node.operator, reason))
     return Opaque()
 
 

@@ -12,7 +12,7 @@ import onnx
 
 from fpga_ops.importer.partition import Partition
 from fpga_ops.ir import reference
-from fpga_ops.ir.network import UInt8Array, sources
+from fpga_ops.ir.network import Float32Array, UInt8Array, sources
 from fpga_ops.ir.requantise import quantise
 from fpga_ops.runtime import onnx_parts
 from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
@@ -56,9 +56,16 @@ def compare(partition: Partition, inputs: Mapping[str, Array]) -> list[TensorDif
 
 def _compare(partition: Partition, inputs: Mapping[str, Array]) -> Iterator[TensorDifference]:
     network = partition.network
-    theirs = onnxruntime_integers(partition, inputs)
-    free: dict[str, UInt8Array] = {name: theirs[name] for name in network.inputs}
+    theirs, floats = _onnxruntime(partition, inputs)
+    free: dict[str, UInt8Array] = {}
     given = dict(theirs)
+    for name in network.inputs:
+        tensor = network.tensors[name]
+        free[name] = quantise(_nhwc(floats[name], *tensor.shape), tensor.scale, tensor.zero_point)
+        gap = np.abs(free[name].astype(np.int16) - theirs[name])
+        yield TensorDifference(
+            name, "input", float((gap > 0).mean()), int(gap.max()), int(gap.max()), float((gap > 0).mean())
+        )
     for step in network.steps:
         tensor = network.tensors[step.output]
         free[step.output] = reference.apply(network, step, free)
@@ -80,27 +87,30 @@ def _compare(partition: Partition, inputs: Mapping[str, Array]) -> Iterator[Tens
 
 
 def onnxruntime_integers(partition: Partition, inputs: Mapping[str, Array]) -> dict[str, UInt8Array]:
-    """Quantised tensors as onnxruntime makes them, `uint8[N, H, W, C]` with int8 shifted by 128, by name.
+    """Quantised tensors as onnxruntime makes them, `uint8[N, H, W, C]` with int8 shifted by 128, by name."""
+    return _onnxruntime(partition, inputs)[0]
 
-    Those of the network's inputs are quantised here, by the network's own rule.
-    """
+
+def _onnxruntime(
+    partition: Partition, inputs: Mapping[str, Array]
+) -> tuple[dict[str, UInt8Array], dict[str, Float32Array]]:
+    """Its quantised tensors, and the float tensors that feed the network's inputs, by the input's name."""
     network, graph = partition.network, partition.graph
     floats = tuple(dict.fromkeys(partition.quantised.values()))
-    wanted = [name for name in network.tensors if name in graph.producer and name not in network.inputs]
+    wanted = [name for name in network.tensors if name in graph.producer]
     from_before = [name for name in floats if name in graph.producer]
     names = [*wanted, *from_before]
     values = dict(zip(names, run_unoptimised(graph.model, names, inputs), strict=True))
     result: dict[str, UInt8Array] = {}
-    for name in network.inputs:
-        tensor = network.tensors[name]
-        real = partition.quantised[name]
-        value = np.asarray(values[real] if real in values else inputs[real], np.float32)
-        result[name] = quantise(_nhwc(value, *tensor.shape), tensor.scale, tensor.zero_point)
+    fed = {
+        name: np.asarray(values[real] if real in values else inputs[real], np.float32)
+        for name, real in partition.quantised.items()
+    }
     for name in wanted:
         value = values[name]
         integers = value.view(np.uint8) ^ np.uint8(128) if value.dtype == np.int8 else value
         result[name] = _nhwc(integers, *network.tensors[name].shape)
-    return result
+    return result, fed
 
 
 def _nhwc(value: Array, height: int, width: int, channels: int) -> Array:

@@ -13,7 +13,7 @@ from fpga_ops.errors import ModelError
 from fpga_ops.importer import import_model, import_proto
 from fpga_ops.importer.onnx_reader import read_model
 from fpga_ops.importer.steps import is_rescale
-from fpga_ops.inspection.compare import compare, onnxruntime_integers
+from fpga_ops.inspection.compare import compare, onnxruntime_integers, run_unoptimised
 from fpga_ops.ir import reference
 from fpga_ops.ir.network import Add, Conv, GlobalAveragePool, MaxPool
 from fpga_ops.loading import load, make
@@ -61,9 +61,11 @@ def test_each_tensor_agrees_with_onnxruntime(file):
     partition = import_proto(read_model(file), fuse=False)
     rows = compare(partition, images(partition))
     for entry in rows:
-        assert entry.forced <= 1, entry
-        assert entry.free <= 12, entry
-    assert np.mean([entry.forced_share for entry in rows]) < 0.03
+        assert entry.max <= 1, entry
+        elements = 2 * partition.network.tensors[entry.name].size
+        assert entry.differ * elements <= 2, entry  # where onnxruntime's float32 sum ends at a half
+        assert entry.free <= 4, entry
+    assert np.mean([entry.differ for entry in rows]) < 1e-4
 
 
 def test_outputs_agree_with_onnxruntime(file):
@@ -73,7 +75,7 @@ def test_outputs_agree_with_onnxruntime(file):
     for name, expected in theirs.items():
         assert ours[name].shape == expected.shape
         assert ours[name].dtype == expected.dtype
-        assert np.abs(ours[name] - expected).max() <= 0.15 * max(expected.std(), 1 / 255)
+        assert np.abs(ours[name] - expected).max() <= 0.05 * max(expected.std(), 1 / 255)
 
 
 def test_passes_change_no_bit(file):
@@ -184,7 +186,7 @@ def test_other_builders(kind, tmp_path):
     path = quantise(g.model(x, ["batch", 4]), tmp_path / "m.onnx")
     partition = import_proto(read_model(path), fuse=False)
     rows = compare(partition, images(partition))
-    assert max(entry.forced for entry in rows) <= 1
+    assert max(entry.max for entry in rows) <= 1
     assert not partition.before.nodes
 
 
@@ -197,17 +199,17 @@ def test_dead_and_tiny_channels(tmp_path):
     values[5] *= 1e-9
     weights.CopyFrom(numpy_helper.from_array(values, weights.name))
     partition = import_proto(read_model(quantise(model, tmp_path / "m.onnx")), fuse=False)
-    assert max(entry.forced for entry in compare(partition, images(partition))) <= 1
+    assert max(entry.max for entry in compare(partition, images(partition))) <= 1
 
 
 def test_float_bias_whose_scale_is_tiny(tmp_path):
     """A file that keeps biases in float meets the same channel with no help from the quantiser."""
     partition, _, _ = hand_made(tmp_path, weight_scale=1e-12, bias=0.5)
     entry = compare(partition, {"x": np.random.default_rng(0).normal(0, 1, (2, 3, 8, 8)).astype(np.float32)})[0]
-    assert entry.forced <= 1
+    assert entry.differ == 0
 
 
-def hand_made(tmp_path, *, weight_scale=0.01, bias=0.1, change=None, between=None):
+def hand_made(tmp_path, *, weight_scale=0.01, bias=0.1, change=None, between=None, opset=17, size=6):
     """One convolution written by hand: u8 in, float bias, u8 out."""
     rng = np.random.default_rng(0)
     constants = {
@@ -230,10 +232,10 @@ def hand_made(tmp_path, *, weight_scale=0.01, bias=0.1, change=None, between=Non
         nodes,
         "hand",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, size, size])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8 if opset < 20 else 10)
     onnx.save(model, tmp_path / "hand.onnx")
     return import_model(tmp_path / "hand.onnx"), model, tmp_path / "hand.onnx"
 
@@ -252,7 +254,7 @@ def test_unfolded_batch_norm_between_float_is_folded(tmp_path):
     partition, _, _ = hand_made(tmp_path, change=add, between=between)
     assert len(partition.network.steps) == 1
     inputs = {"x": np.random.default_rng(0).normal(0, 1, (2, 3, 8, 8)).astype(np.float32)}
-    assert compare(partition, inputs)[0].forced <= 1
+    assert compare(partition, inputs)[0].max <= 1
 
 
 def test_signed_outputs_are_handed_on_as_int8(tmp_path):
@@ -287,6 +289,67 @@ def swap(**new):
         constants.update(new)
 
     return change
+
+
+def check_against_onnxruntime(path):
+    """Every tensor of a file made by hand is onnxruntime's, but for an element where its float32 sum ends at a half."""
+    inputs = {"x": np.random.default_rng(0).normal(0, 1, (2, 3, 8, 8)).astype(np.float32)}
+    for entry in compare(import_model(path), inputs):
+        assert entry.max <= 1
+        assert entry.differ <= 1.01 / 288
+
+
+SIGNS = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8, "not said": None}
+
+
+@pytest.mark.parametrize("kind", SIGNS)
+def test_zero_points_that_are_left_out(kind, tmp_path):
+    """Integers are of the type that `output_dtype` says, uint8 without it; a DequantizeLinear takes its input's."""
+
+    def change(constants, nodes):
+        for node in nodes:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                del node.input[2]
+            if node.op_type == "QuantizeLinear" and SIGNS[kind] is not None:
+                node.attribute.append(helper.make_attribute("output_dtype", SIGNS[kind]))
+
+    partition, _, path = hand_made(tmp_path, change=change, opset=21)
+    assert {tensor.zero_point for tensor in partition.network.tensors.values()} == {128 if kind == "int8" else 0}
+    check_against_onnxruntime(path)
+
+
+def test_clipped_weights_are_clipped(tmp_path):
+    """Weights of fewer than 8 bits come with a Clip on their integers (QCDQ)."""
+
+    def change(constants, nodes):
+        constants |= {"least": np.int8(-8), "most": np.int8(7)}
+        nodes[2].input[0] = "clipped"
+        nodes.insert(2, helper.make_node("Clip", ["w", "least", "most"], ["clipped"], "narrow"))
+
+    partition, _, path = hand_made(tmp_path, change=change)
+    weights = partition.network.steps[0].weights
+    assert (weights.min(), weights.max()) == (-8, 7)
+    check_against_onnxruntime(path)
+
+
+def test_clips_that_cannot_be_are_named(tmp_path):
+    def after(constants, nodes):
+        constants |= {"least": np.float32(-0.1), "most": np.float32(0.1)}
+        nodes[3].input[1] = "clipped"
+        nodes.insert(3, helper.make_node("Clip", ["wd", "least", "most"], ["clipped"], "narrow"))
+
+    with pytest.raises(ModelError, match="works on quantised weights") as error:
+        hand_made(tmp_path, change=after)
+    assert (error.value.node, error.value.operator) == ("narrow", "Clip")
+
+    def of_activations(constants, nodes):
+        constants |= {"least": np.uint8(0), "most": np.uint8(15)}
+        nodes[1].input[0] = "clipped"
+        nodes.insert(1, helper.make_node("Clip", ["xq", "least", "most"], ["clipped"], "four"))
+
+    with pytest.raises(ModelError, match="works on integers") as error:
+        hand_made(tmp_path, change=of_activations)
+    assert (error.value.node, error.value.operator) == ("four", "Clip")
 
 
 REFUSED = {
@@ -379,6 +442,68 @@ def test_pools_keep_the_scale(tmp_path):
         assert (source.scale, source.zero_point) == (output.scale, output.zero_point)
 
 
+POWERS = {"odd zero point": 3, "even zero point": 128, "zero": 0}
+
+
+@pytest.mark.parametrize("pool", [False, True], ids=["convolution", "mean over 36"])
+@pytest.mark.parametrize("zero_point", POWERS.values(), ids=POWERS)
+def test_scales_of_powers_of_two_round_ties_as_onnxruntime(zero_point, pool, tmp_path):
+    """Every fourth sum ends half-way between two bytes; float32 holds all of them exactly, so every byte must agree."""
+
+    def change(constants, nodes):
+        rng = np.random.default_rng(2)
+        constants |= {
+            "sx": np.float32(0.25), "sw": np.full(4, 2.0**-6, np.float32), "sy": np.float32(0.5),
+            "w": rng.integers(-2, 3, (4, 3, 3, 3)).astype(np.int8) * np.int8(16),
+            "b": np.array([0, 0.25, 0.5, 1], np.float32), "zy": np.uint8(zero_point),
+        }  # fmt: skip
+        if pool:
+            constants |= {"sy": np.float32(0.5), "sw": np.full(4, 0.25, np.float32)}
+
+    between = None
+    if pool:
+        between = [
+            helper.make_node("QuantizeLinear", ["c", "sy", "zy"], ["mq"], "qm"),
+            helper.make_node("DequantizeLinear", ["mq", "sy", "zy"], ["md"], "dm"),
+            helper.make_node("AveragePool", ["md"], ["c2"], "mean", kernel_shape=[6, 6]),
+        ]
+    partition, _, _ = hand_made(tmp_path, change=change, between=between, size=1 if pool else 6)
+    images = {"x": (np.random.default_rng(1).integers(-40, 40, (64, 3, 8, 8)) * 0.25).astype(np.float32)}
+    rows = compare(partition, images)
+    assert [entry.max for entry in rows] == [0] * len(rows)
+    rules = [step.requantise for step in partition.network.steps]
+    assert any((rule.mask != -1).any() for rule in rules)
+    assert any(rule.increment for rule in rules) == bool(zero_point % 2)
+
+
+def test_scales_without_constants_are_named(tmp_path):
+    """A convolution whose sums reach too many steps of its output, at the node and channel."""
+
+    def change(constants, nodes):
+        constants |= {"sw": np.array([0.01, 0.01, 3e5, 0.01], np.float32), "sy": np.float32(1e-3)}
+
+    with pytest.raises(ModelError, match=r"output channel 2: its results reach .* steps") as error:
+        hand_made(tmp_path, change=change)
+    assert error.value.node == "conv"
+
+
+SHIPPED = ("resnet50_top", "top_tagger", "resnet50_neutrino")
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_shipped_answers_are_those_of_the_file(model):
+    """The known answers against onnxruntime with no optimisation, on the same inputs."""
+    folder = Path(__file__).parents[2] / "model_repository" / model / "1"
+    with np.load(folder / "golden.npz") as golden:
+        given, answers = golden["input"][:3], golden["probabilities"][:3].astype(np.float64)
+    partition = import_model(folder / "model.onnx")
+    (name,) = partition.graph.inputs
+    (expected,) = run_unoptimised(partition.graph.model, ["probabilities"], {name: given})
+    gap = np.log(answers[:, 1] / answers[:, 0]) - np.log(expected[:, 1] / expected[:, 0].astype(np.float64))
+    assert np.abs(gap).max() <= 0.06
+    assert abs(gap.mean()) <= 0.03
+
+
 @pytest.mark.slow
 def test_full_resnet50_agrees_with_onnxruntime(tmp_path):
     model = resnet((3, 4, 6, 3), 64, (3, 224, 224), classes=1000)
@@ -386,8 +511,9 @@ def test_full_resnet50_agrees_with_onnxruntime(tmp_path):
     partition = import_proto(read_model(path), fuse=False)
     assert len(partition.network.steps) == 72
     rows = compare(partition, images(partition, 1))
-    assert max(entry.forced for entry in rows) <= 1
-    assert np.mean([entry.forced_share for entry in rows]) < 0.01
+    assert max(entry.max for entry in rows) <= 1
+    assert max(entry.differ for entry in rows) <= 1e-3
+    assert np.mean([entry.differ for entry in rows]) < 2e-5
     fused = import_proto(read_model(path))
     assert len(fused.network.steps) == 56
     make(fused, "reference").close()

@@ -181,6 +181,28 @@ def test_external_data_outside_its_file(good, offset, length, tmp_path):
     refused(tmp_path / "model.onnx", "bytes|bad reference")
 
 
+def test_external_data_through_links(good, tmp_path):
+    """A store of blobs: name and data are links; a link to the file alone: its data lies beside the file."""
+    for folder in ("blobs", "snapshot", "alone"):
+        (tmp_path / folder).mkdir()
+    path = tmp_path / "blobs" / "model.onnx"
+    onnx.save(onnx.load(good), path, save_as_external_data=True, size_threshold=16, location="w.bin")
+    (tmp_path / "alone" / "model.onnx").symlink_to(path)
+    alone = read_model(tmp_path / "alone" / "model.onnx")
+    path.rename(tmp_path / "blobs" / "1f")
+    (tmp_path / "blobs" / "w.bin").rename(tmp_path / "blobs" / "2e")
+    (tmp_path / "snapshot" / "model.onnx").symlink_to("../blobs/1f")
+    (tmp_path / "snapshot" / "w.bin").symlink_to("../blobs/2e")
+    for model in (alone, read_model(tmp_path / "snapshot" / "model.onnx")):
+        for tensor, expected in zip(model.graph.initializer, onnx.load(good).graph.initializer, strict=True):
+            np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), onnx.numpy_helper.to_array(expected))
+    (tmp_path / "snapshot" / "w.bin").unlink()
+    (tmp_path / "secret").write_bytes(b"0" * 10**6)
+    (tmp_path / "snapshot" / "w.bin").symlink_to("../secret")
+    with pytest.raises(ModelError, match="which is not there"):
+        read_model(tmp_path / "snapshot" / "model.onnx")
+
+
 def test_external_data_in_the_folder_is_read(good, tmp_path):
     onnx.save(onnx.load(good), tmp_path / "model.onnx", save_as_external_data=True, size_threshold=16, location="w.bin")
     assert (tmp_path / "w.bin").stat().st_size > 100

@@ -62,7 +62,8 @@ class LayerTime:
         ddr: Waiting for weights or images from external memory.
         fill: Drain at the layer's end, and the next one's start.
         macs: Multiply-accumulates of the network.
-        bytes: External-memory traffic.
+        bytes: External-memory traffic that the layer asks for.
+        delivered: Bytes of weights that external memory delivers while it runs, for this layer and for later ones.
     """
 
     name: str
@@ -76,6 +77,7 @@ class LayerTime:
     fill: float
     macs: int
     bytes: int
+    delivered: float = 0.0
 
     @property
     def bound_by(self) -> str:
@@ -97,17 +99,22 @@ class _Weights:
     def __init__(self, geometry: Geometry, bytes_per_cycle: float) -> None:
         self.wb, self.rate = geometry.wb, min(bytes_per_cycle, float(geometry.wb))
         self.capacity, self.ahead = float(geometry.weight_depth * geometry.wb), 0.0
+        self.delivered = 0.0
 
     def part(self, steps: float, words: int, outside: float) -> float:
         """Cycles of a part that has so many steps while so many words are loaded, a share of them from outside."""
         needed = words * self.wb * outside
         cycles = max(steps, float(words), (needed - self.ahead) / self.rate)
+        before = self.ahead
         self.ahead = min(self.capacity, self.ahead + self.rate * cycles - needed)
+        self.delivered += self.ahead - before + needed
         return cycles
 
     def idle(self, cycles: float) -> None:
         """Cycles in which none are taken."""
+        before = self.ahead
         self.ahead = min(self.capacity, self.ahead + self.rate * cycles)
+        self.delivered += self.ahead - before
 
 
 def outside_share(descriptor: Descriptor, geometry: Geometry) -> float:
@@ -146,7 +153,7 @@ def layer_time(
         cycles = work + wait + restart
         return LayerTime(d.name, d.tensor, d.op.name, cycles, 0.0, work, 0.0, wait, restart, 0, moved)
     work = float(d["outputs"] * d["period"])
-    busy, own = 0.0, outside_share(d, geometry)
+    busy, own, delivered = 0.0, outside_share(d, geometry), weights.delivered
     parts = array_parts(d)
     for index, (times, steps, words) in enumerate(parts):
         for _ in range(times):
@@ -157,7 +164,10 @@ def layer_time(
     results = float(d["outputs"] * (d["period"] - d["acts"]))
     shape = work - results - ideal
     moved = round(d["w_words"] * geometry.wb * own) + d["groups"] * 16 * geometry.lane
-    return LayerTime(d.name, d.tensor, d.op.name, work + wait + fill, ideal, shape, results, wait, fill, d.macs, moved)
+    return LayerTime(
+        d.name, d.tensor, d.op.name, work + wait + fill, ideal, shape, results, wait, fill, d.macs, moved,
+        weights.delivered - delivered,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ Logic is counted in ALMs; an AMD LUT of six inputs does about half of one. Const
 - AMD's DSP48E2 makes two products that share the activation; four of them sum exactly in the 18 bits between, so one
   correction serves a chain of four. Its DSP58 makes three products and their sum.
 - An adder tree costs about half an ALM for each bit of each addition; what a block adds by itself is free.
-- A requantiser lane: an unsigned 27x27 product (one Intel block in that mode, two of AMD's 27x18), 15 ALMs for each bit
-  of the multiplier above (the few channels that no 27 bits round exactly), an addition of 64 bits (32 ALMs), a shift by
-  0 to 61 that narrows to 27 and 11 bits (125), the test for a tie (85), the bounds (28).
+- A requantiser lane: an unsigned 27x27 product (one Intel block in that mode, two of AMD's 27x18), 15 ALMs for each
+  bit of the multiplier above (the few channels that no 27 bits round exactly), an addition of 64 bits (32 ALMs), a
+  shift by 0 to 61 that narrows to 27 and 11 bits (125), the test for a tie (85), the bounds (28).
 - An addition lane: an 8x27 product in a block, the other in logic (115 ALMs; AMD: in the next block of the cascade),
   4 for each bit above, the sums (40), a shift (75), tie and bounds (30).
 - Channels that are too shallow for a memory: 20 bits in 10 ALMs up to a depth of 32, registers (4 an ALM) up to 2.

@@ -17,6 +17,7 @@ from fpga_ops.overlay.descriptor import Op
 from fpga_ops.overlay.model.cycles import predict
 from fpga_ops.overlay.model.explore import Space, explore, pareto
 from fpga_ops.overlay.model.resources import estimate, map_capacity, memory_blocks
+from fpga_ops.overlay.model.roofline import points
 from tests.support import networks
 from triton_fpga_bench.overlay import published_designs
 
@@ -75,7 +76,7 @@ def test_weights_that_stay_on_the_chip_are_not_waited_for(tagger):
     slow = replace(card, ddr_gbs=20.0)
     shapes = [replace(card.geometry, resident_words=words) for words in (0, 20000, 49152)]
     waits = [sum(x.ddr for x in predict(plan(tagger, shape), slow).layers) for shape in shapes]
-    assert waits[0] > 4 * waits[1] > 0
+    assert waits[0] > 3 * waits[1] > 0
     assert waits[2] < 0.05 * waits[1]
     convs = [d for d in plan(tagger, shapes[1]).descriptors if d.op is Op.CONV]
     by_address = sorted(convs, key=lambda d: d["w_base"])
@@ -87,8 +88,8 @@ def test_weights_that_stay_on_the_chip_are_not_waited_for(tagger):
 def test_a_layers_start_is_counted(tagger):
     card = boards.load("stratix10")
     planned = plan(tagger, card.geometry, 1)
-    cycles = [predict(planned, replace(card, restart=n)).cycles for n in (0, 100)]
-    assert cycles[1] - cycles[0] == pytest.approx(100 * len(planned.descriptors), abs=300)  # memory uses it, too
+    fills = [sum(x.fill for x in predict(planned, replace(card, restart=n)).layers) for n in (0, 100)]
+    assert fills[1] - fills[0] == 100 * len(planned.descriptors)
 
 
 def test_requantisers_and_additions_are_counted():
@@ -107,7 +108,16 @@ def test_the_lag_is_more_than_twice_the_latency():
     """`Geometry.latency` adds up the stages; what a compiler inserts may double them."""
     for name in boards.names():
         geometry = boards.load(name).geometry
-        assert geometry.lag >= 2 * geometry.latency > 80, name
+        assert geometry.lag >= 2 * geometry.latency > 70, name
+
+
+@pytest.mark.parametrize("name", ["stratix10", "agilex7", "u250"])
+def test_no_layer_is_above_its_roof(tagger, name):
+    card = boards.load(name)
+    prediction = predict(plan(tagger, card.geometry, 1), card)
+    peak = 2e-3 * card.geometry.macs * card.clock_mhz
+    for _, intensity, attained in points(prediction):
+        assert attained <= min(peak, intensity * card.ddr_gbs * card.ddr_efficiency) * (1 + 1e-9)
 
 
 def test_interleaving_shares_weights_and_drains(tagger):

@@ -78,6 +78,9 @@ def test_a_stride_that_meets_one_bank_is_refused_with_the_node():
     ("change", "message"),
     [
         ({"pix": 4}, "odd"),
+        ({"pix": 17}, "beyond 15"),
+        ({"accumulator_bits": 33}, "16 to 32 bits"),
+        ({"resident_words": -1}, "positive"),
         ({"lane": 8}, "at least vec"),
         ({"vec": 0}, "positive"),
         ({"wb": 100}, "whole number"),
