@@ -69,9 +69,8 @@ def cuts(
         return rounds * uneven * grain * (1 + 0.03 * traffic / (weights + geometry.pixels * geometry.in_channels))
 
     best = sorted(choices, key=cost)
-    near = (
-        120000 if isa.lists or isa.flushes else 40000
-    )  # bytes of weights; a tile is widened once for all panels of its task
+    # bytes of weights; where a tile is widened, that is done once for all panels of its task
+    near = 120000 if isa.lists or isa.flushes else 40000
     return [
         (strip, per_task, per_task > 1 and geometry.window * 16 * vectors * per_task * isa.weight_bytes <= near)
         for strip, per_task, _, _ in best
