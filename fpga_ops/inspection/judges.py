@@ -17,6 +17,7 @@ import onnx
 
 from fpga_ops.importer.partition import Partition
 from fpga_ops.loading import make
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from fpga_ops.signature import interface
 
 Array = npt.NDArray[Any]
@@ -97,8 +98,7 @@ def _shift(name: str, got: Array, expected: Array, two_classes: bool) -> Shift:
 
 
 def _onnxruntime(model: onnx.ModelProto, output: str, *, optimised: bool) -> Run:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -110,7 +110,9 @@ def _onnxruntime(model: onnx.ModelProto, output: str, *, optimised: bool) -> Run
 
 def _openvino(model: onnx.ModelProto, output: str) -> Run:
     import io
+    import sys
 
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # openvino does without it
     import openvino
 
     core = openvino.Core()
