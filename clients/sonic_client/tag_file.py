@@ -19,8 +19,8 @@ import awkward as ak
 import numpy as np
 
 from sonic_client.client import Client
+from sonic_client.core.reply import Reply
 from sonic_client.core.server_metrics import read_provenance
-from sonic_client.core.session import Reply
 from sonic_client.errors import ConfigurationError, JetError, RequestError
 from sonic_client.events.files import FileError, Source, is_remote, open_source, readable, select
 from sonic_client.events.jets import Bad

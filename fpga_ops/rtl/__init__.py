@@ -7,6 +7,7 @@ See docs/explanation/fpga-rtl.md. `model` has Verilator and a C++ compiler make 
 from __future__ import annotations
 
 from fpga_ops.rtl.executable import LayerCycles, RtlExecutable, RtlSettings, compile  # noqa: A004
+from fpga_ops.rtl.model import pipeline_lag
 from fpga_ops.rtl.simulation import Memory
 
-__all__ = ["LayerCycles", "Memory", "RtlExecutable", "RtlSettings", "compile"]
+__all__ = ["LayerCycles", "Memory", "RtlExecutable", "RtlSettings", "compile", "pipeline_lag"]

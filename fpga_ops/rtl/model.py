@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from fpga_ops.errors import DeviceError
-from fpga_ops.overlay.geometry import Geometry
+from fpga_ops.overlay.geometry import Geometry, ceil_div
 from fpga_ops.runtime.cache_directory import cache_directory
 
 Form: TypeAlias = Literal["plain", "dsp48e2", "dsp58"]
@@ -35,7 +35,8 @@ _SMALLEST_MAP = 1024
 """Map memories are a power of two of words from here on: networks of similar size share a model."""
 
 _FLAGS = ("-std=c++17", "-fPIC", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TRACE=0", "-w")
-_OPTIMISE = "-O2"
+_FULL_SIZE = 4096
+"""Multiply-accumulates a cycle from which on a model is worth the longer compilation."""
 _BUILD_TIMEOUT = 1200.0
 
 
@@ -122,8 +123,8 @@ def parameters(geometry: Geometry, map_words: tuple[int, int], form: Form = "pla
         DeviceError: The geometry has no form in RTL.
     """
     problem = ""
-    if geometry.lane % 8:
-        problem = f"lane {geometry.lane}: constants come in {PORT}-byte beats, so it must be a multiple of 8"
+    if geometry.lane % 4:
+        problem = f"lane {geometry.lane}: constants come in {PORT}-byte beats, so it must be a multiple of 4"
     elif (geometry.wb > PORT and geometry.wb % PORT) or PORT % min(geometry.wb, PORT):
         problem = f"wb {geometry.wb}: it must divide {PORT} or be a multiple of it"
     elif form == "dsp48e2" and geometry.lane % 2:
@@ -134,12 +135,32 @@ def parameters(geometry: Geometry, map_words: tuple[int, int], form: Form = "pla
         "VEC": geometry.vec, "LANE": geometry.lane, "PIX": geometry.pix, "WB": geometry.wb,
         "TILES": geometry.weight_tiles, "WEIGHT_DEPTH": max(geometry.weight_depth, 32),
         "MAP_WORDS": max(_SMALLEST_MAP, 1 << (max(map_words) - 1).bit_length()), "FORM": FORMS.index(form),
+        "ACC_BITS": geometry.accumulator_bits, "MUL_BITS": geometry.multiplier_bits,
     }  # fmt: skip
+
+
+def pipeline_lag(geometry: Geometry, form: Form = "plain") -> int:
+    """Cycles from a layer's last step to the next one's first, less the words of the last result but one.
+
+    What `Geometry.lag` is for the RTL: 31 stages of sender, array, requantiser and receiver with their queues, and
+    those of the products (latency() in overlay_pkg.sv).
+    """
+    products = {
+        "plain": 1, "dsp48e2": 7 + (ceil_div(geometry.vec, 4) - 1).bit_length(), "dsp58": 2 + ceil_div(geometry.vec, 3)
+    }  # fmt: skip
+    return 31 + products[form]
+
+
+def _optimise(values: dict[str, int]) -> str:
+    """How hard the compiler tries: small models run for less time than that takes."""
+    return "-O2" if values["VEC"] * values["LANE"] * values["PIX"] >= _FULL_SIZE else "-O1"
 
 
 def key(tools: Tools, values: dict[str, int]) -> str:
     """Names a model: 16 hexadecimal digits over sources, parameters, tools and flags."""
-    text = hashlib.sha256(repr((tools.version, tools.compiler, _FLAGS, _OPTIMISE, sorted(values.items()))).encode())
+    text = hashlib.sha256(
+        repr((tools.version, tools.compiler, _FLAGS, _optimise(values), sorted(values.items()))).encode()
+    )
     for path in [*sources(), Path(__file__).with_name("bench.cpp")]:
         text.update(path.name.encode() + b"\0" + path.read_bytes())
     return text.hexdigest()[:16]
@@ -163,24 +184,32 @@ def build(values: dict[str, int], cache_dir: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory(prefix="rtl-", dir=folder) as scratch:
         work = Path(scratch)
         translate(tools, values, work)
-        include = tools.root / "include"
         bench = Path(__file__).with_name("bench.cpp")
-        runtime = [include / "verilated.cpp", include / "verilated_threads.cpp"]
-        units = [*sorted(work.glob("V*.cpp")), bench, *runtime]
-        shape = [f"-D{name}={values[name]}" for name in ("WB",)]
-        flags = [*_FLAGS, *shape, f"-I{work}", f"-I{include}", f"-I{include / 'vltstd'}"]
-
-        def compile_one(unit: Path) -> str:
-            output = work / f"{unit.stem}.o"
-            _output([tools.compiler, *flags, _OPTIMISE, "-c", str(unit), "-o", str(output)])
-            return str(output)
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compile_one, units))
-        made = work / library.name
-        _output([tools.compiler, "-shared", "-pthread", *objects, "-o", str(made)])
+        made = link(tools, work, bench, [f"-DWB={values['WB']}", _optimise(values)])
         made.replace(library)
     return library
+
+
+def link(tools: Tools, folder: Path, bench: Path, flags: Sequence[str]) -> Path:
+    """A shared library of what `translate` left in a folder, a test bench and Verilator's run-time library.
+
+    Raises:
+        DeviceError: The compiler fails; says at what.
+    """
+    include = tools.root / "include"
+    units = [*sorted(folder.glob("V*.cpp")), bench, include / "verilated.cpp", include / "verilated_threads.cpp"]
+    common = [*_FLAGS, f"-I{folder}", f"-I{include}", f"-I{include / 'vltstd'}", *flags]
+
+    def compile_one(unit: Path) -> str:
+        output = folder / f"{unit.stem}.o"
+        _output([tools.compiler, *common, "-c", str(unit), "-o", str(output)])
+        return str(output)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, units))
+    made = folder / "made.so"
+    _output([tools.compiler, "-shared", "-pthread", *objects, "-o", str(made)])
+    return made
 
 
 def translate(tools: Tools, values: dict[str, int], folder: Path, top: str = "overlay") -> None:
@@ -193,17 +222,15 @@ def translate(tools: Tools, values: dict[str, int], folder: Path, top: str = "ov
     _output(command, {"VERILATOR_ROOT": str(tools.root)})
 
 
-def lint(values: dict[str, int], top: str = "overlay") -> str:
-    """What Verilator has to say of the sources with all warnings on; empty if nothing.
+def lint(values: dict[str, int], top: str = "overlay") -> None:
+    """Check the sources with all of Verilator's warnings on.
 
     Raises:
         DeviceError: Verilator is missing, or it found errors or warnings.
     """
     tools = find_tools()
     command = [
-        tools.verilator, "--lint-only", "-Wall", "--top-module", top,
+        tools.verilator, "--lint-only", "-Wall", "--unroll-count", "1", "--top-module", top,
         *(f"-G{name}={value}" for name, value in values.items()), *map(str, sources()),
     ]  # fmt: skip
-    return "\n".join(
-        line for line in _output(command, {"VERILATOR_ROOT": str(tools.root)}).splitlines() if line.startswith("%")
-    )
+    _output(command, {"VERILATOR_ROOT": str(tools.root)})

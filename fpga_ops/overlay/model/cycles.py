@@ -11,9 +11,10 @@ groups in each (images * rows * ceil(width / PIX)), A array steps a pixel group,
 Time: all loops of a layer run together at one iteration a cycle, so a layer takes what `features` takes, longer by
 what it waits for weights. While one part of the weights is used the next is loaded: that takes at least its words, and
 at least (bytes - bytes already in the reader's channel) / external-memory bytes a cycle; what memory delivers beyond
-the need waits in the channel (`weight_depth`) for the next part; words that stay on the chip need no bytes. The last
-`lag + r - 1` iterations are the drain: the array is idle, because the next layer may read what is still on its way.
-From there to the first iteration of the next layer it takes the board's `restart`. Interleaved images share weights and
+the need waits in the channel (`weight_depth`) for the next part; words that stay on the chip need no bytes. The next
+layer's first weights are loaded during the last part and the drain; what is then missing is counted to that layer.
+The last `lag + r - 1` iterations are the drain: the array is idle, because the next layer may read what is still on its
+way. From there to the first iteration of the next layer it takes the board's `restart`. Interleaved images share weights and
 drains.
 
 The host's part is not the device's: see `Prediction`.
@@ -100,6 +101,7 @@ class _Weights:
         self.wb, self.rate = geometry.wb, min(bytes_per_cycle, float(geometry.wb))
         self.capacity, self.ahead = float(geometry.weight_depth * geometry.wb), 0.0
         self.delivered = 0.0
+        self.late = 0.0  # cycles that the next layer waits for its first weights
 
     def part(self, steps: float, words: int, outside: float) -> float:
         """Cycles of a part that has so many steps while so many words are loaded, a share of them from outside."""
@@ -151,16 +153,21 @@ def layer_time(
         ahead = d["next_words"] * geometry.wb * following / weights.rate
         wait = max(0.0, max(moved / bytes_per_cycle, ahead, float(d["next_words"])) - work)
         cycles = work + wait + restart
+        weights.late = 0.0
         return LayerTime(d.name, d.tensor, d.op.name, cycles, 0.0, work, 0.0, wait, restart, 0, moved)
     work = float(d["outputs"] * d["period"])
     busy, own, delivered = 0.0, outside_share(d, geometry), weights.delivered
     parts = array_parts(d)
+    beyond = 0.0  # what the last part, whose steps are done, takes to load the next layer's first weights
     for index, (times, steps, words) in enumerate(parts):
         for _ in range(times):
-            busy += weights.part(steps * d["period"] / d["acts"], words, following if index == len(parts) - 1 else own)
-    wait = max(0.0, busy - work)
+            needed = steps * d["period"] / d["acts"]
+            took = weights.part(needed, words, following if index == len(parts) - 1 else own)
+            busy, beyond = busy + took, took - needed
     fill = float(d["lag"] + d["out_words"] - 1 + restart)
-    weights.idle(fill)
+    wait = weights.late + max(0.0, busy - beyond - work)
+    weights.late = max(0.0, beyond - fill)  # results drain meanwhile
+    weights.idle(max(0.0, fill - beyond))
     results = float(d["outputs"] * (d["period"] - d["acts"]))
     shape = work - results - ideal
     moved = round(d["w_words"] * geometry.wb * own) + d["groups"] * 16 * geometry.lane

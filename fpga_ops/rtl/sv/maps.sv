@@ -1,7 +1,7 @@
 // All feature maps: two memories of PIX banks, the sender that reads windows from them and the receiver that writes
 // results to them. A layer's reads start when all results before it are stored, so no other order is needed.
 module maps import overlay_pkg::*; #(
-  parameter int PIX = 7, CW = 32, NH = 1, WORDS = 1024, ACT_DEPTH = 16,
+  parameter int PIX = 7, CW = 32, NH = 1, WORDS = 1024, MUL_BITS = 31, ACT_DEPTH = 16,
   localparam int BITS = $clog2(WORDS), BANK = $clog2(PIX), VECTOR = NH * CW * 8, WORD = PIX * CW * 8
 ) (
   input  logic clk, reset,
@@ -55,7 +55,7 @@ module maps import overlay_pkg::*; #(
     .next_layer(layer[0]), .layer_pop(layer_pop[0]), .clear_to_run, .room, .in_mem, .store, .pad_value, .read, .address,
     .bank, .in_map
   );
-  receiver #(.PIX(PIX), .CW(CW), .NH(NH), .BITS(BITS)) receives (
+  receiver #(.PIX(PIX), .CW(CW), .NH(NH), .BITS(BITS), .MUL_BITS(MUL_BITS)) receives (
     .clk, .reset, .layer_valid(layer_valid[1]), .next_layer(layer[1]), .layer_pop(layer_pop[1]),
     .sender_is_here(sent != received), .stored, .image_valid, .image_word, .image_pop, .result_valid, .result_word,
     .result_pop, .skip_read, .skip_mem, .skip_address, .skip_data(data[skip_mem]), .write, .write_address, .write_data,

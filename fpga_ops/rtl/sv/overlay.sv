@@ -9,8 +9,9 @@
 // descriptors; `done` lasts a cycle, with `status` 0 or 1 + the index of a descriptor that failed its checksum.
 module overlay import overlay_pkg::*; #(
   parameter int VEC = 32, LANE = 64, PIX = 7, WB = 64, TILES = 512, WEIGHT_DEPTH = 256, MAP_WORDS = 4096, FORM = PLAIN,
+  ACC_BITS = 32, MUL_BITS = 31,
   localparam int CW = gcd(VEC, LANE), NH = VEC / CW, PB = WB < PORT ? WB : PORT, WPORTS = WB / PB,
-  BLOCK = LANE * 8
+  BLOCK = LANE * 16
 ) (
   input  logic clk, reset,
   input  logic start,
@@ -99,7 +100,7 @@ module overlay import overlay_pkg::*; #(
     .base(weights_base), .arvalid(w_arvalid), .arready(w_arready), .araddr(w_araddr), .arlen(w_arlen),
     .rvalid(w_rvalid), .rdata(w_rdata), .valid(weight_valid), .word(weight_word), .pop(weight_pop), .count(filled[2])
   );
-  maps #(.PIX(PIX), .CW(CW), .NH(NH), .WORDS(MAP_WORDS)) memories (
+  maps #(.PIX(PIX), .CW(CW), .NH(NH), .WORDS(MAP_WORDS), .MUL_BITS(MUL_BITS)) memories (
     .clk, .reset(clear), .layer_valid({valid[RECEIVER], valid[SENDER]}), .layer({layer[RECEIVER], layer[SENDER]}),
     .layer_pop({pop[RECEIVER], pop[SENDER]}), .image_valid, .image_word, .image_pop, .result_valid,
     .result_word(result), .result_pop, .act_valid, .act, .act_pop, .store_valid, .store_word, .store_pop, .stored,
@@ -110,7 +111,7 @@ module overlay import overlay_pkg::*; #(
     .weight_word, .weight_pop, .act_valid, .act, .act_pop, .acc_valid, .acc, .acc_pop, .wants_weights(waits[0]),
     .wants_acts(waits[1]), .acc_count(filled[4])
   );
-  requant #(.LANE(LANE), .CW(CW), .PIX(PIX)) requantiser (
+  requant #(.LANE(LANE), .CW(CW), .PIX(PIX), .ACC_BITS(ACC_BITS), .MUL_BITS(MUL_BITS)) requantiser (
     .clk, .reset(clear), .layer_valid(valid[REQUANT]), .next_layer(layer[REQUANT]), .layer_pop(pop[REQUANT]),
     .block_valid, .block, .block_pop, .acc_valid, .acc, .acc_pop, .result_valid, .result, .result_pop,
     .wants_constants(waits[2]), .result_count(filled[5])

@@ -10,8 +10,9 @@ package overlay_pkg;
     F_PAD_X, F_PAD_VALUE, F_TAP_STEP, F_IN_MEM, F_IN_BASE, F_IN_STEP, F_IN_H, F_IN_W, F_IN_COLS, F_IN_VECS,
     F_RED_VECS, F_GROUP_VECS, F_ACTS, F_PERIOD, F_LAG, F_TRIPS, F_ARRAY_TRIPS, F_OUT_MEM, F_OUT_BASE,
     F_OUT_STEP, F_OUT_VECS, F_OUT_WORDS, F_ADD, F_SKIP_BASE, F_SKIP_STEP, F_W_BASE, F_W_WORDS, F_PARTS,
-    F_PART_ACTS, F_LAST_ACTS, F_PART_WORDS, F_LAST_WORDS, F_NEXT_WORDS, F_PAR_BASE, F_PRE_SHIFT, F_LOW, F_HIGH,
-    F_ADD_FIRST, F_ADD_SECOND, F_ADD_OFFSET, F_ADD_SHIFT, F_ADD_LOW, F_ADD_HIGH,
+    F_PART_ACTS, F_LAST_ACTS, F_PART_WORDS, F_LAST_WORDS, F_NEXT_WORDS, F_PAR_BASE, F_INCREMENT, F_LOW, F_HIGH,
+    F_ADD_FIRST, F_ADD_SECOND, F_ADD_OFFSET_LOW, F_ADD_OFFSET_HIGH, F_ADD_SHIFT, F_ADD_TIE, F_ADD_INCREMENT,
+    F_ADD_LOW, F_ADD_HIGH,
     F_ROW_BYTES, F_BYTE_STEP, F_BYTE_TAPS, F_BYTE_PAD, F_LOAD_WORDS, F_LOAD_SIZE
   } field_t;
   localparam int F_CHECKSUM = 63;
@@ -29,5 +30,43 @@ package overlay_pkg;
     if (form == PLAIN) return 1;
     if (form == DSP48E2) return 3 + 3 + 1 + $clog2((vec + 3) / 4);
     return 2 + (vec + 2) / 3;
+  endfunction
+
+  // A channel's constants: out = clamp(round((a multiplier + offset) / 2^shift) + increment). `tie` is 0, or 1 + the
+  // lowest of the bits below `shift` that are all zero at a tie, which then goes to even.
+  typedef struct packed {
+    logic [7:0] tie, shift;
+    logic [31:0] multiplier;
+    logic [63:0] offset;
+  } rule_t;
+
+  // The common end of both rules in two steps, each a cycle: a byte is a field of v, so the shift narrows as it goes. By
+  // 0, 16, 32 or 48 to 27 bits; what does not fit is far beyond the bounds either way.
+  typedef struct packed {
+    logic beyond, negative, tied;
+    logic signed [26:0] value;
+  } coarse_t;
+  function automatic coarse_t coarse(input logic signed [63:0] v, input logic [5:0] shift, input logic [7:0] tie);
+    logic signed [63:0] far;
+    logic [63:0] fraction;
+    far = v >>> {shift[5:4], 4'b0};
+    fraction = (64'd1 << shift) - (64'd1 << (tie - 8'd1));
+    coarse.beyond = far[63:26] != '0 && far[63:26] != '1;
+    coarse.negative = v[63];
+    coarse.tied = tie != 0 && (v & fraction) == 0;
+    coarse.value = far[26:0];
+  endfunction
+  function automatic logic [7:0] fine(
+    input coarse_t from, input logic [3:0] shift, input logic increment, input logic [7:0] low, high
+  );
+    logic signed [26:0] near;
+    logic signed [11:0] y;
+    near = from.value >>> shift;
+    if (from.beyond) y = from.negative ? -12'sd1024 : 12'sd1022;
+    else y = near < -27'sd1024 ? -12'sd1024 : near > 27'sd1022 ? 12'sd1022 : 12'(near);
+    if (from.tied) y[0] = 1'b0;
+    y = y + {11'b0, increment};
+    if (y < $signed({4'b0, low})) return low;
+    return y > $signed({4'b0, high}) ? high : y[7:0];
   endfunction
 endpackage

@@ -1,7 +1,7 @@
 // Takes the results of a layer (of a LOAD: the image), adds the residual operand and writes the maps. A result passes in
 // LATENCY cycles, whatever comes; the operand's word is read before the result is written, also where the two are one.
 module receiver import overlay_pkg::*; #(
-  parameter int PIX = 7, CW = 32, NH = 1, BITS = 12, localparam int WORD = PIX * CW * 8, VECTOR = NH * CW * 8
+  parameter int PIX = 7, CW = 32, NH = 1, BITS = 12, MUL_BITS = 31, localparam int WORD = PIX * CW * 8, VECTOR = NH * CW * 8
 ) (
   input  logic clk, reset,
   input  logic layer_valid,
@@ -24,7 +24,7 @@ module receiver import overlay_pkg::*; #(
   output logic layer_done,
   output logic ending
 );
-  localparam int ADD = 3, LATENCY = 3 + ADD;
+  localparam int ADD = 4, LATENCY = 3 + ADD;
   localparam int HALF = NH > 1 ? $clog2(NH) : 1;
   typedef logic [23:0] word_t;
   typedef struct packed {
@@ -111,10 +111,10 @@ module receiver import overlay_pkg::*; #(
       operand[p*CW*8 +: CW*8] = '0;
       for (int h = 0; h < NH; h++) if (tag[3].half == HALF'(h)) operand[p*CW*8 +: CW*8] = skip_data[p][h*CW*8 +: CW*8];
     end
-  residual_lanes #(.LANES(PIX * CW)) lanes (
-    .clk, .add(d[F_ADD][0]), .y(early[2]), .r(operand), .first(d[F_ADD_FIRST][15:0]),
-    .second(d[F_ADD_SECOND][15:0]), .offset(d[F_ADD_OFFSET][15:0]), .shift(d[F_ADD_SHIFT][3:0]),
-    .low(d[F_ADD_LOW][7:0]), .high(d[F_ADD_HIGH][7:0]), .out(value)
+  residual_lanes #(.LANES(PIX * CW), .MUL_BITS(MUL_BITS)) lanes (
+    .clk, .add(d[F_ADD][0]), .y(early[2]), .r(operand), .first(d[F_ADD_FIRST]), .second(d[F_ADD_SECOND]),
+    .offset({d[F_ADD_OFFSET_HIGH], d[F_ADD_OFFSET_LOW]}), .shift(d[F_ADD_SHIFT][5:0]), .tie(d[F_ADD_TIE][7:0]),
+    .increment(d[F_ADD_INCREMENT][0]), .low(d[F_ADD_LOW][7:0]), .high(d[F_ADD_HIGH][7:0]), .out(value)
   );
   always_comb begin
     write = '0;

@@ -1,7 +1,8 @@
 // From accumulators to bytes: CW channels of PIX pixels a cycle. A global pool leaves one sum for each of PIX columns,
 // which are added up here. Results go to a queue of QUEUE places, each given away when a result begins.
 module requant import overlay_pkg::*; #(
-  parameter int LANE = 64, CW = 32, PIX = 7, QUEUE = 16, localparam int WORDS = LANE / CW, LANE_BYTES = 8
+  parameter int LANE = 64, CW = 32, PIX = 7, ACC_BITS = 32, MUL_BITS = 31, QUEUE = 16,
+  localparam int WORDS = LANE / CW, LANE_BYTES = 16
 ) (
   input  logic clk, reset,
   input  logic layer_valid,
@@ -19,7 +20,7 @@ module requant import overlay_pkg::*; #(
   output logic wants_constants,           // accumulators wait for them
   output logic [15:0] result_count
 );
-  localparam int LATENCY = 2 + 4;         // selection, columns, lane
+  localparam int LATENCY = 2 + 6;         // selection, columns, lanes
   localparam int WORD = WORDS > 1 ? $clog2(WORDS) : 1;
   typedef enum logic [1:0] {IDLE, SETUP, RUN} state_t;
   state_t state;
@@ -69,31 +70,35 @@ module requant import overlay_pkg::*; #(
   end
 
   logic [PIX-1:0][CW-1:0][31:0] chosen, summed;
-  logic [CW-1:0][LANE_BYTES*8-1:0] lane_constants, lane_constants2;
+  rule_t [CW-1:0] rules, rules2;
   logic [PIX*CW*8-1:0] bytes;
   logic [LATENCY:1] valid;
   logic unused_full;
-  // the block's fields are arrays over its lanes: bias, multiplier, shift, spare
-  function automatic logic [LANE_BYTES*8-1:0] of_lane(input logic [LANE*LANE_BYTES*8-1:0] all, input int lane);
-    return {8'b0, all[(LANE*6+lane)*8 +: 8], all[(LANE*4+lane*2)*8 +: 16], all[lane*32 +: 32]};
+  // the block (par_t of kernels/fpga/overlay.h) is arrays over its lanes: offset, multiplier, shift, tie, spare
+  wire unused_spare = ^block[LANE*LANE_BYTES*8-1:LANE*14*8];
+  function automatic rule_t of_lane(input logic [LANE*LANE_BYTES*8-1:0] l, input int lane);
+    of_lane.offset = l[lane*64 +: 64];
+    of_lane.multiplier = l[(LANE*8+lane*4)*8 +: 32];
+    of_lane.shift = l[(LANE*12+lane)*8 +: 8];
+    of_lane.tie = l[(LANE*13+lane)*8 +: 8];
   endfunction
   always_ff @(posedge clk) begin
     for (int c = 0; c < CW; c++) begin
       logic [31:0] column;
       for (int w = 0; w < WORDS; w++) if (word == WORD'(w)) begin
         for (int p = 0; p < PIX; p++) chosen[p][c] <= acc[p][w*CW+c];
-        lane_constants[c] <= of_lane(block, w * CW + c);
+        rules[c] <= of_lane(block, w * CW + c);
       end
       column = '0;
       for (int p = 0; p < PIX; p++) column = column + chosen[p][c];
       for (int p = 0; p < PIX; p++) summed[p][c] <= d[F_OP] == 32'(OP_SUM) ? column : chosen[p][c];
     end
-    lane_constants2 <= lane_constants;
+    rules2 <= rules;
     valid <= reset ? '0 : {valid[LATENCY-1:1], go};
   end
-  requant_lanes #(.COLUMNS(PIX), .LANES(CW)) lanes (
-    .clk, .acc(summed), .constants(lane_constants2), .pre_shift(d[F_PRE_SHIFT][3:0]), .low(d[F_LOW][7:0]),
-    .high(d[F_HIGH][7:0]), .out(bytes)
+  requant_lanes #(.COLUMNS(PIX), .LANES(CW), .ACC_BITS(ACC_BITS), .MUL_BITS(MUL_BITS)) lanes (
+    .clk, .acc(summed), .rules(rules2), .increment(d[F_INCREMENT][0]), .low(d[F_LOW][7:0]), .high(d[F_HIGH][7:0]),
+    .out(bytes)
   );
   fifo #(.WIDTH(PIX*CW*8), .DEPTH(QUEUE)) results (
     .clk, .reset, .push(valid[LATENCY]), .in(bytes), .full(unused_full), .valid(result_valid), .out(result),

@@ -1,34 +1,42 @@
-// From accumulators to bytes (Requantise of fpga_ops/network.py), four cycles later: COLUMNS pixels of each of LANES
-// channels, which have constants of their own: {spare, shift, multiplier, bias}, a lane of par_t in overlay.h.
-module requant_lanes #(parameter int COLUMNS = 1, LANES = 1) (
+// From accumulators to bytes (Requantise of fpga_ops/ir/network.py), LATENCY cycles later: COLUMNS pixels of each of LANES
+// channels, which have constants of their own. The accumulator is made unsigned by 2^(ACC_BITS - 1), whose product the
+// host has taken off the offset, so one unsigned multiplier does: 27 x 27 bits are two blocks of an FPGA.
+module requant_lanes import overlay_pkg::*; #(
+  parameter int COLUMNS = 1, LANES = 1, ACC_BITS = 32, MUL_BITS = 31
+) (
   input  logic clk,
   input  logic [COLUMNS-1:0][LANES-1:0][31:0] acc,
-  input  logic [LANES-1:0][63:0] constants,
-  input  logic [3:0] pre_shift,
+  input  rule_t [LANES-1:0] rules,
+  input  logic increment,
   input  logic [7:0] low, high,
   output logic [COLUMNS-1:0][LANES-1:0][7:0] out
 );
-  logic signed [31:0] biased [COLUMNS][LANES], next_biased [COLUMNS][LANES];
-  logic signed [15:0] t [COLUMNS][LANES], next_t [COLUMNS][LANES];
-  logic signed [11:0] u [COLUMNS][LANES], next_u [COLUMNS][LANES];   // of the product, 20 bits down
+  localparam int SIGN = ACC_BITS - 1;
+  typedef logic [ACC_BITS-1:0] sum_t;
+  typedef logic [ACC_BITS+MUL_BITS-1:0] product_t;
+  sum_t a [COLUMNS][LANES], next_a [COLUMNS][LANES];
+  product_t product [COLUMNS][LANES], next_product [COLUMNS][LANES], held [COLUMNS][LANES];
+  logic [63:0] v [COLUMNS][LANES], next_v [COLUMNS][LANES];
+  coarse_t near [COLUMNS][LANES], next_near [COLUMNS][LANES];
   logic [COLUMNS-1:0][LANES-1:0][7:0] next_out;
-  logic [LANES-1:0][63:0] constants1, constants2;
-  wire unused_spare = ^{constants1, constants2};
+  rule_t [LANES-1:0] rule [1:5];          // with the data of that cycle
+  wire unused_rules = ^{rule[1], rule[2], rule[3], rule[4], rule[5]};
+  wire unused_acc = ^acc;
   always_comb for (int p = 0; p < COLUMNS; p++) for (int c = 0; c < LANES; c++) begin
-    logic signed [31:0] moved;
-    next_biased[p][c] = $signed(acc[p][c] + constants[c][31:0]);
-    moved = (biased[p][c] << pre_shift) >>> constants1[c][52:48];
-    next_t[p][c] = moved > 32'sd32767 ? 16'sd32767 : moved < -32'sd32768 ? -16'sd32768 : 16'(moved);
-    next_u[p][c] = 12'((32'(t[p][c]) * 32'($signed(constants2[c][47:32]))) >>> 20);
-    if (u[p][c] < $signed({4'b0, low})) next_out[p][c] = low;
-    else next_out[p][c] = u[p][c] > $signed({4'b0, high}) ? high : u[p][c][7:0];
+    next_a[p][c] = {!acc[p][c][SIGN], acc[p][c][SIGN-1:0]};
+    next_product[p][c] = product_t'(a[p][c]) * product_t'(rule[1][c].multiplier[MUL_BITS-1:0]);
+    next_v[p][c] = 64'(held[p][c]) + rule[3][c].offset;
+    next_near[p][c] = coarse(v[p][c], rule[4][c].shift[5:0], rule[4][c].tie);
+    next_out[p][c] = fine(near[p][c], rule[5][c].shift[3:0], increment, low, high);
   end
   always_ff @(posedge clk) begin
-    biased <= next_biased;
-    t <= next_t;
-    u <= next_u;
+    a <= next_a;
+    product <= next_product;
+    held <= product;                      // a multiplier of several blocks keeps it
+    v <= next_v;
+    near <= next_near;
     out <= next_out;
-    constants1 <= constants;
-    constants2 <= constants1;
+    rule[1] <= rules;
+    for (int i = 2; i <= 5; i++) rule[i] <= rule[i-1];
   end
 endmodule

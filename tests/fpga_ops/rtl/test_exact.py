@@ -68,8 +68,7 @@ def test_batches_and_interleaved_images(simulate: Simulate, images: int) -> None
 
 def test_dense_layers_larger_than_the_weight_buffers(simulate: Simulate) -> None:
     network = dense_net()
-    geometry = Geometry(16, 16, 7, weight_tiles=27)
-    executable = simulate(network, geometry, images=2)
+    executable = simulate(network, HALVES, images=2)
     assert any(d["parts"] > 1 for d in executable.plan.descriptors)
     check(executable, network, 2)
 

@@ -1,0 +1,72 @@
+"""Cycles that the simulated RTL counts, beside the model's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fpga_ops.overlay import Geometry
+from fpga_ops.overlay.descriptor import Op
+from fpga_ops.overlay.model.cycles import _Weights, layer_time
+from fpga_ops.rtl import Memory, RtlExecutable, pipeline_lag
+from tests.fpga_ops.overlay.conftest import integer_images
+from tests.fpga_ops.rtl.conftest import Simulate
+from tests.fpga_ops.rtl.test_exact import SMALL
+from tests.support import networks
+
+TRANSFERS = (Op.LOAD, Op.STORE)  # begin with the latency of external memory, which the model does not have
+
+
+def compare(executable: RtlExecutable, rate: float) -> list[tuple[str, Op, int, float]]:
+    """(layer, operation, cycles counted, cycles modelled) of a run."""
+    geometry = executable.geometry
+    weights = _Weights(geometry, rate)
+    rows = []
+    for d, counted in zip(executable.plan.descriptors, executable.layers[0], strict=True):
+        rows.append((d.name, d.op, counted.cycles, layer_time(geometry, d, rate, weights).cycles))
+    return rows
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("images", [1, 2])
+def test_every_layer_takes_what_the_model_says(simulate: Simulate, images: int) -> None:
+    """To the cycle, where memory is fast: work, results beyond it, and the drain that the RTL's pipeline has."""
+    network = networks.resnet((1, 1), 16, (64, 64, 1), classes=10)
+    geometry = replace(SMALL, lag=pipeline_lag(SMALL, "plain"))
+    executable = simulate(network, geometry, images=images)
+    executable.run_integers(integer_images(network, images))
+    for name, op, counted, modelled in compare(executable, geometry.wb):
+        if op not in TRANSFERS:
+            assert counted == modelled, name
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("rate", [16.0, 5.0])
+def test_layers_that_wait_for_weights(simulate: Simulate, rate: float) -> None:
+    network = networks.resnet((1, 1), 16, (32, 32, 1), classes=None)
+    geometry = replace(SMALL, lag=pipeline_lag(SMALL, "plain"))
+    executable = simulate(network, geometry, memory=Memory(bytes_per_cycle=rate))
+    executable.run_integers(integer_images(network, 1))
+    rows = [row for row in compare(executable, rate) if row[1] not in TRANSFERS]
+    assert sum(layer.waits["weights"] for layer in executable.layers[0]) > 0
+    counted, modelled = sum(row[2] for row in rows), sum(row[3] for row in rows)
+    assert counted == pytest.approx(modelled, rel=0.02), rows
+
+
+def test_queues_hold_no_more_than_they_can(simulate: Simulate) -> None:
+    network = networks.resnet((1, 1), 16, (64, 64, 1), classes=10)
+    executable = simulate(network, SMALL, memory=Memory(bytes_per_cycle=5.0))
+    executable.run_integers(integer_images(network, 1))
+    peaks = {name: max(layer.peaks[name] for layer in executable.layers[0]) for name in executable.layers[0][0].peaks}
+    depths = {"image": 64, "constants": 32, "weights": SMALL.weight_depth, "act": 16, "acc": 8, "result": 16}
+    assert all(0 < peaks[name] <= depth for name, depth in depths.items()), peaks
+
+
+def geometry_of(vec: int) -> Geometry:
+    return Geometry(vec, 64, 7)
+
+
+def test_the_lag_is_that_of_the_stages() -> None:
+    """31 for the blocks, and the products': one; a chain of four, a correction and a tree; eleven blocks and two."""
+    assert [pipeline_lag(geometry_of(32), form) for form in ("plain", "dsp48e2", "dsp58")] == [32, 41, 44]
