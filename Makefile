@@ -4,7 +4,8 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint docs test-browser test-slow test-training test-docker clean help
+.PHONY: demo test lint docs test-portable test-browser test-triton test-numpy2 check-extras test-slow test-training \
+        test-docker clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -15,6 +16,10 @@ demo: $(VENV)/.demo ## start Triton, tag the shipped jets, show the scores (resu
 test: $(VENV)/.dev ## unit tests and end-to-end tests through the real server and the FPGA emulator
 	$(BIN)/triton-fpga emulator install
 	$(BIN)/python -m pytest -m "not slow and not training and not docker and not browser" --no-skips
+
+test-portable: $(VENV)/.dev ## all tests without a server, with the kernels' portable form, whatever the CPU has
+	FPGA_OPS_ISA=portable $(BIN)/python -m pytest --no-skips \
+	    -m "not server and not emulator and not slow and not training and not docker and not browser" tests
 
 docs: $(VENV)/.dev ## the guide and reference as a site in docs-site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
