@@ -6,7 +6,8 @@ scores = client.tag(jets)
 """
 
 from fpga_ops.moved_modules import redirect
-from sonic_client.client import AsyncClient, Client, tag
+from sonic_client.async_client import AsyncClient
+from sonic_client.client import Client, tag
 from sonic_client.core.reply import Reply
 from sonic_client.errors import (
     AuthenticationError,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from triton_server.server.ports import resolve_ports
 
-DOCKER = Path(__file__).resolve().parents[1] / "docker"
+DOCKER = Path(__file__).resolve().parents[2] / "docker"
 LISTENERS = {"envoy.yaml": (8001, 8000), "envoy-secure.yaml": (8444, 8443)}
 """gRPC and HTTP port of each proxy."""
 
