@@ -20,13 +20,14 @@ from triton_server.plugin.device_trial import FirstUse
 from triton_server.plugin.failover import Chain, Failure, NoDeviceError, split_rows
 from triton_server.plugin.housekeeping import Housekeeping
 from triton_server.plugin.input_checks import contract
+from triton_server.plugin.last_event import LastEvent
 from triton_server.plugin.metrics import Accounts, Metrics, Provenance
 from triton_server.plugin.parent_death import hold
 from triton_server.plugin.provenance import provenance
 from triton_server.plugin.settings import read_settings
 from triton_server.plugin.triton_2_51.late_response import Afterwards
 from triton_server.plugin.triton_2_51.thread_priority import Precedence
-from triton_server.protocol import LEASH_VARIABLE, NOTES_VARIABLE
+from triton_server.protocol import EVENTS_VARIABLE, KNOWN_ANSWER_ID, LEASH_VARIABLE, NOTES_VARIABLE
 from triton_server.repository.known_answers import read_golden
 from triton_server.repository.model_version import MODEL_FILE, check_files, describe_onnx
 from triton_server.server.abilities import knows_numpy_2, takes_parameters
@@ -126,6 +127,8 @@ class TritonPythonModel:
             lambda error: pb_utils.Logger.log_error(f"{self._name}: an answer could not be sent: {error}"),
         )
         self._precedence = Precedence()
+        events = os.environ.get(EVENTS_VARIABLE)
+        self._last_event = LastEvent(Path(events), *labels.values()) if events else None
         self._self_test_interval = interval
         self._last_test = time.monotonic()
         self._server = os.getppid()
@@ -180,6 +183,8 @@ class TritonPythonModel:
             self._accounts.add("fpga_executions_total", device=device)
             self._accounts.add("fpga_device_seconds_total", seconds, device=device)
             shares = [outputs] if len(good) == 1 else split_rows(outputs, counts)
+            if self._last_event is not None and requests[good[0]].request_id() != KNOWN_ANSWER_ID:
+                self._last_event.offer(feeds[0], shares[0])
             for place, share in zip(good, shares, strict=True):
                 tensors = [pb_utils.Tensor(n, share[n]) for n in self._outputs]
                 responses[place] = (
@@ -237,6 +242,8 @@ class TritonPythonModel:
             self._test()
         self._tell_provenance()
         self._accounts.flush()
+        if self._last_event is not None:
+            self._last_event.write()
 
     def _keeping_failed(self, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))

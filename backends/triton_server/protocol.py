@@ -14,6 +14,11 @@ LEASH_VARIABLE = "TRITON_FPGA_LEASH"
 DEVICE_VARIABLE = "TRITON_FPGA_DEVICE"
 """Environment variable with the devices of every model; ``triton-fpga serve --device`` sets it."""
 
+EVENTS_VARIABLE = "TRITON_FPGA_EVENTS"
+"""Environment variable with the folder for the last event of each model; ``serve --show-events`` sets it."""
+KNOWN_ANSWER_ID = "known-answer"
+"""Id of the supervisor's own requests."""
+
 FIRST, SPARE, LAST = "first", "spare", "last"
 """Label ``choice`` of fpga_model_info: which of the devices that a model names it serves on."""
 

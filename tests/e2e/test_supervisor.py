@@ -106,6 +106,18 @@ def test_the_truth_is_told(service: Service) -> None:
     service.wait_for(lambda: state in service.get("/metrics")[1])
 
 
+def test_events_are_shown_where_the_operator_says_so_and_only_there(service: Service, repository: Path) -> None:
+    service.infer("grpc", "tiny", images())
+    assert service.status()["events"] is None
+    with serving(repository, COMPLETE, "--show-events") as showing:
+        scores = showing.infer("grpc", "tiny", images())
+        showing.wait_for(lambda: showing.status()["events"])
+        (event,) = showing.status()["events"]
+        assert (event["model"], event["version"]) == ("tiny", "1")
+        np.testing.assert_allclose(next(iter(event["outputs"].values())), scores[0], atol=1e-6)
+        np.testing.assert_allclose(event["image"], images()[0].astype(float).sum(0), atol=1e-5)
+
+
 def command(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")[:150].decode(errors="replace")
 

@@ -96,6 +96,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict-device", action="store_true", help="not ready while a model serves on another device than its first"
     )
+    parser.add_argument(
+        "--show-events", action="store_true",
+        help="show the last event that each model answered, with its scores, to whoever may see the page and /status",
+    )  # fmt: skip
     parser.add_argument("--no-watch", action="store_true", help="do not load what changes in the repository")
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="append Triton's log here, not to stderr")
     parser.add_argument("--debug", action="store_true", help="log more, such as what this Triton can do")
@@ -129,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
         watch_repository=not args.no_watch,
         strict_device=args.strict_device,
         drain_s=args.drain,
+        show_events=args.show_events,
         on_ready=lambda: _announce(args, server, supervisor, health),
     )
     health = HealthServer(supervisor, args.address, args.health_port)

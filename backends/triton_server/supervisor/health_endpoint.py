@@ -94,7 +94,9 @@ class _Handler(JsonHandler):
             degraded = any(entry["degraded"] for entry in versions)
             self._judge(good, {"ready": good, "degraded": degraded, "versions": versions})
         elif path == "/status":
-            self.send(HTTPStatus.OK, {**status, "activity": self.server.supervisor.activity.rows()})
+            supervisor = self.server.supervisor
+            more = {"activity": supervisor.activity.rows(), "events": supervisor.events()}
+            self.send(HTTPStatus.OK, {**status, **more})
         elif path == "/metrics":
             self.send(HTTPStatus.OK, metrics(status))
         else:

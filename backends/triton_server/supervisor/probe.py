@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triton_server.errors import MalformedAnswerError
+from triton_server.protocol import KNOWN_ANSWER_ID
 from triton_server.server.control_api import Control, Json
 
 SCORE_TOLERANCE = 1e-4
@@ -76,7 +77,7 @@ def ask(control: Control, known: KnownAnswer, timeout_s: float) -> Answer:
     """Send the probe and compare. Raises OSError (time-out, connection) or ControlError (refused) when none comes."""
     data = np.ascontiguousarray(known.input, dtype=_DTYPES[known.datatype]).tobytes()
     header = json.dumps({
-        "id": "known-answer",
+        "id": KNOWN_ANSWER_ID,
         "inputs": [{
             "name": known.input_name, "shape": list(known.input.shape), "datatype": known.datatype,
             "parameters": {"binary_data_size": len(data)},

@@ -23,9 +23,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from triton_server.errors import ServerError
-from triton_server.protocol import NOTES_VARIABLE
+from triton_server.plugin.last_event import read_events
+from triton_server.protocol import EVENTS_VARIABLE, NOTES_VARIABLE
 from triton_server.server.control_api import Control, Json
 from triton_server.server.server import TritonServer
 from triton_server.supervisor.activity import SAMPLE_S, Activity
@@ -53,7 +55,8 @@ class Supervisor:
 
     def __init__(
         self, server: TritonServer, *, limits: Limits | None = None, watch_repository: bool = True,
-        strict_device: bool = False, drain_s: float = 0.0, on_ready: Callable[[], None] = lambda: None,
+        strict_device: bool = False, drain_s: float = 0.0, show_events: bool = False,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.server = server
         self.limits = limits or Limits()
@@ -61,6 +64,8 @@ class Supervisor:
         self.restarts = Restarts()
         self._strict_device = strict_device
         self._drain_s = drain_s
+        self._show_events = show_events
+        self._events: Path | None = None
         self._on_ready = on_ready
         self._stop = threading.Event()
         self._at_once = threading.Event()
@@ -138,6 +143,10 @@ class Supervisor:
             "triton": self.server.triton(),
         }
 
+    def events(self) -> list[Json] | None:
+        """The last event that each model answered; None where the operator does not show them."""
+        return None if self._events is None else read_events(self._events)
+
     # -- life
 
     def run(self) -> None:
@@ -145,6 +154,10 @@ class Supervisor:
         responder = None
         notes = tempfile.TemporaryDirectory(prefix=self.server.shm_prefix)
         self.server.environment[NOTES_VARIABLE] = notes.name
+        if self._show_events:
+            self._events = Path(notes.name) / "events"
+            self._events.mkdir(mode=0o700)
+            self.server.environment[EVENTS_VARIABLE] = str(self._events)
         try:
             self.server.prepare()
             responder = OutageResponder(self.server.address, self.server.http_port, self.server.grpc_port)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fpga_ops.commands.arguments import count
+
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -42,14 +44,14 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--bad", choices=("raise", "mask"), default="raise",
         help="a jet that cannot be tagged stops the job, or gets a missing score (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--chunk", type=int, default=5000, help="events at a time (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
-    parser.add_argument("--in-flight", type=int, default=32, metavar="N", help="requests under way, a process")
+    parser.add_argument("--chunk", type=count, default=5000, help="events at a time (default: %(default)s)")
+    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument("--in-flight", type=count, default=32, metavar="N", help="requests under way, a process")
     parser.add_argument(
-        "--connections", type=int, default=8, metavar="N",
+        "--connections", type=count, default=8, metavar="N",
         help="gRPC connections to a server at most; one until much is under way (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="jets in a request (default: %(default)s)")
+    parser.add_argument("--batch", type=count, default=1, metavar="N", help="jets in a request (default: %(default)s)")
     parser.add_argument(
         "--deadline", type=float, default=60.0, metavar="S", help="seconds for one request, retries included"
     )

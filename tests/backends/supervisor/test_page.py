@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.backends.supervisor.conftest import health
+from triton_server.plugin.last_event import LastEvent, read_events
 from triton_server.server.server import TritonServer
 from triton_server.supervisor.activity import Activity
 from triton_server.supervisor.health_endpoint import HealthServer, page_headers
@@ -88,6 +90,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HealthSe
     ]  # fmt: skip
     refused = {HOSTILE: f"the folder's name {HOSTILE!r} is not a model name"}
     supervisor.models.replace({one.key: one for one in models}, refused, {one.key for one in models}, ())
+    last = LastEvent(tmp_path, "top_tagger", "1")
+    jet = np.zeros((1, 200, 4), np.float32)
+    jet[0, :3] = [[500, 300, 400, 0], [90, 50, 60, 30], [20, 14, 10, -10]]
+    last.offer({"constituents": jet}, {"probabilities": np.array([[0.125, 0.875]])})
+    last.write()
+    monkeypatch.setattr(supervisor, "events", lambda: read_events(tmp_path))
     supervisor.restarts.came_up()
     for cause, detail in (("dead", "the stub of top_tagger_0 (process 4711) has ended"), ("hung", HOSTILE)):
         supervisor.restarts.went_down(Request(cause, detail))
@@ -133,6 +141,8 @@ def test_the_page_shows_what_the_status_says_and_runs_no_name(server: HealthServ
         for word in words:
             assert word in text, (word, text)
         assert ("degraded" in text) is row["degraded"]
+        assert ("probabilities 0.1250, 0.8750" in text) is (row["model"] == "top_tagger")
+    assert page.tags.count("canvas") == 1
     for restart in status["last_restarts"]:
         assert restart["cause"] in page.texts["restarts"]
         assert restart["detail"] in page.texts["restarts"]

@@ -11,6 +11,8 @@ import json
 import time
 from pathlib import Path
 
+from fpga_ops.commands.arguments import count
+
 NEUTRINO_CLASSES = ("numu_cc", "nue_cc", "nutau_cc", "nc", "cosmic")
 
 
@@ -19,11 +21,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="jets|neutrinos")
     jets = kinds.add_parser("jets", help="top and QCD jets, 550 < pT < 650 GeV", description=__doc__)
     jets.add_argument(
-        "--jets", dest="events", type=int, default=10_000, help="jets of each class (default %(default)s)"
+        "--jets", dest="events", type=count, default=10_000, help="jets of each class (default %(default)s)"
     )
     _common(jets, ("qcd", "top"), "jets")
     maps = kinds.add_parser("neutrinos", help="pixel maps of neutrinos and cosmic muons", description=__doc__)
-    maps.add_argument("--maps", dest="events", type=int, default=4000, help="maps of each class (default %(default)s)")
+    maps.add_argument(
+        "--maps", dest="events", type=count, default=4000, help="maps of each class (default %(default)s)"
+    )
     _common(maps, NEUTRINO_CLASSES, "maps")
 
 
@@ -32,8 +36,8 @@ def _common(parser: argparse.ArgumentParser, classes: tuple[str, ...], unit: str
     parser.add_argument("--classes", nargs="+", choices=classes, default=list(classes), help="which to make")
     parser.add_argument("--seed", type=int, default=1, help="decides every random number (default %(default)s)")
     parser.add_argument("--format", choices=("parquet", "root"), default="parquet", help="file format")
-    parser.add_argument("--chunk", type=int, default=2000, help=f"{unit} in one file (default %(default)s)")
-    parser.add_argument("--workers", type=int, default=None, help="processes (default: all cores)")
+    parser.add_argument("--chunk", type=count, default=2000, help=f"{unit} in one file (default %(default)s)")
+    parser.add_argument("--workers", type=count, default=None, help="processes (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON, without a progress bar")
 
 
