@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 
 GROUP = "triton_fpga.commands"
 USER_ERROR = 2
@@ -28,7 +28,7 @@ def _parser(name: str, entry: EntryPoint) -> tuple[argparse.ArgumentParser, obje
 
 
 def _usage(commands: dict[str, EntryPoint]) -> str:
-    lines = ["usage: triton-fpga COMMAND [options]   (triton-fpga COMMAND --help tells its options)", ""]
+    lines = ["usage: triton-fpga COMMAND [options]   (triton-fpga COMMAND --help tells its options; --version)", ""]
     for name in sorted(commands):
         try:
             module = commands[name].load()
@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = {entry.name: entry for entry in entry_points(group=GROUP)}
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(_usage(commands))
+        return 0
+    if arguments[0] == "--version":
+        print(f"triton-fpga {version('triton-fpga')}")
         return 0
     name = arguments.pop(0)
     if name not in commands:

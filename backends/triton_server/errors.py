@@ -23,6 +23,10 @@ class MalformedAnswerError(ServerError):
     """The server answered a request of the control API with something that is no such answer."""
 
 
+class RepositoryError(ServerError):
+    """The shipped models are not there, or cannot be copied."""
+
+
 class ControlError(ServerError):
     """The server refused a request of the control API (load, unload, index, statistics)."""
 

@@ -74,7 +74,8 @@ def find_installation() -> Installation:
         return found
     reasons.append(f"there is no {SYSTEM_ROOT}/bin/tritonserver")
     raise ServerNotFoundError(
-        "no Triton server found: " + "; ".join(reasons) + '. Install it with: pip install ".[server]"'
+        f"no Triton server found: {'; '.join(reasons)}. Install it with: pip install 'triton-fpga[server]' (Python "
+        f"3.11 or 3.12), or let {ROOT_VARIABLE} name one"
     )
 
 

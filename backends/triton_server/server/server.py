@@ -186,7 +186,10 @@ class TritonServer:
         check_numpy(installation)
         self._tell_abilities(installation.abilities)
         if not self.model_repository.is_dir():
-            raise ServerStartError(f"no model repository at {self.model_repository}: expected a folder of models")
+            raise ServerStartError(
+                f"no model repository at {self.model_repository}: expected a folder of models. The shipped ones are "
+                f"copied there by: triton-fpga models {self.model_repository}"
+            )
         if not os.access(self.model_repository, os.R_OK | os.X_OK):
             raise ServerStartError(f"cannot read {self.model_repository}: let user {os.getuid()} read it")
         temporary = tempfile.gettempdir()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[3]
 SECTIONS = ("latency", "scaling", "remote", "breakdown", "table")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--model-repository", type=Path, default=_ROOT / "model_repository")
-    parser.add_argument("--jets", type=Path, default=_ROOT / "training" / "sample" / "jets.root", metavar="FILE")
+    parser.add_argument("--model-repository", type=Path, metavar="DIR", help="models to serve (default: the shipped)")
+    parser.add_argument("--jets", type=Path, metavar="FILE", help="jets to tag (default: the shipped sample)")
     parser.add_argument("--output", type=Path, default=Path("bench-output") / "service", help="folder for the report")
     parser.add_argument("--device", default="cpu", help="device of the bare call; the server's is in its configuration")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="measurements to make")
@@ -33,7 +32,10 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from triton_fpga_bench.service.run import run_all
+    from triton_server.repository.shipped import shipped_jets, shipped_models
 
+    args.model_repository = args.model_repository or shipped_models()
+    args.jets = args.jets or shipped_jets()
     console = Console(stderr=args.json)
     numbers = run_all(args, console)
     if args.json:

@@ -7,14 +7,12 @@ import signal
 import sys
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[3]
-
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for scores, plots and report")
-    parser.add_argument("--model-repository", type=Path, default=_ROOT / "model_repository")
-    parser.add_argument("--jets", type=Path, default=_ROOT / "training" / "sample" / "jets.root", metavar="FILE")
+    parser.add_argument("--model-repository", type=Path, metavar="DIR", help="models to serve (default: the shipped)")
+    parser.add_argument("--jets", type=Path, metavar="FILE", help="jets to tag (default: the shipped sample)")
     parser.add_argument("--limit", type=int, default=None, metavar="N", help="tag only the first N jets")
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of the table")
 
@@ -27,10 +25,12 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from sonic_client.demo.demo import demonstrate, show
+    from triton_server.repository.shipped import shipped_jets, shipped_models
 
     signal.signal(signal.SIGTERM, _stop)  # so that the server is stopped on SIGTERM as on Ctrl-C
     console = Console(stderr=args.json)
-    report = demonstrate(args.model_repository, args.jets, args.output, jets=args.limit, console=console)
+    models, jets = args.model_repository or shipped_models(), args.jets or shipped_jets()
+    report = demonstrate(models, jets, args.output, jets=args.limit, console=console)
     if args.json:
         print(json.dumps(asdict(report)))
     else:
