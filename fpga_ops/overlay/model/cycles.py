@@ -13,9 +13,9 @@ what it waits for weights. While one part of the weights is used the next is loa
 at least (bytes - bytes already in the reader's channel) / external-memory bytes a cycle; what memory delivers beyond
 the need waits in the channel (`weight_depth`) for the next part; words that stay on the chip need no bytes. The next
 layer's first weights are loaded during the last part and the drain; what is then missing is counted to that layer.
-The last `lag + r - 1` iterations are the drain: the array is idle, because the next layer may read what is still on its
-way. From there to the first iteration of the next layer it takes the board's `restart`. Interleaved images share weights
-and drains.
+The last `lag + r - 1` iterations are the drain: the array is idle, because the next layer may read what is still on
+its way. From there to the first iteration of the next layer it takes the board's `restart`. Interleaved images share
+weights and drains.
 
 The host's part is not the device's: see `Prediction`.
 """

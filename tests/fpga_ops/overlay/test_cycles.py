@@ -39,7 +39,7 @@ def resnet50():
     [
         ("stratix10", "tagger", 1, 960), ("stratix10", "tagger", 2, 990), ("stratix10", "resnet50", 2, 980),
         ("arria10", "tagger", 1, 220), ("arria10", "resnet50", 1, 190), ("agilex7", "tagger", 2, 2200),
-        ("u250", "tagger", 1, 930), ("u55c", "tagger", 1, 930), ("f2", "tagger", 1, 770), ("v80", "tagger", 1, 1450),
+        ("u250", "tagger", 1, 950), ("u55c", "tagger", 1, 950), ("f2", "tagger", 1, 800), ("v80", "tagger", 1, 1550),
     ],
 )  # fmt: skip
 def test_goals_are_modelled_on_geometries_that_fit(request, board, network, images, inferences):
@@ -105,10 +105,10 @@ def test_requantisers_and_additions_are_counted():
 
 
 def test_the_lag_is_more_than_twice_the_latency():
-    """`Geometry.latency` adds up the stages; what a compiler inserts may double them."""
+    """`Geometry.latency` adds up the stages; what Intel's compiler inserts may double them."""
     for name in boards.names():
-        geometry = boards.load(name).geometry
-        assert geometry.lag >= 2 * geometry.latency > 70, name
+        board, geometry = boards.load(name), boards.load(name).geometry
+        assert not board.aoc_board or geometry.lag >= 2 * geometry.latency > 70, name
 
 
 @pytest.mark.parametrize("name", ["stratix10", "agilex7", "u250"])
