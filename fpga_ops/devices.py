@@ -195,10 +195,14 @@ def find(name: str | None = None) -> tuple[DeviceInfo, opencl.OpenCLDevice | Non
     """
     survey = _survey()
     if name is None:
+        from fpga_ops.vector.isa import ISA_VARIABLE
+
         for kind in AUTOMATIC:
             for info, handle in survey:
                 if info.kind == kind and info.usable:
                     return info, handle
+                if info.name == "cpu" and os.environ.get(ISA_VARIABLE) and handle is not None:
+                    raise DeviceError(info.reason)  # a wrong name must not end on the slow reference
     for info, handle in survey:
         if info.name == name:
             if not info.usable:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 import fpga_ops
+from fpga_ops.devices import find
+from fpga_ops.vector import isa
 from tests.fpga_ops.onnx_models import quantise, resnet
 from triton_fpga_bench.engine import race
 
@@ -25,3 +28,26 @@ def test_growth_of_memory_is_watched_and_outputs_are_compared(tmp_path: Path, mo
     assert len(resident) == 10
     assert resident[-1] - resident[0] < 2
     assert race.growth(models[0], 100, 1, expected[1])["wrong"] == 100
+
+
+@pytest.mark.skipif(
+    not any(info.name == "cpu" and info.usable for info in fpga_ops.devices()), reason="no OpenCL CPU device"
+)
+def test_each_instruction_set_is_raced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names that others read in the JSON; every set gives the reference's bits, near the file's meaning."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = quantise(resnet(softmax=True), tmp_path / "model.onnx")
+    parser = argparse.ArgumentParser()
+    race.register(parser)
+    options = ["--what", "isas", "--peers", "ort_int8", "--rounds", "1", "--patience", "0", "--model", str(model)]
+    found = race.measure(parser.parse_args(options))
+    device = find("cpu")[1]
+    assert device is not None
+    assert list(found["isas"]) == [entry.name for entry in isa.SETS if isa.may_work(entry, device)]
+    assert found["isa"] == next(iter(found["isas"]))
+    for one in found["isas"].values():
+        assert one["ms"] > 0
+        assert one["ratio"].keys() == {"ort_int8"}
+    assert found["bit_exact"]
+    assert found["isas_race"]["wrong"] == 0
+    assert found["off"]["ours"] < 1.01 / 255  # the output has 8 bits, and onnxruntime sums in float32

@@ -54,6 +54,7 @@ class Contestant:
         info: What it said when ready.
         times: Counted ms, all rounds.
         minima: Best of each round.
+        cpu_times: Counted ms of CPU time of all its threads: of use with one thread on a busy machine.
         wrong: Timed inferences whose output was not the expected one.
         inferences: Timed or warm-up inferences whose output was compared.
     """
@@ -63,6 +64,7 @@ class Contestant:
     info: dict[str, Any]
     times: list[float] = field(default_factory=list)
     minima: list[float] = field(default_factory=list)
+    cpu_times: list[float] = field(default_factory=list)
     wrong: int = 0
     inferences: int = 0
     resident_mb: float = 0.0
@@ -73,6 +75,7 @@ class Contestant:
         counted = answer["ms"][warm_up:]
         self.times += counted
         self.minima.append(min(counted))
+        self.cpu_times += answer["cpu_ms"][warm_up:]
         self.wrong += answer["wrong"]
         self.inferences += len(answer["ms"])
         self.resident_mb = answer["rss_mb"]
@@ -199,6 +202,7 @@ def race(
     return {
         "model": model.stem, "batch": batch, "threads": threads, "rounds": rounds, "noisy_rounds": noisy,
         "ms": medians, "ms_min": minima,
+        "cpu_ms_min": {c.name: min(c.cpu_times) / batch for c in field_ if c.cpu_times},
         "ratio": {n: medians[n] / medians[mine] for n in medians if n != mine},
         "ratio_min": {n: minima[n] / minima[mine] for n in minima if n != mine},
         "ratio_round_minima": {

@@ -62,13 +62,15 @@ def show(result: dict[str, Any], console: Console | None = None) -> None:
 def _race(out: Console, title: str, race: dict[str, Any]) -> None:
     noise = f"; {race['noisy_rounds']} of {race['rounds']} rounds on a busy machine" if race["noisy_rounds"] else ""
     table = Table(
-        "", "median ms", "least ms", "over ours", "by least", "by round", "largest difference from the file",
+        "", "median ms", "least ms", "over ours", "by least", "by round", "least CPU ms", "off the file by",
         title=f"{race['model']}, batch {race['batch']}, {race['threads']} threads: {title}{noise}",
         title_justify="left", box=None,
     )  # fmt: skip
     for name, value in race["ms"].items():
         ratio = [race[key].get(name) for key in ("ratio", "ratio_min", "ratio_round_minima")]
         cells = ["" if r is None else f"{r:.2f}x" for r in ratio]
+        used = race["cpu_ms_min"].get(name)
+        cells.append("" if used is None else f"{used:.2f}")
         off = race.get("off", {}).get(name)
         cells.append("" if off is None else f"{off:.2g}")
         table.add_row(_title(name), f"{value:.2f}", f"{race['ms_min'][name]:.2f}", *cells)
