@@ -269,7 +269,7 @@ class _OtherPrecisionError(DeviceError):
     def __init__(self, wanted: str, came: str) -> None:
         super().__init__(
             f"it computes in precision {came or 'unknown'}, and the model is served as {wanted}, whose bits differ: "
-            "take the device out of the model's list, or name its precision in the parameter 'precision'"
+            "take the device out of the model's list"
         )
 
 
