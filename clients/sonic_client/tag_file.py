@@ -24,7 +24,7 @@ from sonic_client.core.server_metrics import read_provenance
 from sonic_client.errors import ConfigurationError, JetError, RequestError
 from sonic_client.events.files import FileError, Source, is_remote, open_source, readable, select
 from sonic_client.events.jets import Bad
-from sonic_client.events.output import check_target, encode, find_nulls, try_out, write
+from sonic_client.events.output import check_target, encode, enforce, find_nulls, try_out, write
 from sonic_client.events.readings import Reading
 from sonic_client.events.understanding import Choice, Understanding, choose_reading, judge, understand
 from sonic_client.options import Options
@@ -240,7 +240,7 @@ def _assemble(parts: Parts, output: Path, resumed: int) -> Summary:
 
     def encoded() -> Iterator[Mapping[str, Any]]:
         for chunk in parts.read(numbers, names):
-            scores = chunk[score] if nullable else ak.enforce_type(chunk[score], _score_type(chunk[score], False))
+            scores = chunk[score] if nullable else enforce(chunk[score], _score_type(chunk[score], False))
             yield encode(chunk | {score: scores}, nulls, output.suffix)
 
     try:
@@ -270,9 +270,7 @@ def _check_output(job: Job, plan: Plan, parts: Parts) -> None:
         sample = _read(job, plan, source, 0, min(2, plan.entries))
         jets = judge(plan.reading.assemble(sample))
         shape = ak.num(jets.jets, axis=-1)
-        scores = ak.enforce_type(
-            ak.values_astype(ak.fill_none(shape, 0, axis=-1), np.float32), _score_type(shape, False)
-        )
+        scores = enforce(ak.values_astype(ak.fill_none(shape, 0, axis=-1), np.float32), _score_type(shape, False))
         chunk = {name: sample[name] for name in plan.keep} | dict(jets.columns) | {job.score: scores}
         parts.stored(0, chunk).unlink()
         nullable = [name for name in plan.keep if "?" in str(sample[name].type) or "option[" in str(sample[name].type)]
@@ -366,7 +364,7 @@ class _Worker:
             raise
         with readable(f"{job.source}: events {start} to {stop} cannot be stored"):
             columns = {name: events[name] for name in plan.keep} | dict(assembled.columns)
-            columns[job.score] = ak.enforce_type(scores, _score_type(scores, True))
+            columns[job.score] = enforce(scores, _score_type(scores, True))
             self._parts.stored(number, columns)
         return sorted(versions)
 

@@ -40,6 +40,19 @@ def check_target(output: Path | str, overwrite: bool) -> None:
         raise FileError(f"{path}: there is no folder {path.parent}")
 
 
+def enforce(array: Any, kind: Any) -> Any:
+    """An array of the same values, with options added or (where nothing is missing) left out.
+
+    Raises FileError rather than lose a row: `ak.enforce_type` of awkward 2.14 loses those of empty lists.
+    """
+    kind = ak.types.from_datashape(kind, highlevel=False) if isinstance(kind, str) else kind
+    nullable = "?" in str(kind) or "option[" in str(kind)
+    result = ak.enforce_type(array, kind) if nullable else ak.drop_none(array, axis=None)
+    if len(result) != len(array) or str(result.type.content) != str(kind):
+        raise FileError(f"{array.type} cannot be taken as {kind}")
+    return result
+
+
 def find_nulls(chunks: Iterable[Chunk], names: Iterable[str]) -> dict[str, Nulls]:
     """Which of the nullable columns have missing values, looking at all of them."""
     found = {name: Nulls() for name in names}
@@ -80,7 +93,7 @@ def _without_nulls(name: str, array: Any, nulls: Nulls) -> dict[str, Any]:
         raise FileError(f"'{name}' ({array.type.content}) has missing lists, which only parquet can hold")
     plain = _plain(array.type.content)
     if not nulls.values:
-        return {name: ak.enforce_type(array, plain)}
+        return {name: enforce(array, plain)}
     leaf = _leaf(plain)
     if not isinstance(leaf, ak.types.NumpyType) or leaf.primitive.startswith(("datetime", "timedelta")):
         raise FileError(
@@ -88,9 +101,9 @@ def _without_nulls(name: str, array: Any, nulls: Nulls) -> dict[str, Any]:
         )
     dtype = np.dtype(leaf.primitive)
     missing = np.array(np.nan if dtype.kind in "fc" else 0, dtype)[()]
-    columns = {name: ak.enforce_type(ak.fill_none(array, missing, axis=-1), plain)}
+    columns = {name: enforce(ak.values_astype(ak.fill_none(array, missing, axis=-1), dtype), plain)}
     if dtype.kind not in "fc":
-        columns[f"{name}_mask"] = ak.enforce_type(ak.is_none(array, axis=-1), _with_leaf(plain, "bool"))
+        columns[f"{name}_mask"] = enforce(ak.is_none(array, axis=-1), _with_leaf(plain, "bool"))
     return columns
 
 
