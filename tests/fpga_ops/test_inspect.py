@@ -56,7 +56,8 @@ def test_compare(file, tmp_path, capsys):
 
 
 def test_logits_of_two_classes_are_compared(tmp_path, capsys):
-    path = quantise(resnet(classes=2, softmax=True), tmp_path / "m.onnx")
+    model = resnet(classes=2, softmax=True)
+    path = quantise(model, tmp_path / "m.onnx", exclude=[node.name for node in model.graph.node[-2:]])
     np.savez(tmp_path / "x.npz", input=np.random.default_rng(0).normal(0, 1, (12, 3, 32, 32)).astype(np.float32))
     assert run(path, "--json", "--compare", tmp_path / "x.npz") == 0
     ours, kernels = json.loads(capsys.readouterr().out)["answers"][:2]
