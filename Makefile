@@ -4,8 +4,8 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint docs test-portable test-browser test-triton test-numpy2 check-extras test-slow test-training \
-        test-docker clean help
+.PHONY: demo test lint docs test-portable test-browser test-cpp test-triton test-numpy2 check-extras test-slow \
+        test-training test-docker clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -15,11 +15,11 @@ demo: $(VENV)/.demo ## start Triton, tag the shipped jets, show the scores (resu
 
 test: $(VENV)/.dev ## unit tests and end-to-end tests through the real server and the FPGA emulator
 	$(BIN)/triton-fpga emulator install
-	$(BIN)/python -m pytest -m "not slow and not training and not docker and not browser" --no-skips
+	$(BIN)/python -m pytest -m "not slow and not training and not docker and not browser and not cpp" --no-skips
 
 test-portable: $(VENV)/.dev ## all tests without a server, with the kernels' portable form, whatever the CPU has
 	FPGA_OPS_ISA=portable $(BIN)/python -m pytest --no-skips \
-	    -m "not server and not emulator and not slow and not training and not docker and not browser" tests
+	    -m "not server and not emulator and not slow and not training and not docker and not browser and not cpp" tests
 
 docs: $(VENV)/.dev ## the guide and reference as a site in docs-site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -28,6 +28,13 @@ test-browser: $(VENV)/.dev ## what people see in a browser, in headless Chromium
 	command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq chromium > /dev/null; }
 	$(BIN)/python -m pytest -m browser --no-skips
 
+CPP_PACKAGES = g++ make pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler-grpc
+
+test-cpp: $(VENV)/.dev ## the C++ example against the real server (its packages are installed by apt-get where root)
+	{ command -v grpc_cpp_plugin && pkg-config --exists grpc++ protobuf; } > /dev/null \
+	    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(CPP_PACKAGES) > /dev/null; }
+	$(BIN)/python -m pytest -m cpp --no-skips
+
 lint: $(VENV)/.dev ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,10 +42,10 @@ lint: $(VENV)/.dev ## style and types
 
 test-triton: $(VENV)/.dev ## the tests through a real server, with the Triton at ROOT: make test-triton ROOT=/opt/tritonserver
 	@test -n "$(ROOT)" || { echo "say which Triton: make test-triton ROOT=/opt/tritonserver [PYTHON=python3.12]"; exit 2; }
-	TRITON_SERVER_ROOT="$(ROOT)" $(BIN)/python -m pytest -m "server and not slow and not training and not docker and not browser" tests --no-skips
+	TRITON_SERVER_ROOT="$(ROOT)" $(BIN)/python -m pytest -m "server and not slow and not training and not docker and not browser and not cpp" tests --no-skips
 
 test-numpy2: .venv-numpy2/.installed ## numpy 2, which the wheel's Triton alone refuses: fpga_ops, the plugin and the clients
-	.venv-numpy2/bin/python -m pytest -m "not server and not slow and not emulator and not training and not docker and not browser" \
+	.venv-numpy2/bin/python -m pytest -m "not server and not slow and not emulator and not training and not docker and not browser and not cpp" \
 	    tests/fpga_ops tests/clients tests/backends/test_plugin.py tests/backends/test_chain.py --no-skips
 
 check-extras: $(VENV)/.dev ## every extra resolves on every Python that is promised
