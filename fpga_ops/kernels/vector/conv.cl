@@ -25,6 +25,7 @@
 #define PANEL (NV * 16)
 #define PARAMETERS (PANEL * 2) // doubles
 #define STEPS (ROWS * SEGMENT / STEP_BYTES)
+#define LAST_STEP (((ROWS - 1) / ROW_TAPS * PITCH + (ROWS - 1) % ROW_TAPS) * CIN + SEGMENT - STEP_BYTES) // in the source
 #if ONE_ROW
 #define SOURCE(i) (first + (i) * STRIDE_X * CIN)
 #else
@@ -87,13 +88,14 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restri
 #if LISTED
   // [narrow steps, wide steps], where in the source each narrow one's bytes are, and in the window each wide one's; then
   // the weights of the narrow ones, and of the wide ones as words, for words that JOIN(widen_, ID) has made
+  // (Bounded, so that a flipped bit in a list gives a wrong answer, which is found, and not an access outside.)
   G const int* list = (G const int*)weights;
-  const int narrow = list[0], broad = list[1];
+  const uint narrow = min((uint)list[0], (uint)STEPS), broad = min((uint)list[1], (uint)STEPS - narrow);
   G const step_weights* taps = (G const step_weights*)((G const char*)weights + LIST_BYTES);
   list += 2;
   #pragma unroll 1
-  for (int k = 0; k < narrow; ++k) {
-    const int offset = list[k];
+  for (uint k = 0; k < narrow; ++k) {
+    const uint offset = min((uint)list[k], (uint)LAST_STEP);
 #if AHEAD
     FETCH_AHEAD(ahead);
     ahead += 64;
@@ -108,8 +110,8 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restri
   }
   list += narrow;
   #pragma unroll 1
-  for (int k = 0; k < broad; ++k) {
-    G const widened* step = words + list[k];
+  for (uint k = 0; k < broad; ++k) {
+    G const widened* step = words + min((uint)list[k], (uint)(ROWS * SEGMENT - STEP_BYTES));
 #if AHEAD
     FETCH_AHEAD(ahead);
     FETCH_AHEAD(ahead + 64);
@@ -233,6 +235,7 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
 #undef PANEL
 #undef PARAMETERS
 #undef STEPS
+#undef LAST_STEP
 #undef SOURCE
 #undef PLACE
 #undef RES_PLACE
