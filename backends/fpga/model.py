@@ -25,12 +25,12 @@ from triton_server.plugin.metrics import Accounts, Metrics, Provenance
 from triton_server.plugin.parent_death import hold
 from triton_server.plugin.provenance import provenance
 from triton_server.plugin.settings import read_settings
-from triton_server.plugin.triton_2_51.late_response import Afterwards
-from triton_server.plugin.triton_2_51.thread_priority import Precedence
 from triton_server.protocol import EVENTS_VARIABLE, KNOWN_ANSWER_ID, LEASH_VARIABLE, NOTES_VARIABLE
 from triton_server.repository.known_answers import read_golden
 from triton_server.repository.model_version import MODEL_FILE, check_files, describe_onnx
 from triton_server.server.abilities import knows_numpy_2, takes_parameters
+from triton_server.workarounds.late_response import Afterwards
+from triton_server.workarounds.thread_priority import Precedence
 
 DEFAULT_MAX_BATCH = 8
 GOLDEN_ROWS = 2

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from triton_server.plugin.triton_2_51.late_response import Afterwards
+from triton_server.workarounds.late_response import Afterwards
 
 FINAL = 1
 

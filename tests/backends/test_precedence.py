@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from triton_server.plugin.triton_2_51 import thread_priority
-from triton_server.plugin.triton_2_51.thread_priority import ATTEMPTS, Precedence
+from triton_server.workarounds import thread_priority
+from triton_server.workarounds.thread_priority import ATTEMPTS, Precedence
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@
 Setting a Triton metric from Python is a message to the server's process, too slow for the path of a request.
 """
 
-import ctypes
 import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+
+from triton_server.workarounds.kept_metrics import keep
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -103,11 +104,5 @@ class Metrics:
         return self._metrics[key]
 
     def close(self) -> None:
-        """Let Triton's objects outlive this process: they must not be destroyed.
-
-        Destroyed when the interpreter ends, they end the stub with an abort. Destroyed before, they remove the counter
-        in the server that the next instance of the same version uses too (metric_family.cc of 2.51 counts references
-        for each object and not for each name), and the server dies of a segmentation fault.
-        """
-        for thing in (*self._metrics.values(), *self._families.values()):
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+        """End without destroying Triton's objects (workarounds/kept_metrics.py)."""
+        keep((*self._metrics.values(), *self._families.values()))

@@ -15,6 +15,7 @@ from triton_server.protocol import LEASH_VARIABLE
 from triton_server.server.abilities import Abilities, Ability
 from triton_server.server.admin_key import ADMIN_HEADER
 from triton_server.server.installation import Installation
+from triton_server.workarounds.batch_policy import yield_to_the_woken
 
 STUB_TIMEOUT_S = 120
 """What a stub gets to load its model. Triton's 30 s are too few on a machine with many times more work than cores."""
@@ -92,7 +93,7 @@ def launch(
     program = Path(__file__).with_name("start_with_parent.py")
 
     def keep() -> None:
-        _yield_to_the_woken()
+        yield_to_the_woken()
         leash, held = os.pipe()
         try:
             with contextlib.ExitStack() as stack:
@@ -134,16 +135,3 @@ def _stderr() -> int:
         os.fstat(2)
         return 2
     return subprocess.DEVNULL
-
-
-def _yield_to_the_woken() -> None:
-    """Let this thread, and the server that it starts, run as SCHED_BATCH: a thread that wakes displaces none of ours.
-
-    Triton's batcher is told that an instance has finished a moment before the instance counts as free
-    (rate_limiter.cc of 2.51: the callback comes before the consumer's count). A batcher that displaces the instance
-    in this moment finds it taken and sleeps for 500 ms, unless a new request comes. With clients that wait for answers
-    none comes: eight connections on two busy cores lost a third of their throughput to it.
-    """
-    if os.sched_getscheduler(0) == os.SCHED_OTHER:
-        with contextlib.suppress(OSError):  # not worth a start
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
