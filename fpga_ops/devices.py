@@ -222,13 +222,15 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from fpga_ops.runtime.terminal import console as make_console
+
     found = [*devices(), *board_list()]
     if args.json:
         Console(width=10**6, soft_wrap=True, highlight=False, markup=False).print(
             json.dumps([asdict(info) for info in found], indent=2)
         )
         return 0
-    console = Console()
+    console = make_console()
     for title, boards in (("Devices", False), ("Boards that a bitstream can be built for (modelled)", True)):
         first = ("board", "built", "card", "overlay", "maps on chip") if boards else (
             "name", "usable", "platform", "device", "holds")  # fmt: skip

@@ -53,10 +53,11 @@ def run(args: argparse.Namespace) -> int:
         ]  # fmt: skip
         print(json.dumps({"board": board.name, "fitting": len(found), "modelled": True, "pareto": rows}, indent=1))
         return 0 if front else 1
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from fpga_ops.runtime.terminal import console as make_console
+
+    console = make_console()
     console.print(
         f"[bold]{board.title}[/bold]: {len(found)} geometries fit, {len(front)} on the Pareto front. Modelled."
     )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fpga_ops.importer.partition import Part, Partition
     from fpga_ops.inspection.compare import TensorDifference
     from fpga_ops.inspection.judges import Shift
+    from fpga_ops.runtime.terminal import console as make_console
 
 
 TENSOR_ROWS = 8
@@ -60,8 +61,6 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the partition."""
-    from rich.console import Console
-
     from fpga_ops.importer import import_model
 
     partition = import_model(args.model)
@@ -80,9 +79,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(summary(partition, differences))
     else:
-        _print_tables(Console(), partition, differences)
+        _print_tables(make_console(), partition, differences)
         if args.picture is not None:
-            Console().print(f"picture: {args.picture}")
+            make_console().print(f"picture: {args.picture}")
     return 0
 
 

@@ -78,10 +78,11 @@ def _print(
     board: Board,
     resources: dict[str, dict[str, float]],
 ) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from fpga_ops.runtime.terminal import console as make_console
+
+    console = make_console()
     images = prediction.plan.images
     console.print(
         f"[bold]{board.title}[/bold], overlay {board.geometry.name}, {slow.clock_mhz:g} to {prediction.clock_mhz:g} "

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fpga_ops.runtime.terminal import console as make_console
+
 NAMES = {
     "ours": "triton-fpga int8",
     "ours@1": "triton-fpga int8, 1 core",
@@ -28,7 +30,7 @@ def _title(name: str) -> str:
 
 def show(result: dict[str, Any], console: Console | None = None) -> None:
     """Print everything that was measured."""
-    out = console or Console()
+    out = console or make_console()
     out.print(f"{result['cpu']}, {result['cores']} cores; instruction set: {result['isa']}")
     _race(out, "one inference after the other, end to end", result)
     verdict = (

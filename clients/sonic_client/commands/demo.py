@@ -22,13 +22,12 @@ def run(args: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from rich.console import Console
-
+    from fpga_ops.runtime.terminal import console as make_console
     from sonic_client.demo.demo import demonstrate, show
     from triton_server.repository.shipped import shipped_jets, shipped_models
 
     signal.signal(signal.SIGTERM, _stop)  # so that the server is stopped on SIGTERM as on Ctrl-C
-    console = Console(stderr=args.json)
+    console = make_console(stderr=args.json)
     models, jets = args.model_repository or shipped_models(), args.jets or shipped_jets()
     report = demonstrate(models, jets, args.output, jets=args.limit, console=console)
     if args.json:

@@ -186,10 +186,11 @@ def _named(files: list[Path]) -> dict[str, Path]:
 
 
 def _print_tables(numbers: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from fpga_ops.runtime.terminal import console as make_console
+
+    console = make_console()
     for sample, values in {OWN: numbers, **numbers.get("samples", {})}.items():
         jets = values["jets"]
         title = f"{jets['top']} top and {jets['qcd']} QCD jets" + ("" if sample == OWN else f", {sample}")

@@ -60,8 +60,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(rows))
         return 0
-    from rich.console import Console
     from rich.table import Table
+
+    from fpga_ops.runtime.terminal import console as make_console
 
     table = Table(title=f"{len(test)} held-out jets; changes against floating point on the same jets")
     for heading in ("", "accuracy", "AUC", "rejection at 30%", "change of AUC", "ratio of rejections"):
@@ -80,5 +81,5 @@ def run(args: argparse.Namespace) -> int:
             f"{row['rejection_30']:.0f} ± {row['rejection_30_err']:.0f}",
             *changes,
         )
-    Console().print(table)
+    make_console().print(table)
     return 0

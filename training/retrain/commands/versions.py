@@ -21,13 +21,13 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List all versions of all models; the newest of each is the one that is served."""
-    from rich.console import Console
+    from fpga_ops.runtime.terminal import console as make_console
 
     rows = version_rows(args.repository)
     if args.json:
         print(json.dumps(rows))
     else:
-        Console().print(version_table(rows))
+        make_console().print(version_table(rows))
     return 0
 
 
