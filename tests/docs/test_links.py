@@ -19,7 +19,7 @@ PAGES = sorted(
 )  # fmt: skip
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
-COMMAND = re.compile(r"triton-fpga ((?:[a-z]+\|)*[a-z]+)")
+COMMAND = re.compile(r"triton-fpga ((?:[a-z][a-z-]*\|)*[a-z][a-z-]*)")
 
 
 def anchors(page: Path) -> set[str]:
