@@ -165,15 +165,17 @@ def layer_time(
             took = weights.part(needed, words, following if index == len(parts) - 1 else own)
             busy, beyond = busy + took, took - needed
     fill = float(d["lag"] + d["out_words"] - 1 + restart)
-    wait = weights.late + max(0.0, busy - beyond - work)
+    late = weights.late
+    wait = late + max(0.0, busy - beyond - work)
     weights.late = max(0.0, beyond - fill)  # results drain meanwhile
+    later = (weights.late - late) * weights.rate  # bytes that come in the next layer instead
     weights.idle(max(0.0, fill - beyond))
     results = float(d["outputs"] * (d["period"] - d["acts"]))
     shape = work - results - ideal
     moved = round(d["w_words"] * geometry.wb * own) + d["groups"] * 16 * geometry.lane
     return LayerTime(
         d.name, d.tensor, d.op.name, work + wait + fill, ideal, shape, results, wait, fill, d.macs, moved,
-        weights.delivered - delivered,
+        weights.delivered - delivered - later,
     )  # fmt: skip
 
 

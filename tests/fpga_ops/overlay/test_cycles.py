@@ -121,7 +121,7 @@ def test_no_layer_is_above_its_roof(tagger, name):
 
 
 def test_interleaving_shares_weights_and_drains(tagger):
-    card = boards.load("arria10")
+    card = boards.load("stratix10")
     one, two = (predict(plan(tagger, card.geometry, images), card) for images in (1, 2))
     assert sum(x.ddr for x in two.layers) < 2 * sum(x.ddr for x in one.layers)
     assert sum(x.fill for x in two.layers) == sum(x.fill for x in one.layers)
