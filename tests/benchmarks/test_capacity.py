@@ -1,8 +1,9 @@
 """The queueing simulation against what queueing theory knows exactly."""
 
-import io
 import json
 import math
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -128,21 +129,34 @@ def test_device_times_of_the_command_come_from_a_server(
     assert json.loads(capsys.readouterr().out)[0]["mean_ms"] == pytest.approx(5.0)
 
 
-def test_times_come_from_a_running_servers_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_come_from_a_running_servers_statistics() -> None:
     def entry(batch: int, count: int, infer_ms: float) -> dict[str, object]:
         other = {"count": count, "ns": count * 250_000}
         infer = {"count": count, "ns": int(count * infer_ms * 1e6)}
         return {"batch_size": batch, "compute_input": other, "compute_infer": infer, "compute_output": other}
 
     answers = [{"batch_stats": [entry(1, 100, 4.5), entry(8, 10, 19.5)]}, {"batch_stats": [entry(1, 100, 6.5)]}]
-    monkeypatch.setattr(
-        capacity.urllib.request,
-        "urlopen",
-        lambda url, timeout: io.BytesIO(json.dumps({"model_stats": answers}).encode()),
-    )
-    assert capacity.read_statistics("http://x:1", "m") == {1: 6.0, 8: 20.0}
-    answers.clear()
-    with pytest.raises(ValueError, match="executed nothing"):
-        capacity.read_statistics("http://x:1", "m")
+
+    class Statistics(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"model_stats": answers}).encode()
+            self.send_response(200 if self.path == "/v2/models/m/stats" else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Statistics) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        assert capacity.read_statistics(url, "m") == {1: 6.0, 8: 20.0}
+        with pytest.raises(ValueError, match="no statistics of other"):
+            capacity.read_statistics(url, "other")
+        answers.clear()
+        with pytest.raises(ValueError, match="executed nothing"):
+            capacity.read_statistics(url, "m")
+        server.shutdown()
     with pytest.raises(ValueError, match="expected http"):
         capacity.read_statistics("file:///etc/passwd", "m")
