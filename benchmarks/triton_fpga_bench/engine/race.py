@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from fpga_ops.errors import DeviceError, FpgaOpsError
 from fpga_ops.runtime.cache_directory import cache_directory
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from triton_fpga_bench import machine
 from triton_fpga_bench.engine import peers
 
@@ -267,8 +268,7 @@ def file_meaning(model: Path, batch: int, cache: Path) -> Path:
     """The outputs that the QDQ file stands for: onnxruntime with every optimisation off, kept in the cache."""
     import hashlib
 
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     digest = hashlib.sha256(model.read_bytes() + f"{onnxruntime.__version__} {peers.INPUTS}".encode())
     path = cache / f"meaning-{digest.hexdigest()[:24]}-{batch}.npz"
     if not path.is_file():

