@@ -225,17 +225,17 @@ def breakdown(plan: Plan, server: Any, model: Model) -> Numbers:
         client.infer(tensors[0])
         time.sleep(2.5)  # until the plugin has told its counts
         before = _device_time(server, model)
-        totals = client.statistics()
-        start_requests, start_answer, start_waiting = totals.requests, totals.answer_ms, totals.waiting_ms
+        start = client.statistics()
         server_before = _sums(client)
         began = time.perf_counter()
         for tensor in tensors:
             client.infer(tensor)
         elapsed = (time.perf_counter() - began) * 1e3 / len(tensors)
         parts = {key: value - server_before[key] for key, value in _sums(client).items()}
-        requests = totals.requests - start_requests
-        answer = (totals.answer_ms - start_answer) / requests
-        waiting = (totals.waiting_ms - start_waiting) / requests
+        done = client.statistics()
+        requests = done.requests - start.requests
+        answer = (done.answer_ms - start.answer_ms) / requests
+        waiting = (done.waiting_ms - start.waiting_ms) / requests
         time.sleep(2.5)
         after = _device_time(server, model)
     server_ms = {key: value / requests for key, value in parts.items() if key != "requests"}
