@@ -27,6 +27,7 @@ STANDARD = {
     "FPGA_OPS_BITSTREAMS": "Folder of built bitstreams",
     "FPGA_OPS_BOARD": "Board whose bitstream the device `fpga` uses, where several are built",
     "FPGA_OPS_EMULATOR_DIR": "Where the vendor's emulator is installed",
+    "COLUMNS": "Width of tables, where not the terminal's",
     "CXX": "C++ compiler that Verilator's model is built with",
     "LOCAL_RANK": "Number of this process in a training with several; Lightning Fabric sets it",
     "NOTIFY_SOCKET": "Where systemd wants to hear that the service is ready",
