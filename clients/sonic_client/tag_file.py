@@ -26,7 +26,7 @@ from sonic_client.events.files import FileError, Source, is_remote, open_source,
 from sonic_client.events.jets import Bad
 from sonic_client.events.output import check_target, encode, enforce, find_nulls, try_out, write
 from sonic_client.events.readings import Reading
-from sonic_client.events.understanding import Choice, Understanding, choose_reading, judge, understand
+from sonic_client.events.understanding import Choice, Understanding, choose_reading, judge, understand, without_faults
 from sonic_client.options import Options
 from sonic_client.tag_parts import Parts
 from sonic_client.tag_wait import PATIENCE, Say, meet_server
@@ -350,7 +350,7 @@ class _Worker:
         try:
             with readable(f"{job.source}: events {start} to {stop} make no sense"):
                 assembled = judge(plan.reading.assemble(events))
-                jets = _without_faults(assembled.jets, assembled.faults, job.bad, start)
+                jets = without_faults(assembled.jets, assembled.faults, job.bad, start)
             versions: set[str] = set()
 
             def note(reply: Reply) -> None:
@@ -367,25 +367,6 @@ class _Worker:
             columns[job.score] = enforce(scores, _score_type(scores, True))
             self._parts.stored(number, columns)
         return sorted(versions)
-
-
-def _without_faults(jets: Any, faults: tuple[tuple[Any, str], ...], bad: Bad, start: int) -> Any:
-    """The jets, those with a fault being missing; or JetError about the first."""
-    wrong = [(mask, words) for mask, words in faults if ak.any(mask, axis=None)]
-    if not wrong:
-        return jets
-    if bad == "raise":
-        mask, words = wrong[0]
-        event = int(ak.argmax(ak.any(mask, axis=-1) if mask.ndim > 1 else mask))
-        which = f" jet {int(ak.argmax(mask[event]))}" if mask.ndim > 1 else ""
-        count = int(ak.sum(mask, axis=None))
-        raise JetError(
-            f"event {start + event}{which} {words}; {count} such jets (--bad mask gives them a missing score)"
-        )
-    good = ~wrong[0][0]
-    for mask, _ in wrong[1:]:
-        good = good & ~mask
-    return ak.mask(jets, good)
 
 
 def _provenance(job: Job) -> dict[str, str]:

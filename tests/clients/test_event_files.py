@@ -80,6 +80,34 @@ def test_parquet_with_awkwards_own_notes_keeps_its_nulls(tmp_path: Path) -> None
         assert source.read(["n"], 1, 5)["n"].to_list() == [2, None, 4, 5]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.lists(st.integers(0, 9), max_size=3), min_size=1, max_size=12),
+    chunk=st.integers(1, 12),
+    suffix=st.sampled_from([".h5", ".root", ".parquet"]),
+)
+def test_jagged_columns_keep_their_lists(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[int]], chunk: int, suffix: str
+) -> None:
+    """Lists that all have one length, or are all empty, are lists still."""
+    path = tmp_path_factory.mktemp("jagged") / f"out{suffix}"
+    lists = ak.values_astype(ak.Array([*rows, [1]]), np.int32)[:-1]
+    numbers = np.arange(len(rows))
+    write(
+        path,
+        ({"x": lists[i : i + chunk], "nx": numbers_of(numbers[i : i + chunk])} for i in range(0, len(rows), chunk)),
+        "Events",
+    )
+    with open_source(path, None) as source:
+        back = source.read(["x", "nx"], 0, len(rows))
+    assert back["x"].to_list() == rows
+    assert back["nx"].to_list() == numbers.tolist()
+
+
+def numbers_of(values: np.ndarray) -> ak.Array:
+    return ak.from_numpy(values)
+
+
 @pytest.mark.parametrize("suffix", [".root", ".h5"])
 def test_nullable_integers_and_booleans_keep_their_type(tmp_path: Path, suffix: str) -> None:
     big = 2**53 + 3
@@ -222,6 +250,26 @@ def test_the_events_tree_among_others(tmp_path: Path) -> None:
         file["one"] = file["two"] = {"x": np.arange(2)}
     with pytest.raises(FileError, match="a tree must be named with --tree; it holds one, two"):
         open_source(tmp_path / "two.root", None)
+
+
+def test_sources_are_closed(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "in.root") as file:
+        file["Events"] = {"x": np.arange(2)}
+    with h5py.File(tmp_path / "in.h5", "w") as file:
+        file["x"] = np.arange(2)
+    pq.write_table(pa.table({"x": [1, 2]}), tmp_path / "in.parquet")
+
+    def opened() -> str:
+        """Open files, and those in memory (uproot maps them)."""
+        links = [str(link.resolve()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return "\n".join([*links, Path("/proc/self/maps").read_text()])
+
+    for suffix in (".root", ".h5", ".parquet"):
+        path = tmp_path / f"in{suffix}"
+        with open_source(path, None) as source:
+            assert source.read(["x"], 0, 2)["x"].to_list() in ([0, 1], [1, 2])
+            assert suffix == ".root" or str(path) in opened()  # uproot opens a file whenever it reads
+        assert str(path) not in opened()
 
 
 # ---- HDF5

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import awkward as ak
+import h5py
 import numpy as np
 import pytest
 import uproot
@@ -102,6 +103,9 @@ def agree(scores: Any, expected: np.ndarray, counts: Any = COUNTS) -> None:
     assert np.allclose(ak.flatten(scores), expected, atol=2e-6)
 
 
+# ---- CMS
+
+
 @pytest.mark.parametrize("kind", ["TTree", "RNTuple"])
 @pytest.mark.parametrize("chunk", [1, 2, 5])
 def test_pfnano(tmp_path: Path, url: str, expected: np.ndarray, kind: str, chunk: int) -> None:
@@ -113,6 +117,53 @@ def test_pfnano(tmp_path: Path, url: str, expected: np.ndarray, kind: str, chunk
     agree(tag(path, url, chunk=chunk), expected)
     with uproot.open(tmp_path / "out_in.root") as file:
         assert file.classnames(cycle=False) == {"Events": "TTree"}
+
+
+def test_other_jets_of_cms(tmp_path: Path, url: str, expected: np.ndarray) -> None:
+    columns = pfnano()
+    renamed = {
+        name.replace("FatJetPFCands_", "JetPFCands_").replace("FatJet_", "Jet_"): values
+        for name, values in columns.items()
+    }  # fmt: skip
+    generated = {}
+    for name, values in columns.items():
+        for old, new in (("FatJetPFCands", "GenFatJetCands"), ("PFCands", "GenCands"), ("FatJet", "GenJetAK8")):
+            if name.startswith(f"{old}_"):
+                name = name.replace(old, new, 1)
+                break
+        generated[name] = values
+    empty = columns | {"FatJetPFCands_jetIdx": columns["FatJetPFCands_jetIdx"] * 0 - 1}
+    agree(tag(write_tree(tmp_path / "jet.root", renamed), url), expected)
+    agree(tag(write_tree(tmp_path / "gen.root", generated), url), expected)
+    both = write_tree(tmp_path / "both.root", renamed | empty)
+    agree(tag(both, url, jets="Jet"), expected)
+    scores = tag(both, url, bad="mask")  # FatJet is the usual one, and none of them has constituents here
+    assert ak.num(scores).to_list() == COUNTS.tolist()
+    assert np.isnan(ak.to_numpy(ak.flatten(scores))).all()
+    with pytest.raises(JetError, match="no jets 'CaloJet' with constituents; there are 'FatJet', 'Jet'"):
+        tag(both, url, jets="CaloJet")
+
+
+def pfnano_records() -> dict[str, Any]:
+    """The same with a record for each collection."""
+    columns = pfnano()
+    groups: dict[str, dict[str, Any]] = {"FatJet": {}, "FatJetPFCands": {}, "PFCands": {}}
+    for name in [name for name in columns if "_" in name]:
+        group, _, member = name.partition("_")
+        groups[group][member] = columns.pop(name)
+    return {name: ak.zip(members) for name, members in groups.items()} | columns
+
+
+@pytest.mark.parametrize("suffix", [".root", ".parquet"])
+def test_pfnano_as_records(tmp_path: Path, url: str, expected: np.ndarray, suffix: str) -> None:
+    path = tmp_path / f"in{suffix}"
+    if suffix == ".root":
+        write_tree(path, pfnano_records(), kind="RNTuple")
+    else:
+        ak.to_parquet(ak.zip(pfnano_records(), depth_limit=1), path)
+    agree(tag(path, url, keep=("FatJet.pt",)), expected)
+    with open_source(path.with_name(f"out_{path.name}"), None) as source:
+        assert source.read(["FatJet.pt"], 0, 5)["FatJet.pt"].to_list() == pfnano()["FatJet_pt"].to_list()
 
 
 def broken(column: str, event: int, entry: int, value: int) -> dict[str, Any]:
@@ -128,6 +179,7 @@ def broken(column: str, event: int, entry: int, value: int) -> dict[str, Any]:
         ("FatJetPFCands_pFCandsIdx", 4000, r"event 2 jet \d has a link in 'FatJetPFCands_pFCandsIdx' to a candidate"),
         ("FatJetPFCands_pFCandsIdx", -1, r"event 2 jet \d has a link in 'FatJetPFCands_pFCandsIdx' to a candidate"),
         ("FatJetPFCands_jetIdx", 3, "event 2 jet 0 is in an event where 'FatJetPFCands_jetIdx' points to a jet"),
+        ("FatJetPFCands_jetIdx", -7, "event 2 jet 0 is in an event where 'FatJetPFCands_jetIdx' points to a jet"),
     ],
 )
 def test_links_that_point_outside(
@@ -143,3 +195,281 @@ def test_links_that_point_outside(
     assert left[other_events].all()
     assert left.sum() == (8 if "pFCands" in column else 6)
     assert np.allclose(ak.to_numpy(ak.flatten(scores))[left], expected[left], atol=2e-6)
+
+
+def test_a_candidate_in_several_jets(tmp_path: Path, url: str) -> None:
+    columns = pfnano()
+    jet, place = (ak.to_list(columns[f"FatJetPFCands_{name}"]) for name in ("jetIdx", "pFCandsIdx"))
+    other = next(i for i in range(len(jet[2])) if jet[2][i] != jet[2][0])
+    place[2][other] = place[2][0]
+    path = write_tree(tmp_path / "in.root", pfnano(FatJetPFCands_pFCandsIdx=ak.Array(place)))
+    with pytest.raises(
+        JetError, match=r"event 2 jet . has a candidate that .* gives to several jets, or twice; 2 such jets"
+    ):
+        tag(path, url)
+    missing = np.isnan(ak.to_numpy(ak.flatten(tag(path, url, bad="mask"))))
+    assert missing.sum() == 2
+    assert np.repeat(np.arange(5), COUNTS)[missing].tolist() == [2, 2]
+
+
+def test_candidates_that_nothing_ties_to_jets_are_refused(tmp_path: Path, url: str) -> None:
+    tied = pfnano()
+    untied = {name: values for name, values in tied.items() if not name.startswith("FatJetPFCands")}
+    path = write_tree(tmp_path / "untied.root", untied)
+    with pytest.raises(JetError, match=r"no constituents that are tied to jets.*FatJetPFCands_jetIdx"):
+        tag(path, url)
+    with pytest.raises(JetError, match="further than 2 from their axis, so they are no jets"):
+        tag(path, url, one_jet_per_event=True)
+    bare = {name: values for name, values in untied.items() if not name.startswith("PFCands")}
+    with pytest.raises(JetError, match="this is a CMS NanoAOD file, and this file has no constituents"):
+        tag(write_tree(tmp_path / "bare.root", bare), url)
+    lists = {f"part_{name}": values for name, values in angles(double(ak.flatten(EVENTS, axis=2))).items()}
+    plain = write_tree(tmp_path / "plain.root", lists | {"jet_pt": tied["FatJet_pt"]})
+    with pytest.raises(JetError, match=r"several jets an event \('jet_pt'\).*--one-jet-per-event"):
+        tag(plain, url)
+
+
+def test_errors_stay_short_in_a_file_of_hundreds_of_branches(tmp_path: Path, url: str) -> None:
+    numbers = {f"HLT_{i}": np.zeros(2, bool) for i in range(300)}
+    path = write_tree(tmp_path / "in.root", numbers | {"Muon_pt": ak.Array([[1.0], []])})
+    wanted: tuple[tuple[dict[str, Any], str], ...] = (
+        ({}, "no branches E, px, py, pz"),
+        ({"keep": ("Muon_px",)}, "'Muon_pt'"),
+        ({"constituents": "Muon_"}, "'Muon_pt'"),
+    )
+    for settings, words in wanted:
+        with pytest.raises(JetError, match=words) as error:
+            tag(path, url, **settings)
+        assert len(str(error.value)) < 800  # ten lines
+
+
+def test_one_jet_an_event_has_to_be_said_of_candidates(tmp_path: Path, url: str, expected: np.ndarray) -> None:
+    path = write_tree(tmp_path / "in.root", {f"PFCands_{name}": JETS[name] for name in JETS.fields})
+    with pytest.raises(JetError, match="nothing in it ties 'PFCands_E' and its like to jets"):
+        tag(path, url)
+    assert np.array_equal(tag(path, url, one_jet_per_event=True), expected)
+
+
+def test_a_jet_too_wide_is_never_scored(tmp_path: Path, url: str, expected: np.ndarray) -> None:
+    lists = {name: ak.to_list(JETS[name]) for name in JETS.fields}
+    total = {name: float(ak.sum(JETS[4][name])) for name in JETS.fields}
+    phi, rapidity = np.arctan2(total["py"], total["px"]) + 2.1, np.arctanh(total["pz"] / total["E"])
+    soft = {"px": np.cos(phi), "py": np.sin(phi), "pz": np.sinh(rapidity), "E": np.cosh(rapidity)}
+    for name, value in soft.items():  # 0.1 GeV do not move the axis, 2.1 is beyond what a jet may have
+        lists[name][4].append(0.1 * value)
+    jets = {f"constituent_{name}": ak.values_astype(ak.Array(values), np.float32) for name, values in lists.items()}
+    path = write_tree(tmp_path / "in.root", jets)
+    with pytest.raises(JetError, match="event 4 has constituents further than 2 from its axis"):
+        tag(path, url)
+    scores = tag(path, url, bad="mask")
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [4]
+    assert np.array_equal(np.delete(ak.to_numpy(scores), 4), np.delete(expected, 4))
+
+
+# ---- others
+
+
+def test_jetclass_prefers_what_the_detector_saw(tmp_path: Path, url: str, expected: np.ndarray) -> None:
+    columns: dict[str, Any] = {}
+    for prefix, scale in (("part_", 1.0), ("genpart_", 2.0), ("aux_genpart_", 3.0)):
+        columns |= {f"{prefix}{name}": JETS[name] * np.float32(scale) for name in ("px", "py", "pz")}
+        columns[f"{prefix}energy"] = JETS["E"] * np.float32(scale)
+    columns |= {"part_deta": JETS.px, "jet_pt": np.arange(9.0), "label_QCD": np.arange(9)}
+    assert np.array_equal(tag(write_tree(tmp_path / "in.root", columns, "tree"), url), expected)
+
+
+@pytest.mark.parametrize("layout", ["table", "array", "flat"])
+def test_the_top_tagging_reference_set(tmp_path: Path, url: str, expected: np.ndarray, layout: str) -> None:
+    padded = np.zeros((9, 200, 4), np.float32)
+    for i, jet in enumerate(JETS):
+        for j, name in enumerate(("E", "px", "py", "pz")):
+            padded[i, : len(jet), j] = jet[name]
+    names = [f"{name}_{n}" for n in range(200) for name in ("E", "PX", "PY", "PZ")]
+    path = tmp_path / "in.h5"
+    with h5py.File(path, "w") as file:
+        if layout == "array":
+            file["constituents"] = padded
+        elif layout == "flat":
+            for name, column in zip(names, padded.reshape(9, -1).T, strict=True):
+                file[name] = column
+        else:
+            file["table/block0_items"], file["table/block0_values"] = np.array(names, "S"), padded.reshape(9, -1)
+    assert np.array_equal(tag(path, url), expected)
+
+
+def test_atlas_physlite_in_mev(tmp_path: Path, url: str, expected: np.ndarray) -> None:
+    candidates, jet, place = shuffled()
+    components = angles(double(candidates))
+    prefix, jets = "GlobalFlowObjectsAuxDyn:", "AnalysisLargeRJetsAuxDyn:"
+    columns = {
+        f"{prefix}{name}": components[name] * (1 if name in ("eta", "phi") else 1000) for name in ("pt", "eta", "phi")
+    }
+    columns[f"{prefix}m"] = components["mass"] * 1000
+    links = [[[p for j, p in zip(js, ps, strict=True) if j == n] for n in range(count)]
+             for js, ps, count in zip(jet.to_list(), place.to_list(), COUNTS, strict=True)]  # fmt: skip
+    numbers = ak.Array(links)
+    columns[f"{jets}constituentLinks"] = ak.zip({"m_persKey": numbers * 0 + 77, "m_persIndex": numbers})
+    path = write_tree(tmp_path / "in.root", columns, "CollectionTree", "RNTuple")
+    _, found = examine(Job(path, tmp_path / "out.root", url))
+    assert (found.unit, found.format) == ("MeV", "ATLAS PHYSLITE, AnalysisLargeRJets")
+    agree(tag(path, url), expected)
+
+
+@pytest.mark.parametrize("kind", ["TTree", "RNTuple"])
+def test_fcc_edm4hep(tmp_path: Path, url: str, expected: np.ndarray, kind: str) -> None:
+    candidates, jet, place = shuffled()
+    order = ak.argsort(jet, axis=1, stable=True)
+    sizes = ak.num(EVENTS, axis=2)
+    ends = ak.Array([np.cumsum(row).tolist() for row in sizes.to_list()])
+    members = {"energy": double(candidates.E)}
+    momentum = {axis: double(candidates[f"p{axis}"]) for axis in "xyz"}
+    if kind == "TTree":
+        columns = {f"ReconstructedParticles.momentum.{axis}": values for axis, values in momentum.items()}
+        columns |= {f"ReconstructedParticles.{name}": values for name, values in members.items()}
+        columns |= {
+            "Jet.particles_begin": ends - sizes,
+            "Jet.particles_end": ends,
+            "_Jet_particles.index": place[order],
+        }
+    else:
+        records = ak.zip(members | {"momentum": ak.zip(momentum)})
+        columns = {
+            "ReconstructedParticles": records,
+            "Jet": ak.zip({"particles_begin": ends - sizes, "particles_end": ends}),
+            "_Jet_particles": ak.zip({"index": place[order]}),
+        }
+    path = write_tree(tmp_path / "in.root", columns, "events", kind)
+    agree(tag(path, url), expected)
+
+
+def test_a_range_that_is_not_there(tmp_path: Path, url: str) -> None:
+    columns = {f"ReconstructedParticles.momentum.{axis}": ak.Array([[3.0, 3.1]] * 2) for axis in "xyz"}
+    columns |= {"ReconstructedParticles.energy": ak.Array([[9.0, 9.0]] * 2)}
+    columns |= {"Jet.particles_begin": ak.Array([[0], [0]]), "Jet.particles_end": ak.Array([[2], [3]])}
+    columns |= {"_Jet_particles.index": ak.Array([[0, 1], [1, 0]])}
+    path = write_tree(tmp_path / "in.root", columns, "events")
+    with pytest.raises(JetError, match=r"event 1 jet 0 has a range 'Jet\.particles_begin'"):
+        tag(path, url)
+    assert np.isnan(ak.flatten(tag(path, url, bad="mask"))).tolist() == [False, True]
+
+
+def test_mev_is_noticed(tmp_path: Path, url: str, expected: np.ndarray) -> None:
+    path = write_tree(tmp_path / "in.root", {f"part_{name}": JETS[name] * 1024 for name in JETS.fields})
+    with pytest.raises(JetError, match="probably in MeV; say --unit MeV"):
+        tag(path, url)
+    scores = tag(path, url, unit="MeV")
+    with Client(url) as client:
+        scaled = ak.zip({name: double(JETS[name] * 1024) * 1e-3 for name in JETS.fields})
+        assert np.array_equal(scores, client.tag(scaled))
+    tag(path, url, unit="GeV")
+
+
+def test_delphes_wants_clustering(tmp_path: Path, url: str) -> None:
+    columns = {f"EFlowTrack.{name}": ak.Array([[1.0]]) for name in ("PT", "Eta", "Phi")}
+    with pytest.raises(JetError, match="Delphes file, and the energy-flow objects are those of whole events"):
+        tag(write_tree(tmp_path / "in.root", columns, "Delphes"), url)
+
+
+def energy_flow(momenta: Any) -> dict[str, Any]:
+    """Delphes: spread over three branches."""
+    parts = angles(double(momenta))
+    number = ak.local_index(momenta.E) % 3
+    columns: dict[str, Any] = {}
+    for i, (branch, pt) in enumerate((("EFlowTrack", "PT"), ("EFlowPhoton", "ET"), ("EFlowNeutralHadron", "ET"))):
+        for name, component in ((pt, "pt"), ("Eta", "eta"), ("Phi", "phi")):
+            columns[f"{branch}.{name}"] = parts[component][number == i]
+    return columns
+
+
+def candidates(names: str, **more: Any) -> Callable[[Any], dict[str, Any]]:
+    """Massless candidates of an event in the columns `names`, where {} is a component."""
+
+    def columns(momenta: Any) -> dict[str, Any]:
+        parts = angles(double(momenta))
+        style = {"pt": "PT", "eta": "Eta", "phi": "Phi"} if "Flow" in names else {name: name for name in parts}
+        found = {names.format(style[name]): parts[name] for name in ("pt", "eta", "phi")}
+        return found | {name: np.full(len(momenta), value) for name, value in more.items()}
+
+    return columns
+
+
+def podio(momenta: Any) -> dict[str, Any]:
+    """EDM4hep without jets."""
+    massless = double(momenta)
+    columns = {f"ReconstructedParticles.momentum.{axis}": massless[f"p{axis}"] for axis in "xyz"}
+    return columns | {"ReconstructedParticles.energy": np.sqrt(massless.px**2 + massless.py**2 + massless.pz**2)}
+
+
+@pytest.mark.training
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(energy_flow, id="Delphes"),
+        pytest.param(candidates("ParticleFlowCandidate.{}"), id="Delphes, particle flow"),
+        pytest.param(candidates("PFCands_{}", run=1, event=2, luminosityBlock=3, nJet=0), id="NanoAOD"),
+        pytest.param(candidates("GlobalFlowObjectsAuxDyn:{}"), id="PHYSLITE"),
+        pytest.param(podio, id="EDM4hep"),
+        pytest.param(candidates("my_pf_{}"), id="lists"),
+    ],
+)
+def test_clustering_finds_the_jets_again(tmp_path: Path, url: str, layout: Callable[[Any], dict[str, Any]]) -> None:
+    # Two jets back to back in transverse momentum, in each event but one, which is empty.
+    near = narrow_jets(4, seed=2, most=20)
+    far = ak.zip({"E": near.E, "px": -near.px, "py": -near.py, "pz": near.pz})
+    both = ak.concatenate([near, far], axis=1)
+    both = ak.concatenate([both[:2], both[:1][:, :0], both[2:]])
+    columns = layout(both)
+    unit = "GeV" if any("AuxDyn" in name for name in columns) else None
+    path = write_tree(tmp_path / "in.root", columns, "Delphes")
+    out = tmp_path / "out.root"
+    run_job(Job(path, out, url, cluster="antikt:0.8:20", unit=unit, chunk=3))
+    with open_source(out, None) as source:
+        back = source.read(source.columns, 0, 5)
+        assert source.tree == "Delphes"
+    assert ak.num(back["top_score"]).to_list() == [2, 2, 0, 2, 2]
+    near, far = (ak.zip({name: double(jet[name]) for name in ("px", "py", "pz")}) for jet in (near, far))
+    near["E"], far["E"] = (np.sqrt(jet.px**2 + jet.py**2 + jet.pz**2) for jet in (near, far))
+    with Client(url) as client:
+        scores = np.asarray(client.tag(near)), np.asarray(client.tag(far))
+    for i, event in enumerate((0, 1, 3, 4)):
+        pt = float(np.hypot(ak.sum(near[i].px), ak.sum(near[i].py)))
+        phi = float(np.arctan2(ak.sum(near[i].py), ak.sum(near[i].px)))
+        assert np.allclose(back["jet_pt"][event], pt, rtol=1e-5)
+        assert np.allclose(back["jet_eta"][event], np.arcsinh(float(ak.sum(near[i].pz)) / pt), atol=1e-5)
+        first = int(abs(np.cos(back["jet_phi"][event][0] - phi) - 1) > 0.1)  # which of the equally hard ones came first
+        assert np.allclose(np.cos(back["jet_phi"][event] - phi), [1, -1] if first == 0 else [-1, 1], atol=1e-5)
+        assert np.allclose(back["top_score"][event], [scores[first][i], scores[1 - first][i]], atol=2e-6)
+
+
+# ---- in an analysis
+
+
+@pytest.mark.filterwarnings("ignore:Missing cross-reference index:RuntimeWarning")
+def test_pfnano_in_a_coffea_processor(tmp_path: Path, url: str, expected: np.ndarray) -> None:
+    """Unmodified coffea's events give the scores that the file gives."""
+    from coffea import processor
+    from coffea.nanoevents import NanoEventsFactory, PFNanoAODSchema
+
+    class Tagger(processor.ProcessorABC):  # type: ignore[misc]
+        def process(self, events: Any) -> Any:
+            links = events.FatJetPFCands
+            order = ak.argsort(links.jetIdx, axis=1, stable=True)
+            links = links[order]
+            sizes = ak.sum(links.jetIdx[:, np.newaxis] == ak.local_index(events.FatJet.pt)[:, :, np.newaxis], axis=2)
+            candidates = {
+                name: ak.unflatten(events.PFCands[links.pFCandsIdx][name], ak.flatten(sizes), axis=1)
+                for name in ("pt", "eta", "phi", "mass")
+            }
+            with Client(url) as client:
+                return client.tag(candidates)
+
+        def postprocess(self, accumulator: Any) -> Any:
+            return accumulator
+
+    path = tmp_path / "in.root"
+    with uproot.recreate(path) as file:
+        file["Events"] = pfnano_records()
+    events = NanoEventsFactory.from_root({str(path): "Events"}, schemaclass=PFNanoAODSchema, mode="eager").events()
+    scores = Tagger().process(events)
+    agree(scores, expected)
+    assert np.array_equal(ak.flatten(tag(path, url)), ak.flatten(scores))

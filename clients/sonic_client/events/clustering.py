@@ -14,7 +14,7 @@ import awkward as ak
 import numpy as np
 
 from sonic_client.errors import ConfigurationError
-from sonic_client.events.readings import Assembled, Collection, joined
+from sonic_client.events.readings import Assembled, Collection, follow, joined
 
 ALGORITHMS = {"antikt": "antikt_algorithm", "ca": "cambridge_algorithm", "kt": "kt_algorithm"}
 LEAST_PT = 100.0
@@ -81,7 +81,7 @@ class Clustered:
         for name in fields:
             sound = sound & ak.fill_none(np.isfinite(candidates[name]), False, axis=-1)
         candidates = ak.drop_none(candidates[sound & (candidates["E"] > 0)], axis=-1)
-        jets = candidates[self._members(candidates)]
+        jets, _ = follow(candidates, self._members(candidates), "the clustering")
         total = {name: ak.sum(jets[name], axis=-1) for name in fields}
         pt = np.hypot(total["px"], total["py"])
         order = ak.argsort(pt, axis=1, ascending=False)

@@ -16,6 +16,7 @@ from sonic_client.events.clustering import Clustered, Definition
 from sonic_client.events.files import Source, describe_names, readable
 from sonic_client.events.formats import FORMATS
 from sonic_client.events.formats.physlite import MEV
+from sonic_client.events.jets import Bad
 from sonic_client.events.momenta import WIDEST, too_wide
 from sonic_client.events.readings import Assembled, Collection, Nested, Reading
 
@@ -170,6 +171,25 @@ def judge(assembled: Assembled) -> Assembled:
     wide = too_wide(assembled.jets)
     words = f"has constituents further than {WIDEST:g} from its axis: it is no jet"
     return replace(assembled, faults=(*assembled.faults, (wide, words)))
+
+
+def without_faults(jets: Any, faults: tuple[tuple[Any, str], ...], bad: Bad, start: int) -> Any:
+    """The jets, those with a fault being missing; or JetError about the first. `start` numbers the first event."""
+    wrong = [(mask, words) for mask, words in faults if ak.any(mask, axis=None)]
+    if not wrong:
+        return jets
+    if bad == "raise":
+        mask, words = wrong[0]
+        event = int(ak.argmax(ak.any(mask, axis=-1) if mask.ndim > 1 else mask))
+        which = f" jet {int(ak.argmax(mask[event]))}" if mask.ndim > 1 else ""
+        count = int(ak.sum(mask, axis=None))
+        raise JetError(
+            f"event {start + event}{which} {words}; {count} such jets (--bad mask gives them a missing score)"
+        )
+    good = ~wrong[0][0]
+    for mask, _ in wrong[1:]:
+        good = good & ~mask
+    return ak.mask(jets, good)
 
 
 def understand(source: Source, reading: Reading, choice: Choice, location: str | Path) -> Understanding:

@@ -11,25 +11,30 @@ import re
 from sonic_client.events.formats.base import Format, Names, momenta_of
 from sonic_client.events.readings import Collection, Linked
 
-_TABLE = re.compile(r"(?P<table>(?P<jets>\w*?Jet\w*?)(?P<kind>PFCands?|GenCands?|Cands?))_jetIdx")
+_TABLE = re.compile(r"(?P<table>(?P<jets>\w*?Jet\w*?)(?P<kind>PFCands?|GenCands?|Cands?))[._]jetIdx")
 _JETS = {"GenFatJet": "GenJetAK8"}
 _PREFERRED = ("FatJet", "Jet", "GenJetAK8", "GenJet")
 
 
 def _recognises(names: Names) -> bool:
     cms = {"run", "luminosityBlock", "event", "nFatJet", "nJet", "nPFCands"} & set(names)
-    return any(map(_TABLE.fullmatch, names)) or ((len(cms) > 1 or "PFCands_pt" in names) and _has_jets(names))
+    return any(map(_TABLE.fullmatch, names)) or (
+        (len(cms) > 1 or _collection(names, "PFCands") is not None) and _has_jets(names)
+    )
 
 
 def _has_jets(names: Names) -> bool:
-    return any(name in names for name in ("Jet_pt", "FatJet_pt", "nJet", "nFatJet"))
+    return any(name in names for name in ("Jet_pt", "FatJet_pt", "Jet.pt", "FatJet.pt", "nJet", "nFatJet"))
 
 
 def _collection(names: Names, prefix: str) -> Collection | None:
-    components = momenta_of(names, f"{prefix}_", "pt", "eta", "phi", "mass") or momenta_of(
-        names, f"{prefix}_", "pt", "eta", "phi"
-    )
-    return None if components is None else Collection(components)
+    """Columns `PFCands_pt`, or `PFCands.pt` where a file has records (RNTuple, parquet)."""
+    for components in (("pt", "eta", "phi", "mass"), ("pt", "eta", "phi")):
+        for separator in "_.":
+            found = momenta_of(names, f"{prefix}{separator}", *components)
+            if found is not None:
+                return Collection(found)
+    return None
 
 
 def _readings(names: Names) -> list[Linked]:
@@ -40,8 +45,8 @@ def _readings(names: Names) -> list[Linked]:
         singular = kind.removesuffix("s")
         targets = [kind, f"{singular}s", singular] if singular != "Cand" else ["GenCands", "GenCand"]
         candidates = next(filter(None, (_collection(names, target) for target in targets)), None)
-        links = [name for name in names if re.fullmatch(rf"{table}_(pf|gen)Cands?Idx", name, re.IGNORECASE)]
-        sizes = [f"{jets}_pt", *(name for name in names if name.startswith(f"{jets}_")), f"n{jets}"]
+        links = [name for name in names if re.fullmatch(rf"{table}[._](pf|gen)Cands?Idx", name, re.IGNORECASE)]
+        sizes = [f"{jets}_pt", *(name for name in names if name.startswith((f"{jets}_", f"{jets}."))), f"n{jets}"]
         size = next((name for name in sizes if name in names), None)
         if candidates is not None and len(links) == 1 and size is not None:
             found.append(Linked(f"CMS PFNano, {jets}", candidates, links[0], jet=match.string, size=size, jets=jets))
