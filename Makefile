@@ -15,7 +15,7 @@ demo: $(VENV)/.demo ## start Triton, tag the shipped jets, show the scores (resu
 
 test: $(VENV)/.dev ## unit tests and end-to-end tests through the real server and the FPGA emulator
 	$(BIN)/triton-fpga emulator install
-	$(BIN)/python -m pytest -m "not slow and not training and not docker and not browser and not cpp" --no-skips
+	$(BIN)/python -m pytest -m "not slow and not training and not docker and not browser and not cpp and not upstream" --no-skips
 
 test-portable: $(VENV)/.dev ## all tests without a server, with the kernels' portable form, whatever the CPU has
 	FPGA_OPS_ISA=portable $(BIN)/python -m pytest --no-skips \

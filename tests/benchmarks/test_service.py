@@ -59,7 +59,7 @@ def test_the_light_generator_sends_whole_requests_over_all_its_connections(jets:
     values = np.arange(jets * 800, dtype=np.float32).reshape(jets, 200, 4)
     body = inputs.encode("top_tagger", "constituents", values)
     with serving(fake) as (_, address), Generator(address, body, 4) as generator:
-        closed = generator.run(Job(0.5, 0.1, in_flight=8))
+        closed = generator.run(Job(3.0, 0.1, in_flight=8))  # long, for it runs at the lowest priority
         opened = generator.run(Job(0.5, 0.0, rate=20.0))
     assert closed.ended == {"ok": closed.sent}
     assert opened.ended == {"ok": 10}
