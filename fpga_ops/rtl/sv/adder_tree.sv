@@ -1,16 +1,21 @@
 // The sum of COUNT (a power of two) signed numbers, log2(COUNT) cycles later.
-module adder_tree #(parameter int COUNT = 8, WIDTH = 24) (
+module adder_tree #(parameter int COUNT = 8, WIDTH = 24, localparam int LEVELS = $clog2(COUNT)) (
   input  logic clk,
-  input  logic [COUNT-1:0][WIDTH-1:0] in,
+  input  logic [COUNT*WIDTH-1:0] in,
   output logic [WIDTH-1:0] out
 );
-  if (COUNT == 1) begin : leaf
-    assign out = in[0];
-    wire unused_clk = clk;
-  end else begin : node
-    logic [COUNT/2-1:0][WIDTH-1:0] sums;
-    always_ff @(posedge clk)
-      for (int i = 0; i < COUNT / 2; i++) sums[i] <= in[2*i] + in[2*i+1];
-    adder_tree #(.COUNT(COUNT / 2), .WIDTH(WIDTH)) rest (.clk, .in(sums), .out);
+  // level l holds COUNT >> l numbers; one after the other, the first level's first
+  logic [2*COUNT*WIDTH-1:0] level;
+  wire unused_clk = clk;
+  wire unused_top = ^level[2*COUNT*WIDTH-1:(2*COUNT-1)*WIDTH];
+  assign level[COUNT*WIDTH-1:0] = in;
+  assign level[2*COUNT*WIDTH-1:(2*COUNT-1)*WIDTH] = '0;
+  assign out = level[(2*COUNT-2)*WIDTH +: WIDTH];
+  for (genvar l = 0; l < LEVELS; l++) begin : levels
+    localparam int FROM = 2 * COUNT - (2 * COUNT >> l), TO = 2 * COUNT - (COUNT >> l);
+    for (genvar i = 0; i < (COUNT >> (l + 1)); i++) begin : sums
+      always_ff @(posedge clk)
+        level[(TO+i)*WIDTH +: WIDTH] <= level[(FROM+2*i)*WIDTH +: WIDTH] + level[(FROM+2*i+1)*WIDTH +: WIDTH];
+    end
   end
 endmodule

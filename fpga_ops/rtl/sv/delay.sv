@@ -8,11 +8,8 @@ module delay #(parameter int WIDTH = 8, CYCLES = 1) (
     assign out = in;
     wire unused_clk = clk;
   end else begin : some
-    logic [WIDTH-1:0] line [CYCLES];
-    assign out = line[CYCLES-1];
-    always_ff @(posedge clk) begin
-      line[0] <= in;
-      for (int i = 1; i < CYCLES; i++) line[i] <= line[i-1];
-    end
+    logic [CYCLES*WIDTH-1:0] line;
+    assign out = line[CYCLES*WIDTH-1 -: WIDTH];
+    always_ff @(posedge clk) line <= (CYCLES*WIDTH)'({line, in});
   end
 endmodule

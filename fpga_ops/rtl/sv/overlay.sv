@@ -78,16 +78,16 @@ module overlay import overlay_pkg::*; #(
     );
   end
 
-  logic image_valid, image_pop, block_valid, block_pop, weight_valid, weight_pop, act_valid, act_pop, acc_valid, acc_pop;
-  logic result_valid, result_pop, store_valid, store_pop, stored, finished;
+  logic image_valid, image_pop, block_valid, block_pop, weight_valid, weight_pop, act_valid, act_pop;
+  logic acc_valid, acc_pop, result_valid, result_pop, store_valid, store_pop, stored, finished;
   logic [WORD*8-1:0] image_word, result;
   logic [BLOCK*8-1:0] block;
   logic [WB*8-1:0] weight_word;
   logic [SEND*8-1:0] act, store_word;
   logic [PIX-1:0][LANE-1:0][31:0] acc;
   image #(.PIX(PIX), .VEC(VEC), .CW(CW)) images (
-    .clk, .reset(clear), .layer_valid(valid[IMAGE]), .next_layer(layer[IMAGE]), .layer_pop(pop[IMAGE]), .base(image_base),
-    .arvalid(arvalid[1]), .arready(arready[1]), .araddr(araddr[1]), .arlen(arlen[1]), .rvalid(rvalid[1]),
+    .clk, .reset(clear), .layer_valid(valid[IMAGE]), .next_layer(layer[IMAGE]), .layer_pop(pop[IMAGE]),
+    .base(image_base), .arvalid(arvalid[1]), .arready(arready[1]), .araddr(araddr[1]), .arlen(arlen[1]), .rvalid(rvalid[1]),
     .rdata(rdata[1]), .valid(image_valid), .word(image_word), .pop(image_pop), .count(filled[0])
   );
   constants #(.BLOCK(BLOCK)) blocks (
@@ -121,5 +121,11 @@ module overlay import overlay_pkg::*; #(
     .word_valid(store_valid), .word_pop(store_pop), .word(store_word), .awvalid, .awready, .awaddr, .wvalid, .wready,
     .wdata, .bvalid, .stored, .done(finished)
   );
-  always_ff @(posedge clk) done <= finished && ending && !clear;
+  // sink and receiver come to the batch's END in either order
+  logic written;
+  wire both = (finished || written) && ending;
+  always_ff @(posedge clk) begin
+    written <= (finished || written) && !both && !clear;
+    done <= both && !clear;
+  end
 endmodule

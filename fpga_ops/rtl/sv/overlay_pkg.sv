@@ -26,47 +26,38 @@ package overlay_pkg;
   localparam int BURST = 16;  // most beats that a reader asks for at once
 
   // Cycles from the operands to the dot product of VEC pairs of them.
-  function automatic int latency(int form, int vec);
-    if (form == PLAIN) return 1;
-    if (form == DSP48E2) return 3 + 3 + 1 + $clog2((vec + 3) / 4);
-    return 2 + (vec + 2) / 3;
+  function automatic int latency(input int form, input int vec);
+    latency = form == PLAIN ? 1 : form == DSP48E2 ? 3 + 3 + 1 + $clog2((vec + 3) / 4) : 2 + (vec + 2) / 3;
   endfunction
 
-  // A channel's constants: out = clamp(round((a multiplier + offset) / 2^shift) + increment). `tie` is 0, or 1 + the
-  // lowest of the bits below `shift` that are all zero at a tie, which then goes to even.
-  typedef struct packed {
-    logic [7:0] tie, shift;
-    logic [31:0] multiplier;
-    logic [63:0] offset;
-  } rule_t;
-
-  // The common end of both rules in two steps, each a cycle: a byte is a field of v, so the shift narrows as it goes. By
-  // 0, 16, 32 or 48 to 27 bits; what does not fit is far beyond the bounds either way.
-  typedef struct packed {
-    logic beyond, negative, tied;
-    logic signed [26:0] value;
-  } coarse_t;
-  function automatic coarse_t coarse(input logic signed [63:0] v, input logic [5:0] shift, input logic [7:0] tie);
+  // The common end of both rules, out = clamp(round(v / 2^shift) + increment), in two steps, each a cycle: a byte is a
+  // field of v, so the shift narrows as it goes. First by 0, 16, 32 or 48 to 27 bits; what does not fit is far beyond the
+  // bounds either way. `tie` is 0, or 1 + the lowest of the bits below `shift` that are all zero at a tie, which then goes
+  // to even. Between them: {beyond, negative, tied, the 27 bits}.
+  localparam int COARSE = 30;
+  function automatic logic [COARSE-1:0] coarse(input logic [63:0] v, input logic [5:0] shift, input logic [7:0] tie);
     logic signed [63:0] far;
     logic [63:0] fraction;
-    far = v >>> {shift[5:4], 4'b0};
-    fraction = (64'd1 << shift) - (64'd1 << (tie - 8'd1));
-    coarse.beyond = far[63:26] != '0 && far[63:26] != '1;
-    coarse.negative = v[63];
-    coarse.tied = tie != 0 && (v & fraction) == 0;
-    coarse.value = far[26:0];
+    logic beyond, tied;
+    far = $signed(v) >>> {shift[5:4], 4'b0};
+    fraction = (64'd1 << shift) - (64'd1 << (tie[5:0] - 6'd1));
+    beyond = !(&far[63:26]) && (|far[63:26]);
+    tied = tie != 0 && (v & fraction) == 0;
+    coarse = {beyond, v[63], tied, far[26:0]};
   endfunction
   function automatic logic [7:0] fine(
-    input coarse_t from, input logic [3:0] shift, input logic increment, input logic [7:0] low, high
+    input logic [COARSE-1:0] from, input logic [3:0] shift, input logic increment, input logic [7:0] low,
+    input logic [7:0] high
   );
     logic signed [26:0] near;
     logic signed [11:0] y;
-    near = from.value >>> shift;
-    if (from.beyond) y = from.negative ? -12'sd1024 : 12'sd1022;
-    else y = near < -27'sd1024 ? -12'sd1024 : near > 27'sd1022 ? 12'sd1022 : 12'(near);
-    if (from.tied) y[0] = 1'b0;
+    near = $signed(from[26:0]) >>> shift;
+    if (from[29]) y = from[28] ? -12'sd1024 : 12'sd1022;
+    else if (near < -27'sd1024) y = -12'sd1024;
+    else if (near > 27'sd1022) y = 12'sd1022;
+    else y = near[11:0];
+    if (from[27]) y[0] = 1'b0;
     y = y + {11'b0, increment};
-    if (y < $signed({4'b0, low})) return low;
-    return y > $signed({4'b0, high}) ? high : y[7:0];
+    fine = y < $signed({4'b0, low}) ? low : y > $signed({4'b0, high}) ? high : y[7:0];
   endfunction
 endpackage

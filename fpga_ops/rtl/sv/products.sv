@@ -29,9 +29,9 @@ module products import overlay_pkg::*; #(
     for (genvar p = 0; p < PIX; p++) begin : pixel
       if (FORM == DSP48E2) begin : pairs
         for (genvar l = 0; l < LANE; l += 2) begin : lanes
-          logic [1:0][23:0] both;
-          assign dot[p][l] = both[0];
-          assign dot[p][l+1] = both[1];
+          logic [47:0] both;
+          assign dot[p][l] = both[23:0];
+          assign dot[p][l+1] = both[47:24];
           dot_pair #(.VEC(VEC)) one (.clk, .act(act[p]), .weight0(weight[l]), .weight1(weight[l+1]), .dot(both));
         end
       end else begin : threes  // DSP58

@@ -1,7 +1,8 @@
 // Takes the results of a layer (of a LOAD: the image), adds the residual operand and writes the maps. A result passes in
 // LATENCY cycles, whatever comes; the operand's word is read before the result is written, also where the two are one.
 module receiver import overlay_pkg::*; #(
-  parameter int PIX = 7, CW = 32, NH = 1, BITS = 12, MUL_BITS = 31, localparam int WORD = PIX * CW * 8, VECTOR = NH * CW * 8
+  parameter int PIX = 7, CW = 32, NH = 1, BITS = 12, MUL_BITS = 31,
+  localparam int WORD = PIX * CW * 8, VECTOR = NH * CW * 8
 ) (
   input  logic clk, reset,
   input  logic layer_valid,

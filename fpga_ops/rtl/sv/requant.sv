@@ -70,35 +70,34 @@ module requant import overlay_pkg::*; #(
   end
 
   logic [PIX-1:0][CW-1:0][31:0] chosen, summed;
-  rule_t [CW-1:0] rules, rules2;
+  logic [CW*64-1:0] offset, offset2;
+  logic [CW*32-1:0] multiplier, multiplier2;
+  logic [CW*8-1:0] shift, shift2, tie, tie2;
   logic [PIX*CW*8-1:0] bytes;
   logic [LATENCY:1] valid;
   logic unused_full;
   // the block (par_t of kernels/fpga/overlay.h) is arrays over its lanes: offset, multiplier, shift, tie, spare
   wire unused_spare = ^block[LANE*LANE_BYTES*8-1:LANE*14*8];
-  function automatic rule_t of_lane(input logic [LANE*LANE_BYTES*8-1:0] l, input int lane);
-    of_lane.offset = l[lane*64 +: 64];
-    of_lane.multiplier = l[(LANE*8+lane*4)*8 +: 32];
-    of_lane.shift = l[(LANE*12+lane)*8 +: 8];
-    of_lane.tie = l[(LANE*13+lane)*8 +: 8];
-  endfunction
   always_ff @(posedge clk) begin
     for (int c = 0; c < CW; c++) begin
       logic [31:0] column;
       for (int w = 0; w < WORDS; w++) if (word == WORD'(w)) begin
         for (int p = 0; p < PIX; p++) chosen[p][c] <= acc[p][w*CW+c];
-        rules[c] <= of_lane(block, w * CW + c);
+        offset[c*64 +: 64] <= block[(w*CW+c)*64 +: 64];
+        multiplier[c*32 +: 32] <= block[LANE*64+(w*CW+c)*32 +: 32];
+        shift[c*8 +: 8] <= block[LANE*96+(w*CW+c)*8 +: 8];
+        tie[c*8 +: 8] <= block[LANE*104+(w*CW+c)*8 +: 8];
       end
       column = '0;
       for (int p = 0; p < PIX; p++) column = column + chosen[p][c];
       for (int p = 0; p < PIX; p++) summed[p][c] <= d[F_OP] == 32'(OP_SUM) ? column : chosen[p][c];
     end
-    rules2 <= rules;
+    {offset2, multiplier2, shift2, tie2} <= {offset, multiplier, shift, tie};
     valid <= reset ? '0 : {valid[LATENCY-1:1], go};
   end
   requant_lanes #(.COLUMNS(PIX), .LANES(CW), .ACC_BITS(ACC_BITS), .MUL_BITS(MUL_BITS)) lanes (
-    .clk, .acc(summed), .rules(rules2), .increment(d[F_INCREMENT][0]), .low(d[F_LOW][7:0]), .high(d[F_HIGH][7:0]),
-    .out(bytes)
+    .clk, .valid(valid[2]), .acc(summed), .offset(offset2), .multiplier(multiplier2), .shift(shift2), .tie(tie2),
+    .increment(d[F_INCREMENT][0]), .low(d[F_LOW][7:0]), .high(d[F_HIGH][7:0]), .out(bytes)
   );
   fifo #(.WIDTH(PIX*CW*8), .DEPTH(QUEUE)) results (
     .clk, .reset, .push(valid[LATENCY]), .in(bytes), .full(unused_full), .valid(result_valid), .out(result),

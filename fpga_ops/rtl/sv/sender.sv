@@ -106,7 +106,8 @@ module sender import overlay_pkg::*; #(
             now_x[p] <= first_x[p];
           end else begin
             now_x[p] <= now_x[p] + pixel_t'(d[F_TAP_STEP]);
-            if (d[F_TAP_STEP] != 32'd1 || now_bank[p] == BANK'(PIX - 1)) now_offset[p] <= now_offset[p] + word_t'(d[F_IN_VECS]);
+            if (d[F_TAP_STEP] != 32'd1 || now_bank[p] == BANK'(PIX - 1))
+              now_offset[p] <= now_offset[p] + word_t'(d[F_IN_VECS]);
             if (d[F_TAP_STEP] == 32'd1) now_bank[p] <= now_bank[p] == BANK'(PIX - 1) ? '0 : now_bank[p] + 1'b1;
           end
         if (last_kx) begin                                       // the window's next row

