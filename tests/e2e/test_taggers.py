@@ -32,7 +32,7 @@ def newest(model: str) -> Path:
 
 def golden(model: str) -> dict[str, np.ndarray]:
     with np.load(newest(model) / "golden.npz", allow_pickle=False) as archive:
-        return {name: archive[name][:8] for name in archive}
+        return {name: archive[name][:8] for name in archive if archive[name].ndim}  # "rule" is a number
 
 
 @pytest.fixture(params=TAGGERS)
