@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from fpga_ops.importer.partition import Part, Partition
     from fpga_ops.inspection.compare import TensorDifference
     from fpga_ops.inspection.judges import Shift
-    from fpga_ops.runtime.terminal import console as make_console
-
 
 TENSOR_ROWS = 8
 """Rows of which every tensor is compared; answers are compared for all."""
@@ -62,6 +60,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the partition."""
     from fpga_ops.importer import import_model
+    from fpga_ops.runtime.terminal import console as make_console
 
     partition = import_model(args.model)
     differences = None

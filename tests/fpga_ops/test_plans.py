@@ -27,6 +27,14 @@ pytestmark = pytest.mark.skipif(
 IMPORTED = "import of the file"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_set_is_forced():
+    """These tests force instruction sets of their own, beside the one that is chosen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("FPGA_OPS_ISA", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A cache with the compiled programs of the models below and no plan."""
