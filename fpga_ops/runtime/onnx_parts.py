@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.errors import FpgaOpsError, ModelError
-from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
+from fpga_ops.runtime.onnxruntime_import import exact_session_options, import_onnxruntime
 
 Session: TypeAlias = Any
 """An `onnxruntime.InferenceSession`; the library has no types."""
@@ -33,7 +33,7 @@ def make_session(model: bytes, what: str, threads: int = 1) -> Session:
     """
     onnxruntime = import_onnxruntime()
 
-    options = onnxruntime.SessionOptions()
+    options = exact_session_options()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4

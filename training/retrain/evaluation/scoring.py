@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
+from fpga_ops.runtime.onnxruntime_import import exact_session_options, import_onnxruntime
 from retrain.data.images import CONSTITUENTS, ImageSettings, JetImager
 from retrain.data.jet_table import Jets
 from retrain.data.pixelmaps import PIXEL_MAPS, PixelMaps
@@ -120,7 +120,7 @@ def _session(model: Path | onnx.ModelProto, inputs: tuple[str, ...]) -> tuple[An
 
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     try:
-        session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, exact_session_options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
         raise CheckpointError(f"{model if isinstance(model, Path) else 'model'}: {error}") from error
     names = [entry.name for entry in session.get_inputs()]

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
+from fpga_ops.runtime.onnxruntime_import import exact_session_options, import_onnxruntime
 from retrain.errors import MissingDependencyError, PublishError
 from retrain.publishing.versions import GOLDEN_FILE, Version, damaged_files, versions, withdraw, write_version
 
@@ -143,7 +143,7 @@ def _verify(model: Path, answers: Answers) -> None:
     import fpga_ops
 
     golden_input = answers["input"]
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(model), exact_session_options(), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     theirs = session.run(["probabilities"], {name: golden_input})[0]
     off = float(np.abs(theirs - answers["probabilities"]).max())
