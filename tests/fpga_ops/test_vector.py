@@ -485,6 +485,7 @@ def test_profile_stamps_rise(cache: Path) -> None:
 def test_a_trial_survives_a_compiler_that_dies(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.delenv(isa.ISA_VARIABLE, raising=False)
     device = find("cpu")[1]
     assert device is not None
     isa._say.cache_clear()
@@ -499,6 +500,7 @@ def test_a_trial_survives_a_compiler_that_dies(
 
 
 def test_without_the_flags_no_set_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(isa.ISA_VARIABLE, raising=False)
     device = find("cpu")[1]
     assert device is not None
     monkeypatch.setattr(isa, "cpu_flags", lambda: frozenset({"sse2"}))
@@ -507,6 +509,7 @@ def test_without_the_flags_no_set_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_the_flags_decide_between_sets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(isa.ISA_VARIABLE, raising=False)
     device = find("cpu")[1]
     assert device is not None
     monkeypatch.setattr(isa, "_ask", lambda *_: True)
