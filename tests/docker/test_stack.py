@@ -84,7 +84,7 @@ def test_images_hold_this_checkout_and_run_as_nobody_special(docker: Docker, ima
         run = ("run", "--rm", "--entrypoint", "python3", name, "-c")
         assert docker(*run, "import os; print(os.getuid(), os.getgid())").stdout.split() == ["10001", "10001"]
         inside = docker(*run, "import fpga_ops.ir.network as n; print(open(n.__file__).read(), end='')").stdout
-        assert inside == (ROOT / "fpga_ops" / "network.py").read_text()
+        assert inside == (ROOT / "fpga_ops" / "ir" / "network.py").read_text()
     numpy = docker(
         "run", "--rm", "--entrypoint", "python3", "triton-fpga/server", "-c", "import numpy; print(numpy.__version__)"
     )
