@@ -46,9 +46,10 @@ def utils(request: pytest.FixtureRequest) -> ModuleType:
 
 
 @pytest.fixture
-def model(utils: ModuleType, repository: Path) -> Iterator[Any]:
-    """An instance that serves."""
+def model(utils: ModuleType, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An instance that serves, in a stub that knows the numpy of the tests."""
     with plugin(utils) as module:
+        monkeypatch.setattr(module, "_THIS_PROGRAM", write_tree(tmp_path / "stub", {Ability.NUMPY_2})["stub"])
         instance = module.TritonPythonModel()
         instance.initialize(arguments(repository))
         yield instance
@@ -86,7 +87,7 @@ def test_provenance_has_the_instruction_set_where_there_is_one() -> None:
 
 
 def test_a_model_is_ready_while_a_device_is_left(
-    utils: ModuleType, repository: Path, monkeypatch: pytest.MonkeyPatch
+    utils: ModuleType, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = fpga_ops.load
     lost: list[bool] = []
@@ -109,6 +110,7 @@ def test_a_model_is_ready_while_a_device_is_left(
     monkeypatch.setattr(fpga_ops, "load", lambda *a, **k: Breaking(load(*a, **k)))
     images = np.zeros((1, 3, 32, 32), np.float32)
     with plugin(utils) as module:
+        monkeypatch.setattr(module, "_THIS_PROGRAM", write_tree(tmp_path / "stub", {Ability.NUMPY_2})["stub"])
         instance = module.TritonPythonModel()
         instance.initialize(given)
         assert instance.is_ready() is True

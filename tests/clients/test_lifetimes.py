@@ -191,7 +191,7 @@ def test_the_transport_itself(model_file: Path) -> None:
     assert parameters["kernel"]
 
 
-@pytest.mark.parametrize("fallback", ["model", "server"])
+@pytest.mark.parametrize("fallback", ["model", pytest.param("server", marks=pytest.mark.server)])
 def test_a_fallback_that_cannot_start_says_so_each_time(tmp_path: Path, fallback: str) -> None:
     wanted = LocalModel(tmp_path / "none.onnx") if fallback == "model" else LocalServer(tmp_path / "none")
     with Client(NOBODY, fallback=wanted, fallback_after=0.1) as client:

@@ -48,6 +48,7 @@ def test_an_engine_process_leaves_no_telemetry(tmp_path: Path) -> None:
     assert not [path for path in left if "Microsoft" in path.parts]
 
 
+@pytest.mark.server
 def test_the_server_and_its_stubs_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(TELEMETRY_VARIABLE)
     installation = find_installation()
