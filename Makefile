@@ -17,10 +17,10 @@ test: $(VENV)/.dev ## unit tests and end-to-end tests through the real server an
 	$(BIN)/triton-fpga emulator install
 	$(BIN)/python -m pytest -m "not slow and not training and not docker and not browser and not cpp and not upstream" --no-skips
 
-test-portable: $(VENV)/.dev ## all tests without a server, with the kernels' portable form, whatever the CPU has
+test-portable: $(VENV)/.dev ## engine and plugin with the kernels' portable form, whatever the CPU has (PORTABLE=tests: all)
 	FPGA_OPS_ISA=portable $(BIN)/python -m pytest --no-skips \
 	    -m "not server and not emulator and not slow and not training and not docker and not browser and not cpp" \
-	    --ignore tests/fpga_ops/rtl --ignore tests/fpga_ops/overlay --ignore tests/docs tests
+	    --ignore tests/fpga_ops/rtl --ignore tests/fpga_ops/overlay --ignore tests/docs $(PORTABLE)
 
 docs: $(VENV)/.dev ## the guide and reference as a site in docs-site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -28,6 +28,8 @@ docs: $(VENV)/.dev ## the guide and reference as a site in docs-site/, warnings 
 test-browser: $(VENV)/.dev ## what people see in a browser, in headless Chromium (installed by apt-get where root)
 	command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq chromium > /dev/null; }
 	$(BIN)/python -m pytest -m browser --no-skips
+
+PORTABLE ?= tests/fpga_ops tests/backends
 
 CPP_PACKAGES = g++ make pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler-grpc
 
