@@ -17,7 +17,7 @@ test: $(VENV)/.dev ## unit tests and end-to-end tests through the real server an
 	$(BIN)/triton-fpga emulator install
 	$(BIN)/python -m pytest -m "not slow and not training and not docker and not browser and not cpp and not upstream" --no-skips
 
-test-portable: $(VENV)/.dev ## engine and plugin with the kernels' portable form, whatever the CPU has (PORTABLE=tests: all)
+test-portable: $(VENV)/.dev ## the engine with the kernels' portable form, whatever the CPU has (PORTABLE=tests: all)
 	FPGA_OPS_ISA=portable $(BIN)/python -m pytest --no-skips \
 	    -m "not server and not emulator and not slow and not training and not docker and not browser and not cpp" \
 	    --ignore tests/fpga_ops/rtl --ignore tests/fpga_ops/overlay --ignore tests/docs $(PORTABLE)
@@ -29,7 +29,7 @@ test-browser: $(VENV)/.dev ## what people see in a browser, in headless Chromium
 	command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq chromium > /dev/null; }
 	$(BIN)/python -m pytest -m browser --no-skips
 
-PORTABLE ?= tests/fpga_ops tests/backends
+PORTABLE ?= tests/fpga_ops
 
 CPP_PACKAGES = g++ make pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler-grpc
 
