@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -13,6 +9,7 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
+from fpga_ops.runtime.terminal import standard_output_on_standard_error
 from sonic_client.errors import ConfigurationError
 from sonic_client.events.readings import Assembled, Collection, follow, joined
 
@@ -114,19 +111,6 @@ def load_fastjet() -> Any:
         raise ConfigurationError("clustering needs FastJet: pip install 'triton-fpga[clustering]'") from error
     vector.register_awkward()
     one = ak.zip({name: np.ones(1) for name in ("px", "py", "pz", "E")}, with_name="Momentum4D")
-    with _standard_output_on_standard_error():
+    with standard_output_on_standard_error():
         fastjet.ClusterSequence(ak.unflatten(one, [1]), fastjet.JetDefinition(fastjet.antikt_algorithm, 0.4))
     return fastjet
-
-
-@contextmanager
-def _standard_output_on_standard_error() -> Iterator[None]:
-    """Also for what C++ writes, whose banner must not come where programs read: the descriptor itself is exchanged."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)

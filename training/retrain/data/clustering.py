@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fpga_ops.runtime.terminal import standard_output_on_standard_error
 from retrain.errors import MissingDependencyError
 
 
@@ -32,7 +31,7 @@ def load_fastjet() -> Any:
         ) from error
     vector.register_awkward()
     one = ak.zip({name: np.ones(1) for name in ("px", "py", "pz", "E")}, with_name="Momentum4D")
-    with _standard_output_on_standard_error():
+    with standard_output_on_standard_error():
         fastjet.ClusterSequence(ak.unflatten(one, [1]), fastjet.JetDefinition(fastjet.antikt_algorithm, 0.4))
     return fastjet
 
@@ -43,16 +42,3 @@ def quiet_exclusive_jets() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="dcut and exclusive jets", category=UserWarning)
         yield
-
-
-@contextmanager
-def _standard_output_on_standard_error() -> Iterator[None]:
-    """Also for what C++ writes: the file descriptor itself is exchanged."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
