@@ -62,9 +62,11 @@ def _flattens(context: Context, node: Node, shape: tuple[int, int, int]) -> bool
     if node.operator == "Squeeze":
         axes = node.integers("axes") if given is None else tuple(int(axis) for axis in given.reshape(-1).tolist())
         return shape[:2] == (1, 1) and sorted(axis % 4 for axis in axes if -4 <= axis < 4) == [2, 3]
-    if given is None or given.size != 2 or node.integer("allowzero", 0):
+    if given is None or given.size != 2:
         return False
     rows, columns = (int(size) for size in given.reshape(-1).tolist())
+    if node.integer("allowzero", 0) and not (rows and columns):  # then 0 is a size, not the input's own
+        return False
     size = math.prod(shape)
     return (rows in (0, -1, context.batch) and columns == size) or (rows in (0, context.batch) and columns == -1)
 
