@@ -284,3 +284,30 @@ def test_reshapes_of_torch(kind: str, tmp_path: Path) -> None:
         check(tmp_path / "m.onnx")
     else:
         refused(tmp_path / "m.onnx", "Reshape", r"only a change from \[N, C, H, W\]")
+
+
+def inception() -> onnx.ModelProto:
+    """Three branches of different ranges side by side, one of them the input; then a dense block of two."""
+    g = FloatGraph((3, 12, 12))
+    x = g.relu(g.conv("images", 8, 3))
+    wide = g.conv(x, 5, 3, gain=3.0)
+    x = g.node("Concat", [g.relu(g.conv(x, 8)), wide, x], 21, axis=1)
+    y = g.relu(g.conv(x, 4, 3))
+    x = g.node("Concat", [x, y], 25, axis=1)
+    return g.model(g.head(g.relu(g.conv(x, 8, 3, 2)), 4), ["batch", 4])
+
+
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
+@pytest.mark.parametrize("signed", [False, True])
+def test_tensors_side_by_side(form: QuantFormat, signed: bool, tmp_path: Path) -> None:
+    """Concat along the channels, by steps that every device has, with one rounding for each operand."""
+    path = quantise(inception(), tmp_path / "m.onnx", form=form, signed=signed)
+    assert {"Concat", "QLinearConcat"} & {node.op_type for node in onnx.load(path).graph.node}
+    plain = import_proto(read_model(path), fuse=False)
+    rows = {entry.name: entry for entry in compare(plain, images(path))}
+    joined = [node.outputs[0] for node in plain.graph.nodes if node.operator == "QLinearConcat"]
+    joined += [name for name in plain.network.tensors if name.startswith("concat") and ":" not in name]
+    assert joined
+    for name in joined:
+        assert rows[name].max == 0, rows[name]
+    check(path)

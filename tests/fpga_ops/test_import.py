@@ -363,7 +363,7 @@ def test_bad_models_are_refused(change, message, tmp_path):
 OPERATORS = {
     "Sigmoid": lambda g, x: g.node("Sigmoid", [x]),
     "LeakyRelu": lambda g, x: g.node("LeakyRelu", [x], alpha=0.1),
-    "Concat": lambda g, x: g.node("Concat", [x, x], 16, axis=1),
+    "Concat": lambda g, x: g.node("Concat", [x, x], 8, axis=2),
     "Mul": lambda g, x: g.node("Mul", [x, g.node("Sigmoid", [x])]),
     "Transpose": lambda g, x: g.node("Transpose", [x], perm=[0, 1, 3, 2]),
 }
