@@ -31,7 +31,7 @@ def test_from_a_torch_module_to_a_served_model(tmp_path: Path) -> None:
     assert "Gemm" not in {node.operator for node in partition.graph.nodes if node.name in partition.after.nodes}
     images = np.random.default_rng(5).normal(size=(2, 3, 64, 64)).astype(np.float32)
     with fpga_ops.load(file, "reference") as network:
-        expected = network.run({"images": images})["scores"]
+        expected = network.run({"images": images})["probabilities"]
     assert np.ptp(expected) > 0
     with serving(tmp_path / "models") as service:
         import tritonclient.grpc as grpc
@@ -39,5 +39,5 @@ def test_from_a_torch_module_to_a_served_model(tmp_path: Path) -> None:
         client = grpc.InferenceServerClient(service.urls["grpc"].removeprefix("grpc://"))
         given = grpc.InferInput("images", list(images.shape), "FP32")
         given.set_data_from_numpy(images)
-        got = client.infer("my_network", [given]).as_numpy("scores")
+        got = client.infer("my_network", [given]).as_numpy("probabilities")
     np.testing.assert_array_equal(got, expected)
