@@ -9,6 +9,7 @@ from fpga_ops.moved_modules import redirect
 from sonic_client.async_client import AsyncClient
 from sonic_client.client import Client, tag
 from sonic_client.core.reply import Reply
+from sonic_client.core.working_points import WorkingPoint, WorkingPointError
 from sonic_client.errors import (
     AuthenticationError,
     BadReplyError,
@@ -49,6 +50,8 @@ __all__ = [
     "ServerFaultError",
     "ServerUnavailableError",
     "Tls",
+    "WorkingPoint",
+    "WorkingPointError",
     "prepare",
     "tag",
     "token_from_environment",
