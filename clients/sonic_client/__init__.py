@@ -9,7 +9,7 @@ from fpga_ops.moved_modules import redirect
 from sonic_client.async_client import AsyncClient
 from sonic_client.client import Client, tag
 from sonic_client.core.reply import Reply
-from sonic_client.core.working_points import WorkingPoint, WorkingPointError
+from sonic_client.core.working_points import WorkingPoint
 from sonic_client.errors import (
     AuthenticationError,
     BadReplyError,
@@ -22,6 +22,7 @@ from sonic_client.errors import (
     RequestError,
     ServerFaultError,
     ServerUnavailableError,
+    WorkingPointError,
 )
 from sonic_client.events.jets import MAX_CONSTITUENTS, prepare
 from sonic_client.old_paths import MOVED

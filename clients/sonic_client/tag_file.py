@@ -11,7 +11,9 @@ import itertools
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 
+from fpga_ops.calibration import SCALING_PARAMETER
 from sonic_client.client import Client
 from sonic_client.core.reply import Reply
 from sonic_client.core.server_metrics import read_provenance
@@ -67,6 +69,7 @@ def run_job(
         if missing:
             with Client(job.url, options=job.client_options) as client:
                 meet_server(client, job.patience, say)
+                _check_scale(job, client)
                 facts = _provenance(job) | _first_facts(job, client)
             parts.check_answered(facts, job.any_version)
         if started is not None:
@@ -80,6 +83,19 @@ def run_job(
             if done is not None:
                 done(plan.chunks[number].size)
         return assemble(parts, job.output, finished)
+
+
+def _check_scale(job: Job, client: Client) -> None:
+    """A local model gives the network's own scores. Raises ConfigurationError where the service gives scaled ones."""
+    if job.options.fallback is None:
+        return
+    with suppress(RequestError):  # not every server shows configurations
+        parameters = client.config().get("parameters") or {}
+        if dict(parameters.get(SCALING_PARAMETER) or {}).get("string_value") == "true":
+            raise ConfigurationError(
+                f"'{client.model}' scales its scores ({SCALING_PARAMETER}), a local model (--local-model) would not: "
+                "their scores cannot stand in one column"
+            )
 
 
 Facts = dict[str, str]
@@ -97,9 +113,9 @@ def _first_facts(job: Job, client: Client) -> Facts:
 
 def _facts(job: Job, client: Client, reply: Reply) -> Facts:
     facts = {"version": reply.model_version}
-    said = reply.parameters.get("temperature", "1") if reply.parameters.get("device") else None
-    if said is not None:
-        facts["temperature"] = repr(float(said))
+    said = reply.provenance
+    if said["device"]:  # else nobody says anything of this answer
+        facts["temperature"] = said.get("temperature", "1.0")
     for efficiency in job.working_points:
         point = client.working_point(efficiency, reply, label=job.label, card=job.card)
         facts |= {"temperature": repr(point.temperature), threshold_key(efficiency): repr(point.threshold)}

@@ -18,13 +18,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import uproot
+from tritonclient.grpc import service_pb2 as pb
 
 import fpga_ops
 from fpga_ops.calibration import read_calibration
 from fpga_ops.errors import ModelError
 from sonic_client import Client, ConfigurationError, WorkingPoint, WorkingPointError, prepare
 from sonic_client.commands import tag as command
-from sonic_client.options import Options
+from sonic_client.options import LocalModel, Options
 from sonic_client.tag_file import Job, run_job
 from sonic_client.tag_parts import VersionError
 from tests.clients.fake_server import serving
@@ -217,6 +218,43 @@ class Closed(Versioned):
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "not shown")
+
+
+class Scaling(Versioned):
+    """Says in its configuration that it scales."""
+
+    def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        answer = pb.ModelConfigResponse(config={"name": request.name, "max_batch_size": 8})
+        answer.config.parameters["temperature_scaling"].string_value = "true"
+        return answer
+
+
+def test_scaled_scores_are_not_mixed_with_a_local_models(job: Job, tmp_path: Path) -> None:
+    local = write_repository(tmp_path / "local") / "top_tagger" / "1" / "model.onnx"
+    with serving(Scaling()) as (_, address):
+        mixed = replace(
+            job, url=f"grpc://{address}/top_tagger", working_points=(), options=Options(fallback=LocalModel(local))
+        )
+        with raises_before_any_chunk(ConfigurationError, r"scales its scores .* a local model .* would not", mixed):
+            run_job(mixed)
+        card = write_card(tmp_path / "version", 0.8, temperature=2.0)
+        with Client(mixed.url) as client:
+            point = client.working_point(0.3, card=card)
+    assert (point.temperature, point.threshold) == (2.0, pytest.approx(2 / 3, rel=1e-12))
+
+
+def test_a_scale_that_changes_between_chunks_stops_the_job(job: Job) -> None:
+    one = gauge("fpga_model_info", **MODEL, version="1", device="cpu")
+    plain = replace(job, working_points=())
+
+    def interrupt(_events: int) -> None:
+        raise KeyboardInterrupt
+
+    with metrics_page(one) as url, pytest.raises(KeyboardInterrupt):
+        run_job(replace(plain, metrics=url), done=interrupt)
+    scaled = gauge("fpga_model_info", **MODEL, version="1", device="cpu", temperature="2.0")
+    with metrics_page(scaled) as url, pytest.raises(VersionError, match=r"temperature 1\.0 then, 2\.0 now"):
+        run_job(replace(plain, metrics=url))
 
 
 def test_nothing_is_guessed_of_the_scale(tmp_path: Path) -> None:

@@ -14,13 +14,9 @@ from typing import Any
 from fpga_ops.calibration import CARD_FILE, SCALING_PARAMETER, Calibration, WorkingPoint, read_calibration
 from fpga_ops.errors import ModelError
 from sonic_client.core.reply import Reply
-from sonic_client.errors import ClientError, ConfigurationError
+from sonic_client.errors import ConfigurationError, WorkingPointError
 
-__all__ = ["WorkingPoint", "WorkingPointError", "check_efficiency", "find_working_point"]
-
-
-class WorkingPointError(ClientError, LookupError):
-    """There is no such working point for the version that answers, or nothing says the scale of its scores."""
+__all__ = ["WorkingPoint", "check_efficiency", "find_working_point"]
 
 
 def check_efficiency(efficiency: float) -> str:
