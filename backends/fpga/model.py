@@ -237,7 +237,9 @@ class TritonPythonModel:
         """The gauge fpga_model_info: what answers. Not every Triton lets the answers themselves say it."""
         description = self._failover.description
         precision, kernel = (str(description.get(name, "")) for name in ("precision", "kernel"))
-        self._provenance.tell(self._failover.device, precision, kernel, self._failover.choice, self._scores.provenance())
+        self._provenance.tell(
+            self._failover.device, precision, kernel, self._failover.choice, self._scores.provenance()
+        )
 
     def _keep(self) -> None:
         """Hand the counts to Prometheus, test the device on a timer, end when the server has died."""

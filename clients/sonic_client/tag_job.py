@@ -48,7 +48,7 @@ class Job:
         card: Model card (or its folder) with the thresholds; None asks the server.
     """
 
-    source: Location | tuple[Location, ...]
+    source: Location | Sequence[Location]
     output: Path
     url: str
     tree: str | None = None
@@ -105,7 +105,7 @@ class Job:
     @property
     def sources(self) -> tuple[Location, ...]:
         """The files, in order."""
-        return self.source if isinstance(self.source, tuple) else (self.source,)
+        return (self.source,) if isinstance(self.source, (str, Path)) else tuple(self.source)
 
     @property
     def choice(self) -> Choice:

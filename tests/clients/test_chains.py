@@ -70,7 +70,7 @@ def test_events_follow_each_other_in_the_order_of_the_files(
     files: list[Path], tmp_path: Path, server: tuple[FakeTriton, str], workers: int
 ) -> None:
     out = tmp_path / "out.root"
-    job = Job(tuple(files), out, server[1], keep=("n",), chunk=4)
+    job = Job(files, out, server[1], keep=("n",), chunk=4)
     plan, found = examine(job)
     assert [(chunk.file.location, chunk.start, chunk.stop) for chunk in plan.chunks] == [
         (files[0], 0, 4), (files[0], 4, 5), (files[2], 0, 3), (files[3], 0, 4), (files[3], 4, 7)
