@@ -71,7 +71,8 @@ def test_what_is_written_is_read_by_the_service_and_holds_for_one_network(tmp_pa
     content = {"model": "top_tagger", "version": 3, "files": {"model.onnx": "sha256:aa"}}
     card.write_text(json.dumps(content))
     point = working_point(JETS, scores(1.5, 1), 0.3)
-    write_working_points(card, {0.3: point}, {"jets": len(JETS)})
+    write_working_points(card, {0.3: {**point, "mass_sculpting": {"jsd": float("nan")}}}, {"jets": len(JETS)})
+    assert "NaN" not in card.read_text(), "which is no JSON"
     write_temperature(card, {"value": 1.5, "jets": 7})
     found = read_calibration(card)
     assert (found.model, found.version, found.temperature) == ("top_tagger", "3", 1.5)

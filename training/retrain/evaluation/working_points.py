@@ -77,10 +77,17 @@ def _write(card: Path, key: str, block: dict[str, Any]) -> None:
         raise DataError(f"{card}: no such file; {key} belong to a version in a model repository") from None
     except ValueError as error:
         raise DataError(f"{card}: not JSON ({error})") from error
-    content[key] = {**judged_network(content), **block}
+    content[key] = {**judged_network(content), **_finite(block)}
     temporary = card.with_name(f".{card.name}.new")
     try:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         temporary.replace(card)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for NaN and infinities, as of few jets: JSON has neither."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value
