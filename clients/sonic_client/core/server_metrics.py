@@ -1,4 +1,7 @@
-"""What a server's metrics page says of a model: what answers (device, precision, kernel), and sums."""
+"""What a server's metrics page says of a model: what answers (device, precision, kernel), and sums.
+
+Two patterns find it. prometheus_client's parser would be a package more for every client, and 0.15 s of its start.
+"""
 
 from __future__ import annotations
 

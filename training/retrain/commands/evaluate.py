@@ -61,22 +61,25 @@ def run(args: argparse.Namespace) -> int:
     from retrain.errors import DataError
     from retrain.evaluation.judging import Judged, figures, write_figures, write_scores
     from retrain.evaluation.samples import shifts
+    from retrain.evaluation.scoring import check_tagger
 
     models = _named(args.models)
     names = [OWN, *(name for name, _ in args.sample)]
     if len(set(names)) != len(names):
         raise DataError(f"samples need different names, and '{OWN}' is that of --data; got {', '.join(names[1:])}")
     _check_card(args)
+    for path in models.values():
+        check_tagger(path, on_device=args.device is not None)
+    known = read_all(args.baseline_data).require_both_classes() if args.baseline_data else None
     sets = {OWN: read_all(args.data), **{name: read_all([path]) for name, path in args.sample}}
     sets = {
         name: shuffled(jets, args.seed).take(slice(0, args.jets)).require_both_classes() for name, jets in sets.items()
     }
     scores = {name: _scores(models, jets, name, args) for name, jets in sets.items()}
-    if args.baseline_data:
+    if known is not None:
         from retrain.evaluation.baseline import baseline_scores, train_baseline
         from retrain.evaluation.substructure import high_level_features
 
-        known = read_all(args.baseline_data).require_both_classes()
         total = len(known) + sum(map(len, sets.values()))
         with progress_bar("baseline features", total, args.json) as advance:
             baseline = train_baseline(high_level_features(known, advance), known.is_top, args.seed)
