@@ -38,7 +38,11 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="signal efficiency whose cut on the first model's score goes into its model card, such as 0.3",
     )  # fmt: skip
     parser.add_argument(
-        "--temperature-data", type=Path, nargs="+", default=None, help="jets on which the scores' temperature is fitted"
+        "--temperature-data",
+        type=Path,
+        nargs="+",
+        default=None,
+        help="jets on which the scores' temperature is fitted; of a version, it goes into the model card",
     )
     parser.add_argument(
         "--device", default=None, help="score on this device, as the service does (default: onnxruntime)"
@@ -147,6 +151,7 @@ def _temperature(models: dict[str, Path], judged: Judged, args: argparse.Namespa
     from retrain.data.files import read_all
     from retrain.data.jet_table import shuffled
     from retrain.evaluation import temperature
+    from retrain.evaluation.working_points import write_temperature
 
     first = next(iter(models))
     jets = shuffled(read_all(args.temperature_data), args.seed).take(slice(0, args.jets)).require_both_classes()
@@ -156,6 +161,8 @@ def _temperature(models: dict[str, Path], judged: Judged, args: argparse.Namespa
     for name, scores in (("before", judged.scores[first]), ("after", temperature.scaled(judged.scores[first], value))):
         result[f"cross_entropy_{name}"] = temperature.cross_entropy(judged.jets.is_top, scores)
         result[f"calibration_error_{name}"] = temperature.calibration_error(judged.jets.is_top, scores)
+    if _card(args).is_file():
+        write_temperature(_card(args), {**result, "files": [path.name for path in args.temperature_data]})
     return result
 
 
