@@ -22,6 +22,7 @@ from triton_server.plugin.housekeeping import Housekeeping
 from triton_server.plugin.input_checks import contract
 from triton_server.plugin.last_event import LastEvent
 from triton_server.plugin.metrics import Accounts, Metrics, Provenance
+from triton_server.plugin.overlap import Overlap
 from triton_server.plugin.parent_death import hold
 from triton_server.plugin.provenance import provenance
 from triton_server.plugin.settings import read_settings
@@ -122,10 +123,10 @@ class TritonPythonModel:
         tested = "known answers right" if golden is not None else "no golden.npz, so no known-answer test"
         pb_utils.Logger.log_info(f"{self._name} serves on {self._chain.device}; {tested}")
         interval = settings.self_test_interval_s if golden is not None else 0.0
-        self._afterwards = Afterwards(
-            pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
-            lambda error: pb_utils.Logger.log_error(f"{self._name}: an answer could not be sent: {error}"),
-        )
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        self._afterwards = Afterwards(final, self._unsent)
+        self._overlapping = settings.overlap
+        self._overlap = Overlap(self._answer_all, final, self._unsent)
         self._precedence = Precedence()
         events = os.environ.get(EVENTS_VARIABLE)
         self._last_event = LastEvent(Path(events), *labels.values()) if events else None
@@ -138,13 +139,21 @@ class TritonPythonModel:
         """Check each request, answer the good ones with one device call, and each bad one with its own error."""
         if self._precedence.sought and self._precedence.seek() is not None:
             pb_utils.Logger.log_info(f"{self._name}: the server's thread of this instance goes first")
+        if self._overlaps():
+            self._overlap.take(requests)
+            return [None] * len(requests)
+        return self._afterwards.keep_last(requests, self._answer_all(requests))
+
+    def _overlaps(self) -> bool:
+        return self._overlapping == "true"
+
+    def _answer_all(self, requests: Sequence[Any]) -> list[Any]:
         try:
-            responses = self._answer(requests)
+            return self._answer(requests)
         except Exception as error:  # noqa: BLE001 - one that left here would cost Triton shared memory
             pb_utils.Logger.log_error(f"{self._name}: {traceback.format_exc()}")
             message = RuntimeError(f"{self._name}: unexpected {type(error).__name__}: {error}")
-            responses = [_error(message, pb_utils.TritonError.INTERNAL) for _ in requests]
-        return self._afterwards.keep_last(requests, responses)
+            return [_error(message, pb_utils.TritonError.INTERNAL) for _ in requests]
 
     def _answer(self, requests: Sequence[Any]) -> list[Any]:
         responses: list[Any] = [None] * len(requests)
@@ -213,12 +222,16 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Free the device."""
+        self._overlap.close()
         self._afterwards.close()
         self._housekeeping.close()
         self._chain.close()
         self._provenance.withdraw()
         self._accounts.flush()
         self._metrics.close()
+
+    def _unsent(self, error: Exception) -> None:
+        pb_utils.Logger.log_error(f"{self._name}: an answer could not be sent: {error}")
 
     def _device_failed(self, failure: Failure) -> None:
         pb_utils.Logger.log_error(

@@ -8,9 +8,10 @@ import contextlib
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from triton_server.protocol import FIRST, LAST, SPARE, Code, coded
 from triton_server.repository.known_answers import Golden
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+_Answer: TypeAlias = "queue.SimpleQueue[tuple[Any, BaseException | None]]"
+CALLS = 2
+"""Inferences that a device is given at once: it computes one, and the next is prepared and sent."""
 
 
 class Network(Protocol):
@@ -60,9 +64,11 @@ class NoDeviceError(FpgaOpsError):
 class Chain:
     """Runs on the first device of ``devices`` that works; ``load`` opens a network on a device.
 
-    ``run`` and ``self_test`` may be called from different threads; one inference runs at a time. ``on_failure`` is
-    told of each device that is taken out, ``on_settled`` of the end of each turn in which devices may have been opened:
-    what was opened has then answered, or was given up.
+    ``run`` and ``self_test`` may be called from any thread, and inferences overlap: the device is given the next batch
+    while it computes one (``CALLS`` at a time). Who finds it at fault keeps the others waiting while it looks for
+    another; what was under way on it is repeated there. ``on_failure`` is told of each device that is taken out,
+    ``on_settled`` of the end of each turn in which devices may have been opened: what was opened has then answered, or
+    was given up.
     """
 
     def __init__(
@@ -82,9 +88,10 @@ class Chain:
         self._timeout_s = timeout_s
         self._on_failure = on_failure
         self._on_settled = on_settled
-        self._network: Network | None = None
-        self._worker: _Worker | None = None
+        self._used: _Used | None = None
         self._lock = threading.Lock()
+        self._settled = False
+        self._busy = BusyTime()
         self._golden: Golden | None = None
         self.failures: list[Failure] = []
         self.description: dict[str, Any] = {}
@@ -115,7 +122,7 @@ class Chain:
     @property
     def alive(self) -> bool:
         """Whether a device is left: one in use, or one that is being opened in the place of another."""
-        return self._network is not None or (self._in_turn and not self._ended)
+        return self._used is not None or (self._in_turn and not self._ended)
 
     def run(self, inputs: Arrays) -> tuple[dict[str, npt.NDArray[Any]], float, dict[str, Any]]:
         """Infer; returns outputs, seconds on the device, and the description of the network that computed them.
@@ -128,21 +135,20 @@ class Chain:
         Raises InputError for inputs that no device would take, RequestFailedError for those that fail on a sound
         device, NoDeviceError when no device is left.
         """
+        with self._lock:  # held by whoever looks for another device
+            used = self._used if self._settled else None
+        error: BaseException | None = None
+        if used is not None:
+            try:
+                outputs, seconds = used.worker.call(used.network.run_timed, inputs, self._timeout_s)
+            except _FAILURES as failure:
+                error = failure
+            else:
+                if used is self._used:
+                    return outputs, self._busy.add(seconds), used.description
+                # It was taken out meanwhile, for a wrong answer perhaps: the next one says whether this is right.
         with self._turn():
-            absolved = ""
-            while True:
-                try:
-                    outputs, seconds = self._call(inputs)
-                except _FAILURES as error:
-                    device = self.device
-                    if absolved == device:
-                        raise RequestFailedError(f"the request fails on a sound device ({device}): {error}") from error
-                    if self._is_sound(error):
-                        absolved = device
-                    else:
-                        self._take_out(error)
-                else:
-                    return outputs, seconds, self.description
+            return self._repeat(inputs, used, error)
 
     def self_test(self) -> str | None:
         """Ask the known answer and replace a device that gives another. Returns what was wrong, or None."""
@@ -164,7 +170,30 @@ class Chain:
                 yield
             finally:
                 self._in_turn = False
+                self._settled = True
                 self._on_settled()
+
+    def _repeat(
+        self, inputs: Arrays, failed: "_Used | None", error: BaseException | None
+    ) -> tuple[dict[str, npt.NDArray[Any]], float, dict[str, Any]]:
+        """Infer while all others wait, after ``error`` on the device ``failed``, if it was tried at all."""
+        absolved: _Used | None = None
+        while True:
+            if error is not None and failed is self._used:  # else another request has found it at fault before
+                if absolved is failed:
+                    text = f"the request fails on a sound device ({self.device}): {error}"
+                    raise RequestFailedError(text) from error
+                if self._is_sound(error):
+                    absolved = failed
+                else:
+                    self._take_out(error)
+            failed = self._used
+            try:
+                outputs, seconds = self._call(inputs)
+            except _FAILURES as failure:
+                error = failure
+            else:
+                return outputs, self._busy.add(seconds), self.description
 
     def _ensure_right(self) -> None:
         while self._golden is not None:
@@ -194,10 +223,11 @@ class Chain:
         return outputs, made[0] if len(made) == 1 else None
 
     def _call(self, inputs: Arrays, *, features: bool = False) -> Any:
-        if self._worker is None or self._network is None:
+        used = self._used
+        if used is None:
             raise NoDeviceError(self._exhausted())
-        method = self._network.features if features else self._network.run_timed
-        return self._worker.call(method, inputs, self._timeout_s)
+        method = used.network.features if features else used.network.run_timed
+        return used.worker.call(method, inputs, self._timeout_s)
 
     def _take_out(self, error: BaseException) -> None:
         self._record(self.device, error)
@@ -222,7 +252,8 @@ class Chain:
                 network.close()
                 continue
             self.description, self.device = {**description, "device": device}, device
-            self._network, self._worker = network, _Worker()
+            self._settled = False
+            self._used = _Used(network, _Worker(), self.description)
             return
         self._ended = True
         raise NoDeviceError(self._exhausted())
@@ -241,26 +272,30 @@ class Chain:
             cause = "aborted"
         elif isinstance(error, _OtherPrecisionError):
             cause = "precision"
-        elif self._network is None:
+        elif self._used is None:
             cause = "build"
         failure = Failure(device, cause, str(error) or type(error).__name__)
         self.failures.append(failure)
         self._on_failure(failure)
 
     def _drop(self, *, abandon: bool = False) -> None:
-        network, self._network = self._network, None
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.end()
-        if network is not None and not abandon:  # closing a device that hangs would hang
+        used, self._used = self._used, None
+        if used is None:
+            return
+        used.worker.end(abandon=abandon)
+        if not abandon:  # closing a device that hangs would hang
             try:
-                network.close()
+                used.network.close()
             except _FAILURES as error:
                 self._on_failure(Failure(self.device, "close", str(error)))
 
 
 class _WrongAnswerError(DeviceError):
     """The device gave another answer than the recorded one."""
+
+
+class _TakenOutError(DeviceError):
+    """The device was taken out of service while this call waited for it."""
 
 
 class _OtherPrecisionError(DeviceError):
@@ -278,35 +313,75 @@ _FAILURES = (DeviceError, RuntimeError, MemoryError, TimeoutError, OSError)
 
 
 class _Worker:
-    """One thread that calls the device, so that a call that never returns can be given up."""
+    """Threads that call the device, so that a call that never returns can be given up."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[[Arrays], Any], Arrays] | None] = queue.SimpleQueue()
-        self._results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="device", daemon=True).start()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[Arrays], Any], Arrays, _Answer] | None] = queue.SimpleQueue()
+        self._waiting: set[_Answer] = set()
+        self._ended = False
+        for _ in range(CALLS):
+            threading.Thread(target=self._work, name="device", daemon=True).start()
 
     def call(self, function: Callable[[Arrays], Any], inputs: Arrays, timeout_s: float) -> Any:
-        """Call in the thread and wait. Raises what it raised, or TimeoutError."""
-        self._jobs.put((function, inputs))
+        """Call in a thread and wait. Raises what it raised, TimeoutError, or that the device was taken out."""
+        answer: _Answer = queue.SimpleQueue()
+        self._waiting.add(answer)
+        self._jobs.put((function, inputs, answer))
         try:
-            result, error = self._results.get(timeout=timeout_s)
+            if self._ended:  # looked at after the job was put, as `end` sets it before the threads' last job
+                raise _TakenOutError("the device was taken out of service")
+            result, error = answer.get(timeout=timeout_s)
         except queue.Empty:
             raise TimeoutError(f"the device gave no answer in {timeout_s:g} s") from None
+        finally:
+            self._waiting.discard(answer)
         if error is not None:
             raise error
         return result
 
-    def end(self) -> None:
-        """Let the thread end when its call returns."""
-        self._jobs.put(None)
+    def end(self, *, abandon: bool) -> None:
+        """Let the threads end when their calls return; ``abandon``: those who wait for them shall not."""
+        self._ended = True
+        for _ in range(CALLS):
+            self._jobs.put(None)
+        if abandon:
+            for answer in list(self._waiting):
+                answer.put((None, _TakenOutError("the device hangs and was taken out of service")))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            function, inputs = job
+            function, inputs, answer = job
             try:
-                self._results.put((function(inputs), None))
+                answer.put((function(inputs), None))
             except BaseException as error:  # noqa: BLE001 - handed to the caller, who judges it
-                self._results.put((None, error))
+                answer.put((None, error))
+            del job, function, inputs, answer  # they hold shared memory
+
+
+@dataclass(frozen=True, eq=False)
+class _Used:
+    """The device in use."""
+
+    network: Network
+    worker: _Worker
+    description: dict[str, Any]
+
+
+class BusyTime:
+    """Seconds in which a device had work, of calls that overlap: none is counted twice."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._until = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, seconds: float) -> float:
+        """Those of a call that took so long and has just ended which no call before it had."""
+        with self._lock:
+            now = self._clock()
+            began = max(now - seconds, self._until)
+            self._until = now
+            return max(0.0, now - began)
 
 
 def split_rows(outputs: Arrays, counts: list[int]) -> list[dict[str, npt.NDArray[Any]]]:
