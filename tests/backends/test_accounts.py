@@ -6,7 +6,7 @@ import gc
 from collections import Counter
 from typing import Any
 
-from triton_server.plugin.metrics import Accounts, Metrics, Provenance
+from triton_server.plugin.metrics import Counters, Metrics, Provenance
 
 DESTROYED: list[str] = []
 
@@ -38,7 +38,7 @@ class Utils:
 
 def test_counts_are_handed_over_once() -> None:
     told: list[tuple[str, dict[str, str], float]] = []
-    accounts = Accounts(lambda *what: told.append(what), {"model": "m"})
+    accounts = Counters(lambda *what: told.append(what), {"model": "m"})
     accounts.add("fpga_inferences_total", 2, device="cpu")
     accounts.add("fpga_inferences_total", 3, device="cpu")
     accounts.flush()

@@ -59,8 +59,8 @@ def test_the_batcher_sleeps_in(repository: Path, tmp_path: Path, monkeypatch: py
     backend = without(
         tmp_path / "plugin",
         "from triton_server.workarounds import late_response, thread_priority",
-        "late_response.Afterwards.keep_last = lambda self, requests, responses: responses",
-        "thread_priority.Precedence.seek = lambda self: None",
+        "late_response.LateResponse.keep_last = lambda self, requests, responses: responses",
+        "thread_priority.ThreadPriority.seek = lambda self: None",
     )
     monkeypatch.setattr(module, "backend_folder", lambda: backend)
     monkeypatch.setattr(launch, "yield_to_the_woken", lambda: None)

@@ -61,7 +61,7 @@ class NoDeviceError(FpgaOpsError):
     """Every device of the list has failed. No failure of a device: none is there to be taken out."""
 
 
-class Chain:
+class Failover:
     """Runs on the first device of ``devices`` that works; ``load`` opens a network on a device.
 
     ``run`` and ``self_test`` may be called from any thread, and inferences overlap: the device is given the next batch

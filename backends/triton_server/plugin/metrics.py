@@ -25,7 +25,7 @@ DESCRIPTIONS = {
 }
 
 
-class Accounts:
+class Counters:
     """Counts by name and labels. ``publish(name, labels, increase)`` is called once a second with what was added."""
 
     def __init__(self, publish: Callable[[str, dict[str, str], float], None], labels: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Afterwards:
+class LateResponse:
     """Sends answers from a thread of its own, in order. ``failed`` is told what could not be sent."""
 
     def __init__(self, final: int, failed: Callable[[Exception], None]) -> None:
