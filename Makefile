@@ -49,7 +49,7 @@ test-triton: $(VENV)/.dev ## the tests through a real server, with the Triton at
 
 test-numpy2: .venv-numpy2/.installed ## numpy 2, which the wheel's Triton alone refuses: fpga_ops, the plugin and the clients
 	.venv-numpy2/bin/python -m pytest -m "not server and not slow and not emulator and not training and not docker and not browser and not cpp" \
-	    --ignore tests/fpga_ops/rtl --ignore tests/fpga_ops/overlay tests/fpga_ops tests/clients tests/backends/test_plugin.py tests/backends/test_chain.py --no-skips
+	    --ignore tests/fpga_ops/rtl --ignore tests/fpga_ops/overlay tests/fpga_ops tests/clients tests/backends/test_plugin.py tests/backends/test_failover.py --no-skips
 
 check-extras: $(VENV)/.dev ## every extra resolves on every Python that is promised
 	@for python in 3.11 3.12 3.13; do for extra in $$($(BIN)/python docker/lock.py --extras); do \

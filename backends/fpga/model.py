@@ -26,7 +26,7 @@ from triton_server.plugin.overlap import Overlap
 from triton_server.plugin.parent_death import hold
 from triton_server.plugin.provenance import provenance
 from triton_server.plugin.settings import read_settings
-from triton_server.protocol import EVENTS_VARIABLE, KNOWN_ANSWER_ID, PARENT_PIPE_VARIABLE, NOTES_VARIABLE
+from triton_server.protocol import EVENTS_VARIABLE, KNOWN_ANSWER_ID, NOTES_VARIABLE, PARENT_PIPE_VARIABLE
 from triton_server.repository.known_answers import read_golden
 from triton_server.repository.model_version import MODEL_FILE, check_files, describe_onnx
 from triton_server.server.abilities import knows_numpy_2, takes_parameters

@@ -12,8 +12,9 @@ import onnx
 from onnx import numpy_helper
 
 from fpga_ops.errors import ModelError
+from fpga_ops.importer.context import Context
 from fpga_ops.importer.graph import Array, Graph, Node
-from fpga_ops.importer.operators import OPERATORS, Context
+from fpga_ops.importer.operators import OPERATORS
 from fpga_ops.importer.steps import MAX_TENSOR_BYTES, make_steps
 from fpga_ops.importer.values import (
     Constant,

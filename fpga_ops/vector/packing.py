@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.ir.network import Requantise
-from fpga_ops.vector.layout import round_up
+from fpga_ops.runtime.memory import aligned
+from fpga_ops.vector.layout import ALIGNMENT, round_up
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -105,3 +108,33 @@ def pack_parameters(rule: Requantise, channels: int, vectors: int) -> Bytes:
     full[0, : len(rule.slope)], full[1, : len(rule.slope)] = rule.slope, rule.intercept
     panels = full.reshape(2, -1, 16 * vectors).transpose(1, 0, 2)
     return np.ascontiguousarray(panels).view(np.uint8).ravel()
+
+
+PACKERS = 4
+"""Threads that pack weights."""
+
+
+@dataclass
+class Constants:
+    """Collects bytes to be packed, each piece aligned."""
+
+    size: int = 0
+    pieces: list[tuple[int, Callable[[], Bytes]]] = field(default_factory=list)
+
+    def put(self, size: int, make: Callable[[], Bytes]) -> int:
+        """A place for what `make` will give, of this many bytes; its offset."""
+        offset, self.size = self.size, self.size + round_up(size, ALIGNMENT)
+        self.pieces.append((offset, make))
+        return offset
+
+    def joined(self) -> Bytes:
+        """All pieces made and in their places."""
+        result = aligned(self.size + 4096)  # what prefetching may touch
+
+        def fill(piece: tuple[int, Callable[[], Bytes]]) -> None:
+            content = piece[1]()
+            result[piece[0] : piece[0] + content.size] = content
+
+        with ThreadPoolExecutor(PACKERS) as pool:  # numpy copies without holding up other threads
+            list(pool.map(fill, self.pieces))
+        return result

@@ -6,8 +6,7 @@ Passes, in this order: fuse each stem with its max-pool, decide channels and fra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -27,7 +26,6 @@ from fpga_ops.ir.network import (
     sources,
     step_operations,
 )
-from fpga_ops.runtime.memory import aligned
 from fpga_ops.vector import packing, winograd
 from fpga_ops.vector.isa import InstructionSet
 from fpga_ops.vector.layout import ALIGNMENT, VECTOR, Arena, Layout, round_up, stored_channels
@@ -44,8 +42,6 @@ FIELDS = (
 RULE_LONGS = 11
 RECORD = len(FIELDS) + RULE_LONGS
 MAX_ARENA = 1 << 34
-PACKERS = 4
-"""Threads that pack weights."""
 FUSED_WEIGHTS = 1 << 16
 """A convolution is fused with its max-pool if its weights, read once per row, are at most this many bytes."""
 
@@ -127,30 +123,6 @@ class Plan:
 
 
 @dataclass
-class _Constants:
-    """Collects bytes to be packed, each piece aligned."""
-
-    size: int = 0
-    pieces: list[tuple[int, Callable[[], npt.NDArray[np.uint8]]]] = field(default_factory=list)
-
-    def put(self, size: int, make: Callable[[], npt.NDArray[np.uint8]]) -> int:
-        offset, self.size = self.size, self.size + round_up(size, ALIGNMENT)
-        self.pieces.append((offset, make))
-        return offset
-
-    def joined(self) -> npt.NDArray[np.uint8]:
-        result = aligned(self.size + 4096)  # what prefetching may touch
-
-        def fill(piece: tuple[int, Callable[[], npt.NDArray[np.uint8]]]) -> None:
-            content = piece[1]()
-            result[piece[0] : piece[0] + content.size] = content
-
-        with ThreadPoolExecutor(PACKERS) as pool:  # numpy copies without holding up other threads
-            list(pool.map(fill, self.pieces))
-        return result
-
-
-@dataclass
 class _Context:
     """What the details of every layer are made from, and collect.
 
@@ -167,7 +139,7 @@ class _Context:
     table: TileTable
     isa: InstructionSet
     places: dict[str, Layout] = field(default_factory=dict)
-    constants: _Constants = field(default_factory=_Constants)
+    constants: packing.Constants = field(default_factory=packing.Constants)
     cases: dict[ConvShape, int] = field(default_factory=dict)
 
 

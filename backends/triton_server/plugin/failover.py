@@ -6,25 +6,20 @@ no answer. A device of another precision (block floating point, say) gives other
 
 import contextlib
 import itertools
-import queue
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.errors import DeviceError, FpgaOpsError, ModelError
+from triton_server.plugin.busy_time import BusyTime
+from triton_server.plugin.device_thread import Arrays, DeviceThreads
 from triton_server.plugin.device_trial import DeviceAbortedError
 from triton_server.protocol import FIRST, LAST, SPARE, Code, coded
 from triton_server.repository.known_answers import Golden
-
-Arrays = Mapping[str, npt.NDArray[Any]]
-_Answer: TypeAlias = "queue.SimpleQueue[tuple[Any, BaseException | None]]"
-CALLS = 2
-"""Inferences that a device is given at once: it computes one, and the next is prepared and sent."""
 
 
 class Network(Protocol):
@@ -65,7 +60,7 @@ class Failover:
     """Runs on the first device of ``devices`` that works; ``load`` opens a network on a device.
 
     ``run`` and ``self_test`` may be called from any thread, and inferences overlap: the device is given the next batch
-    while it computes one (``CALLS`` at a time). Who finds it at fault keeps the others waiting while it looks for
+    while it computes one (two calls at a time). Who finds it at fault keeps the others waiting while it looks for
     another; what was under way on it is repeated there. ``on_failure`` is told of each device that is taken out,
     ``on_settled`` of the end of each turn in which devices may have been opened: what was opened has then answered, or
     was given up.
@@ -140,7 +135,7 @@ class Failover:
         error: BaseException | None = None
         if used is not None:
             try:
-                outputs, seconds = used.worker.call(used.network.run_timed, inputs, self._timeout_s)
+                outputs, seconds = used.threads.call(used.network.run_timed, inputs, self._timeout_s)
             except _FAILURES as failure:
                 error = failure
             else:
@@ -227,7 +222,7 @@ class Failover:
         if used is None:
             raise NoDeviceError(self._exhausted())
         method = used.network.features if features else used.network.run_timed
-        return used.worker.call(method, inputs, self._timeout_s)
+        return used.threads.call(method, inputs, self._timeout_s)
 
     def _take_out(self, error: BaseException) -> None:
         self._record(self.device, error)
@@ -253,7 +248,7 @@ class Failover:
                 continue
             self.description, self.device = {**description, "device": device}, device
             self._settled = False
-            self._used = _Used(network, _Worker(), self.description)
+            self._used = _Used(network, DeviceThreads(), self.description)
             return
         self._ended = True
         raise NoDeviceError(self._exhausted())
@@ -282,7 +277,7 @@ class Failover:
         used, self._used = self._used, None
         if used is None:
             return
-        used.worker.end(abandon=abandon)
+        used.threads.end(abandon=abandon)
         if not abandon:  # closing a device that hangs would hang
             try:
                 used.network.close()
@@ -292,10 +287,6 @@ class Failover:
 
 class _WrongAnswerError(DeviceError):
     """The device gave another answer than the recorded one."""
-
-
-class _TakenOutError(DeviceError):
-    """The device was taken out of service while this call waited for it."""
 
 
 class _OtherPrecisionError(DeviceError):
@@ -312,76 +303,13 @@ _FAILURES = (DeviceError, RuntimeError, MemoryError, TimeoutError, OSError)
 """What a device's failure looks like: our own error, pyopencl's (a RuntimeError), and the system's."""
 
 
-class _Worker:
-    """Threads that call the device, so that a call that never returns can be given up."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[[Arrays], Any], Arrays, _Answer] | None] = queue.SimpleQueue()
-        self._waiting: set[_Answer] = set()
-        self._ended = False
-        for _ in range(CALLS):
-            threading.Thread(target=self._work, name="device", daemon=True).start()
-
-    def call(self, function: Callable[[Arrays], Any], inputs: Arrays, timeout_s: float) -> Any:
-        """Call in a thread and wait. Raises what it raised, TimeoutError, or that the device was taken out."""
-        answer: _Answer = queue.SimpleQueue()
-        self._waiting.add(answer)
-        self._jobs.put((function, inputs, answer))
-        try:
-            if self._ended:  # looked at after the job was put, as `end` sets it before the threads' last job
-                raise _TakenOutError("the device was taken out of service")
-            result, error = answer.get(timeout=timeout_s)
-        except queue.Empty:
-            raise TimeoutError(f"the device gave no answer in {timeout_s:g} s") from None
-        finally:
-            self._waiting.discard(answer)
-        if error is not None:
-            raise error
-        return result
-
-    def end(self, *, abandon: bool) -> None:
-        """Let the threads end when their calls return; ``abandon``: those who wait for them shall not."""
-        self._ended = True
-        for _ in range(CALLS):
-            self._jobs.put(None)
-        if abandon:
-            for answer in list(self._waiting):
-                answer.put((None, _TakenOutError("the device hangs and was taken out of service")))
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            function, inputs, answer = job
-            try:
-                answer.put((function(inputs), None))
-            except BaseException as error:  # noqa: BLE001 - handed to the caller, who judges it
-                answer.put((None, error))
-            del job, function, inputs, answer  # they hold shared memory
-
-
 @dataclass(frozen=True, eq=False)
 class _Used:
     """The device in use."""
 
     network: Network
-    worker: _Worker
+    threads: DeviceThreads
     description: dict[str, Any]
-
-
-class BusyTime:
-    """Seconds in which a device had work, of calls that overlap: none is counted twice."""
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
-        self._until = 0.0
-        self._lock = threading.Lock()
-
-    def add(self, seconds: float) -> float:
-        """Those of a call that took so long and has just ended which no call before it had."""
-        with self._lock:
-            now = self._clock()
-            began = max(now - seconds, self._until)
-            self._until = now
-            return max(0.0, now - began)
 
 
 def split_rows(outputs: Arrays, counts: list[int]) -> list[dict[str, npt.NDArray[Any]]]:

@@ -18,7 +18,7 @@ class LateResponse:
         self._final = final
         self._failed = failed
         self._answers: queue.SimpleQueue[tuple[Any, Any] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._send, name="afterwards", daemon=True)
+        self._thread = threading.Thread(target=self._send, name="late response", daemon=True)
         self._thread.start()
 
     def keep_last(self, requests: Any, responses: list[Any]) -> list[Any]:

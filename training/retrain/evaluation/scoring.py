@@ -18,7 +18,7 @@ from retrain.errors import CheckpointError
 from retrain.quantisation.export import IMAGES, PROBABILITIES
 
 if TYPE_CHECKING:
-    from fpga_ops.model import Network
+    from fpga_ops.network import Network
 
 BATCH, ENGINE_BATCH = 16, 8
 

@@ -18,6 +18,7 @@ from fpga_ops import targets
 from fpga_ops.errors import DeviceError, NotFiniteError
 from fpga_ops.ir.network import Float32Array, UInt8Array
 from fpga_ops.model_parts import Contents, Outside
+from fpga_ops.moved_modules import former_names
 from fpga_ops.runtime import onnx_parts
 from fpga_ops.signature import check_inputs
 from fpga_ops.targets import Executable
@@ -285,3 +286,7 @@ def make_sessions(contents: Contents) -> Sessions:
 
 def _session(part: Outside, what: str) -> onnx_parts.Session | None:
     return onnx_parts.make_session(part.model, what) if part.model else None
+
+
+__getattr__ = former_names("fpga_ops.network", "fpga_ops.ir.network")
+"""A release ago this was the module of the network's data."""

@@ -38,11 +38,11 @@ class Utils:
 
 def test_counts_are_handed_over_once() -> None:
     told: list[tuple[str, dict[str, str], float]] = []
-    accounts = Counters(lambda *what: told.append(what), {"model": "m"})
-    accounts.add("fpga_inferences_total", 2, device="cpu")
-    accounts.add("fpga_inferences_total", 3, device="cpu")
-    accounts.flush()
-    accounts.flush()
+    counters = Counters(lambda *what: told.append(what), {"model": "m"})
+    counters.add("fpga_inferences_total", 2, device="cpu")
+    counters.add("fpga_inferences_total", 3, device="cpu")
+    counters.flush()
+    counters.flush()
     assert told == [("fpga_inferences_total", {"model": "m", "device": "cpu"}, 5.0)]
 
 

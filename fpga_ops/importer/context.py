@@ -1,0 +1,78 @@
+"""What is known when an operator is met, and how a handler asks for its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fpga_ops.importer.graph import Array, Node
+from fpga_ops.importer.values import Constant, Integers, Leaf, QuantisedConstant, Real, UnsupportedError, Value
+from fpga_ops.ir.exact import Dyadics
+from fpga_ops.ir.network import Tensor
+
+
+@dataclass(frozen=True)
+class Context:
+    """What has been found so far.
+
+    Attributes:
+        values: By tensor name of the file.
+        tensors: Tensors of the integer network.
+        batch: Images in a batch if the file fixes it, else None.
+    """
+
+    values: Mapping[str, Value]
+    tensors: Mapping[str, Tensor]
+    batch: int | None
+
+    def operand(self, node: Node, position: int) -> Value | None:
+        """The value of an input, None if it was left out."""
+        if position >= len(node.inputs) or not node.inputs[position]:
+            return None
+        return self.values[node.inputs[position]]
+
+    def real(self, node: Node, position: int = 0) -> Real:
+        """An input that must be a dequantised tensor or what one step makes of such."""
+        value = self.operand(node, position)
+        if isinstance(value, Real):
+            return value
+        if isinstance(value, Integers):
+            raise UnsupportedError("it works on integers; a DequantizeLinear is expected before it")
+        raise UnsupportedError(f"its input '{node.inputs[position] if position < len(node.inputs) else ''}' "
+                               "is not quantised")  # fmt: skip
+
+    def leaf(self, node: Node, position: int = 0) -> tuple[Real, Tensor]:
+        """An input that must come straight from a DequantizeLinear."""
+        value = self.real(node, position)
+        if not isinstance(value.form, Leaf) or value.clipped:
+            name = node.inputs[position]
+            raise UnsupportedError(f"its input '{name}' is not quantised: QuantizeLinear, DequantizeLinear are missing")
+        return value, self.tensors[value.form.source]
+
+    def constant(self, node: Node, position: int) -> Array | None:
+        """An input that must be stored in the file, as real numbers; None if it was left out."""
+        value = self.operand(node, position)
+        if value is None:
+            return None
+        if isinstance(value, Constant):
+            return value.value
+        if isinstance(value, QuantisedConstant):
+            return value.real()
+        raise UnsupportedError(f"its input '{node.inputs[position]}' must be a constant")
+
+    def exact(self, node: Node, position: int, what: str) -> Dyadics | None:
+        """As `constant`, without any rounding, flattened; None if it was left out."""
+        value = self.operand(node, position)
+        if isinstance(value, QuantisedConstant):
+            return value.exact()
+        given = self.constant(node, position)
+        if given is None:
+            return None
+        if not np.isfinite(np.asarray(given, np.float64)).all():
+            raise UnsupportedError(f"its {what} must be finite")
+        return Dyadics.of(given)
+
+
+Handler = Callable[[Context, Node], Value]
