@@ -43,7 +43,7 @@ class Overlap:
         self._batches.put(requests)
         self._room.acquire()
 
-    def close(self, timeout_s: float = 30.0) -> None:
+    def close(self, timeout_s: float = 5.0) -> None:
         """Answer what was taken, then end the threads."""
         for _ in self._threads:
             self._batches.put(None)

@@ -32,7 +32,8 @@ class Settings:
     open_timeout_s: float = 120.0
     """A device that is not open, and has not given its known answers, after this time never will."""
     overlap: str = "auto"
-    """Whether the next batch is taken while one computes: "true", "false", or "auto", where it helps and is safe."""
+    """Whether the next batch is taken while one computes: "true", "false", or "auto": under the supervisor, on a device
+    that leaves the processor of the host alone."""
     require_hashes: bool = False
     """Refuse a version without a model card that holds the hash of model.onnx."""
 

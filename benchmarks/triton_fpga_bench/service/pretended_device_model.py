@@ -1,4 +1,4 @@
-"""The project's plugin over a pretended device: what the service itself costs, when the device leaves the processor alone.
+"""The project's plugin over a pretended device, which leaves the processor alone: what the service itself costs.
 
 `pretended_device` copies this file into a model repository as a model of Triton's Python backend; it is run by Triton,
 and never imported here. The device takes the milliseconds of TRITON_FPGA_PRETENDED_MS for each image, one image after
