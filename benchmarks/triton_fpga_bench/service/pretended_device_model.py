@@ -5,6 +5,8 @@ and never imported here. The device takes the milliseconds of TRITON_FPGA_PRETEN
 the other. Like an FPGA it begins with a batch that is there when the one before ends at once, whatever its host does
 meanwhile. Its answer to a row are the row's last two numbers.
 
+For each image the processor works for TRITON_FPGA_PRETENDED_HOST_MS before, in numpy, as for quantisation and packing.
+
 TRITON_FPGA_PRETENDED_CLOCK is a file in which the processes of several instances keep the time at which their one
 device is free; without it the device is this process's own.
 """
@@ -25,6 +27,7 @@ from triton_server.server.installation import backend_folder
 
 _load = fpga_ops.load
 _MS = float(os.environ["TRITON_FPGA_PRETENDED_MS"])
+_HOST_MS = float(os.environ.get("TRITON_FPGA_PRETENDED_HOST_MS", "0"))
 
 
 class _Clock:
@@ -63,6 +66,7 @@ class _PretendedDevice:
     def run_timed(self, inputs: Any) -> Any:
         (rows,) = inputs.values()
         began = time.perf_counter()
+        _work(len(rows) * _HOST_MS / 1e3)
         end = self._clock.book(len(rows) * _MS / 1e3)
         answer = {self._output: np.array(rows.reshape(len(rows), -1)[:, -2:], np.float32)}
         while (left := end - time.monotonic()) > 0:
@@ -77,6 +81,14 @@ class _PretendedDevice:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _work(seconds: float) -> None:
+    """Use the processor for so long, without Python's lock for the most part."""
+    values = np.zeros(1 << 15, np.float32)
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        np.rint(values, out=values)
 
 
 def load(path: Any, device: str | None = None, **options: Any) -> Any:
