@@ -147,6 +147,22 @@ def test_a_new_version_takes_over_from_one_with_requests_in_hand(
     assert not service.restarts()
 
 
+def test_a_request_that_is_given_up_in_hand_costs_nothing(
+    service: Service, clients: ThreadPoolExecutor, fault: Path, expected: list[np.ndarray]
+) -> None:
+    """Its answer is sent to nobody, and Triton takes that."""
+    fault.write_text("held")
+    impatient = clients.submit(service.infer, "grpc", "tiny", image(0), client_timeout=1.0)
+    service.wait_for(lambda: under_way(fault) == 1, what="a call of the device")
+    futures = ask(service, clients, range(1, REQUESTS))
+    assert "DEADLINE_EXCEEDED" in str(impatient.exception(60))
+    fault.unlink()
+    assert_own_answers(futures, expected[1:])
+    assert_own_answers(ask(service, clients), expected)
+    assert "could not be sent" not in service.log.read_text()
+    assert not service.restarts()
+
+
 def test_a_stop_leaves_nothing_unanswered(
     service: Service, clients: ThreadPoolExecutor, fault: Path, expected: list[np.ndarray]
 ) -> None:
