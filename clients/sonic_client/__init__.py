@@ -3,6 +3,8 @@
 from sonic_client import Client
 client = Client("triton+grpc://localhost:8001/top_tagger")
 scores = client.tag(jets)
+
+This is the public face, and so longer than other packages' first files: each name of it stands here, a line each.
 """
 
 from fpga_ops.moved_modules import redirect
