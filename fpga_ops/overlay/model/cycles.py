@@ -30,9 +30,9 @@ from fpga_ops.overlay.geometry import Geometry
 from fpga_ops.overlay.lower import WORD_BYTES
 from fpga_ops.overlay.plan import Plan, array_parts
 
-SERVICE_MS = 0.464
-"""What the service adds to each request and does not hide behind the device: 683 a second were served of a pretended
-device's 1000 (eight clients on two cores, docs/benchmarks/service.md), so 1 / 683 - 1 / 1000 s."""
+SERVICE_MS = 0.285
+"""What the service adds to each request and does not hide behind the device: of a pretended device's 1000 images a
+second 778 were served (eight clients on two cores, docs/benchmarks/service.md), so 1 / 778 - 1 / 1000 s."""
 
 
 def trips(descriptor: Descriptor) -> dict[str, int]:
