@@ -26,6 +26,7 @@ from triton_server.plugin.metrics import Counters, Metrics, Provenance
 from triton_server.plugin.overlap import Overlap
 from triton_server.plugin.parent_death import hold
 from triton_server.plugin.provenance import provenance
+from triton_server.plugin.scores import Scores
 from triton_server.plugin.settings import read_settings
 from triton_server.protocol import EVENTS_VARIABLE, KNOWN_ANSWER_ID, NOTES_VARIABLE, PARENT_PIPE_VARIABLE
 from triton_server.repository.known_answers import read_golden
@@ -118,11 +119,16 @@ class TritonPythonModel:
             if fault is not None:
                 raise ModelError(f"golden.npz: {fault}")
             self._failover.set_golden(golden)
+            known = None if golden is None else golden.outputs
+            self._scores = Scores(version, self._outputs, settings.temperature_scaling, known)
+            self._provenance.tell_working_points(self._scores.working_points())
         except FpgaOpsError as error:
             raise pb_utils.TritonModelException(f"{self._name}: {error}") from error
         self._tell_provenance()
         tested = "known answers right" if golden is not None else "no golden.npz, so no known-answer test"
-        pb_utils.Logger.log_info(f"{self._name} serves on {self._failover.device}; {tested}")
+        scale = self._scores.temperature
+        scaled = "" if scale == 1.0 else f"; scores at temperature {scale:g}"
+        pb_utils.Logger.log_info(f"{self._name} serves on {self._failover.device}; {tested}{scaled}")
         interval = settings.self_test_interval_s if golden is not None else 0.0
         final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         self._late_response = LateResponse(final, self._unsent)
@@ -195,12 +201,13 @@ class TritonPythonModel:
             for place in good:
                 responses[place] = _error(error, _code(error))
         else:
-            told = provenance(description, self._version)
+            told = provenance(description, self._version) | self._scores.provenance()
             device = told["device"]
             self._counters.add("fpga_inferences_total", sum(counts), device=device)
             self._counters.add("fpga_executions_total", device=device)
             self._counters.add("fpga_device_seconds_total", seconds, device=device)
             shares = [outputs] if len(good) == 1 else split_rows(outputs, counts)
+            shares = [self._scores.served(s, requests[i]) for s, i in zip(shares, good, strict=True)]
             if self._last_event is not None and requests[good[0]].request_id() != KNOWN_ANSWER_ID:
                 self._last_event.offer(feeds[0], shares[0])
             for place, share in zip(good, shares, strict=True):
@@ -255,7 +262,9 @@ class TritonPythonModel:
         """The gauge fpga_model_info: what answers. Not every Triton lets the answers themselves say it."""
         description = self._failover.description
         precision, kernel = (str(description.get(name, "")) for name in ("precision", "kernel"))
-        self._provenance.tell(self._failover.device, precision, kernel, self._failover.choice)
+        self._provenance.tell(
+            self._failover.device, precision, kernel, self._failover.choice, self._scores.provenance()
+        )
 
     def _keep(self) -> None:
         """Hand the counts to Prometheus, test the device on a timer, end when the server has died."""

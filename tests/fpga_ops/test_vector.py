@@ -581,16 +581,16 @@ def test_products_that_16_bits_do_not_hold(weights: str, cache: Path) -> None:
         executable.close()
 
 
-def test_steps_are_classified_by_what_16_bits_hold() -> None:
-    matrix = np.zeros((32, 16), np.int8)
-    matrix[3, :2] = 64, 64  # 255 * 128 fits
-    matrix[3, 6:8] = -64, -64
-    matrix[5, 8:10] = 65, 64  # 255 * 129 does not
-    matrix[20, 14:16] = -100, -29
-    steps = packing.classify(matrix, 1)
-    assert steps.narrow.tolist() == [[True, True, False, False], [False] * 4]
-    assert steps.wide.tolist() == [[False, False, True, False], [False, False, False, True]]
-    assert packing.classify(matrix, 2).wide.tolist() == [[False, False, True, True]]
+def test_limits_are_the_largest_bytes_that_16_bits_hold() -> None:
+    rng = np.random.default_rng(4)
+    matrix = rng.integers(-128, 128, (3, 60)).astype(np.int8)
+    matrix[:, :8] = [[127, 127, -128, -128, 127, -128, 64, 64], [1, 0, 0, -1, 9, 0, 3, 3], [0] * 8]
+    first, second = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
+    for pair, limit in zip(matrix.reshape(3, -1, 2).transpose(1, 0, 2).astype(int), packing.limits(matrix), strict=True):
+        sums = first[..., None] * pair[:, 0] + second[..., None] * pair[:, 1]
+        beyond = ((sums > 32767) | (sums < -32768)).any(-1)
+        assert not beyond[first + second <= limit].any()
+    assert packing.limits(matrix)[:4].tolist() == [258, 255, packing.NEVER, packing.NEVER]
 
 
 @pytest.mark.slow

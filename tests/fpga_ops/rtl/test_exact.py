@@ -7,11 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fpga_ops.ir import reference
 from fpga_ops.ir.network import IntegerNetwork
 from fpga_ops.overlay import Geometry
 from fpga_ops.rtl import Memory, RtlExecutable
-from tests.fpga_ops.overlay.conftest import integer_images
+from tests.fpga_ops.overlay.checks import check_bits, check_float_images
 from tests.fpga_ops.overlay.test_exact import LAYERS, dense_net
 from tests.fpga_ops.rtl.conftest import Simulate
 from tests.support import networks
@@ -27,11 +26,7 @@ pytestmark = pytest.mark.timeout(600)  # the first use of a geometry builds its 
 
 def check(executable: RtlExecutable, network: IntegerNetwork, count: int = 1, seed: int = 5) -> None:
     """Bits, and that every layer of every run was counted."""
-    images = integer_images(network, count, seed)
-    want = reference.run_integers(network, images)
-    got = executable.run_integers(images)
-    for name in network.outputs:
-        assert np.array_equal(got[name], want[name]), f"{name}: {(got[name] != want[name]).sum()} differ"
+    check_bits(executable, network, count, seed)
     runs = -(-count // executable.plan.images)
     assert len(executable.layers) == runs
     assert all(layer.cycles > 0 for run in executable.layers for layer in run)
@@ -99,13 +94,7 @@ def test_random_networks(simulate: Simulate, seed: int, geometry: Geometry, imag
 
 def test_float_images_in_onnx_layout_out(simulate: Simulate) -> None:
     network = LAYERS["head"]()
-    images = networks.random_images(network, 2, np.random.default_rng(0))
-    got = simulate(network, SMALL).run(images)
-    want = reference.ReferenceExecutable(network).run(images)
-    assert got.keys() == want.keys()
-    for name, value in want.items():
-        assert got[name].shape == value.shape
-        assert np.array_equal(got[name], value)
+    check_float_images(simulate(network, SMALL), network)
 
 
 @pytest.mark.slow
