@@ -22,6 +22,13 @@ TARGETS: dict[str, str] = {
 }
 """Kind (what is before ':' in a device's name) to a module with `compile`, which `compile_network` calls."""
 
+_ON_HOST = frozenset({REFERENCE, "cpu", "fpga-emulator", "fpga-rtl"})
+
+
+def on_host(device: str) -> bool:
+    """Whether a device computes on the processor of the host, which then has less for anything else."""
+    return device.partition(":")[0] in _ON_HOST
+
 
 class Executable(Protocol):
     """An integer network made ready for one device.

@@ -14,7 +14,7 @@ from fpga_ops.commands import predict as predict_command
 from fpga_ops.errors import DeviceError, InputError
 from fpga_ops.overlay import DoesNotFitError, Geometry, boards, plan
 from fpga_ops.overlay.descriptor import Op
-from fpga_ops.overlay.model.cycles import predict
+from fpga_ops.overlay.model.cycles import SERVICE_LEAST_MS, SERVICE_MS, predict
 from fpga_ops.overlay.model.explore import Space, explore, pareto
 from fpga_ops.overlay.model.resources import estimate, map_capacity, memory_blocks
 from fpga_ops.overlay.model.roofline import points
@@ -301,7 +301,12 @@ def test_predict_prints_what_scripts_rely_on(tagger, monkeypatch, capsys, tmp_pa
     assert table["host_ms"] > 0
     alone = predict(plan(tagger, boards.load("stratix10").geometry, 1), boards.load("stratix10"))
     assert table["served_per_s"] == pytest.approx(alone.served_per_s(table["host_ms"]), rel=1e-3)
-    assert table["served_per_s"] < alone.serial_inferences_per_s < alone.inferences_per_s
+    assert table["served_per_s"] < alone.inferences_per_s
+    assert alone.served_per_s(0.1) == pytest.approx(1e3 / (alone.device_ms + SERVICE_MS)), "the rest is hidden"
+    rates = [1e3 / (ms + SERVICE_MS) for ms in (1.0, SERVICE_LEAST_MS)]
+    assert rates == pytest.approx([778, 853], abs=1), "measured with devices of 1 ms and of 0.1 ms"
+    sent_ms = 5.0 + alone.transfer_ms + alone.launch_ms
+    assert alone.served_per_s(5.0) == pytest.approx(1e3 / (sent_ms + SERVICE_MS)), "a host too slow for the device"
     assert table["resources"]["dsp"]["used"] <= table["resources"]["dsp"]["of"]
     assert len(table["layers"]) == 57
     assert plot.stat().st_size > 10_000
