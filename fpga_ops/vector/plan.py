@@ -100,7 +100,7 @@ class Plan:
         constants: Packed weights and parameters, where a CPU may read them as they are.
         records: `int64[layers + 1, RECORD]`.
         arena_size: Bytes of activations for `max_batch` images.
-        purpose: Names device, tiles and options that it was made for; empty if it is not to be kept.
+        build_key: Names device, tiles and options that it was made for; empty if it is not to be kept.
     """
 
     network: IntegerNetwork
@@ -114,7 +114,7 @@ class Plan:
     constants: npt.NDArray[np.uint8]
     records: npt.NDArray[np.int64]
     arena_size: int
-    purpose: str = ""
+    build_key: str = ""
 
     def without_weights(self) -> Plan:
         """The same without what the weights were packed from, which is not needed to run it."""
@@ -340,7 +340,8 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
     output = context.network.tensors[step.output]
     source, written = places[step.source], places[layer.writes]
     pooled = written.height if layer.pool else 0
-    shape, matrix = geometry(step, source.channels, written.channels, output, pooled)
+    relu = _after_relu(context.network, step.source)
+    shape, matrix = geometry(step, source.channels, written.channels, output, pooled, relu=relu)
     tile = context.table.choose(shape)
     rule, add = step.requantise, step.add
     vectors = 4 if tile.winograd else tile.vectors
@@ -358,14 +359,13 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
         layer.group_bytes = 2 * winograd.FREQUENCIES * shape.in_channels * winograd.PANEL
     else:
         panels = shape.out_channels // (16 * tile.vectors)
-        if isa.lists:
-            steps = packing.classify(matrix, tile.vectors)
-            pack = partial(packing.pack_listed, matrix, tile.vectors, steps, conv_shape.step_places())
-            layer.panel_bytes = steps.panel_bytes(tile.vectors)
+        form = shape.form(isa)
+        layer.panel_bytes = shape.window * 16 * tile.vectors * form.weight_bytes
+        if form.checked:
+            front, pack = packing.limit_bytes(shape.window), partial(packing.pack_checked, matrix, tile.vectors)
         else:
-            pack = partial(packing.pack_weights, matrix, tile.vectors, isa.step_bytes)
-            layer.panel_bytes = shape.window * 16 * tile.vectors * isa.weight_bytes
-        layer.weights = constants.put(panels * layer.panel_bytes, pack)
+            front, pack = 0, partial(packing.pack_weights, matrix, tile.vectors, form.step_bytes)
+        layer.weights = front + constants.put(front + panels * layer.panel_bytes, pack)
         layer.group_bytes = layer.panel_bytes * tile.panels
     layer.parameters = constants.put(
         packing.PARAMETER_BYTES * written.channels,
@@ -382,6 +382,12 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
     else:
         layer.rows, layer.rows_per_task = shape.pixels, tile.strip
         layer.tasks = -(-shape.pixels // tile.strip) * layer.groups
+
+
+def _after_relu(network: IntegerNetwork, name: str) -> bool:
+    """Whether a tensor is what a convolution's or a sum's ReLU left."""
+    made = any(isinstance(step, (Conv, Add)) and step.output == name for step in network.steps)
+    return made and network.tensors[name].zero_point == 0
 
 
 def _records(
