@@ -1,4 +1,4 @@
-"""From a QDQ ONNX file to an integer network and what onnxruntime runs before and after it.
+"""From a quantised ONNX file to an integer network and what onnxruntime runs before and after it.
 
 The order, in `pipeline`: `onnx_reader` (bytes to a checked model), `graph` (an index of it), `interpret` with
 `operators` and `steps` (each stretch from DequantizeLinear to QuantizeLinear becomes steps), `partition` (which steps
