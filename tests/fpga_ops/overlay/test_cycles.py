@@ -39,7 +39,8 @@ def resnet50():
     [
         ("stratix10", "tagger", 1, 960), ("stratix10", "tagger", 2, 990), ("stratix10", "resnet50", 2, 980),
         ("arria10", "tagger", 1, 220), ("arria10", "resnet50", 1, 190), ("agilex7", "tagger", 2, 2200),
-        ("u250", "tagger", 1, 950), ("u55c", "tagger", 1, 950), ("f2", "tagger", 1, 800), ("v80", "tagger", 1, 1550),
+        ("u250", "tagger", 1, 950), ("u55c", "tagger", 1, 950), ("f2", "tagger", 1, 800), ("v80", "tagger", 1, 1650),
+        ("stratix10-rtl", "tagger", 1, 1100), ("u250-2x", "tagger", 1, 1900),
     ],
 )  # fmt: skip
 def test_goals_are_modelled_on_geometries_that_fit(request, board, network, images, inferences):
@@ -101,7 +102,7 @@ def test_requantisers_and_additions_are_counted():
     assert resources.used["alm"] - narrow.used["alm"] == 4 * 19 * 288
     amd = estimate(boards.load("u250").geometry, (3584, 3584), boards.load("u250"))
     assert amd.used["dsp"] == 32 * 64 * 7 // 2 + 4 * 32 * 7 + 24
-    assert amd.used["uram"] == 57 * 12 + 2 * 7 * 4  # 49,152 words of 4096 bits, and the maps
+    assert amd.used["uram"] == 57 * 12 + 8 * 4 + 2 * 7 * 4  # 49,152 words of 4096 bits, 16,384 of 512, and the maps
 
 
 def test_the_lag_is_more_than_twice_the_latency():
@@ -268,7 +269,9 @@ def test_board_files_are_complete(name):
 
 
 def test_unknown_boards_are_refused():
-    with pytest.raises(DeviceError, match="there are: agilex7, arria10, f2, stratix10, u250, u55c, v80"):
+    with pytest.raises(
+        DeviceError, match="there are: agilex7, arria10, f2, stratix10, stratix10-rtl, u250, u250-2x, u55c, v80"
+    ):
         boards.load("../../etc/passwd")
 
 

@@ -53,9 +53,7 @@ def publish(
         ModelError: `fpga_ops` cannot serve the network.
     """
     with _lock(repository / model):
-        replicas = addresses(server) if server is not None else []
-        for replica in replicas:
-            _require_server(replica)
+        replicas = live_servers(server)
         known = versions(repository, model)
         if known and not force:
             _require_not_worse(known[-1], card)
@@ -168,6 +166,18 @@ def _client(server: str) -> Any:
     except ImportError as error:
         raise MissingDependencyError("--server needs tritonclient: pip install 'triton-fpga[client]'") from error
     return http.InferenceServerClient(server, network_timeout=30.0, connection_timeout=5.0)
+
+
+def live_servers(server: str | None) -> list[str]:
+    """The addresses behind `server`, each of which is live; none without a server.
+
+    Raises:
+        PublishError: One is not, or the name is not known.
+    """
+    replicas = addresses(server) if server is not None else []
+    for replica in replicas:
+        _require_server(replica)
+    return replicas
 
 
 def _require_server(server: str) -> None:
