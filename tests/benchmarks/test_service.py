@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
+from sonic_client.client import Client
 from sonic_client.core.server_metrics import parse_provenance
 from sonic_client.errors import ClientError
 from sonic_client.events.jets import prepare
 from tests.clients.fake_server import FakeTriton, serving
-from triton_fpga_bench.service import command, far_link, inputs, report
+from triton_fpga_bench.service import command, far_link, inputs, pretended_device, report
 from triton_fpga_bench.service.client_load import Load, measure
 from triton_fpga_bench.service.light_load import Generator, Job
 
@@ -182,7 +183,7 @@ def test_the_report_says_what_was_measured(tmp_path: Path) -> None:
 def test_the_command_on_a_tiny_model(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = ArgumentParser()
     command.register(parser)
-    arguments = ["--quick", "--json", "--only", "latency", "breakdown", "overlap", "--device", "reference"]
+    arguments = ["--quick", "--json", "--only", "latency", "breakdown", "--device", "reference"]
     models = tmp_path / "models"
     models.mkdir()
     (models / "top_tagger").symlink_to(repository / "top_tagger")
@@ -197,6 +198,22 @@ def test_the_command_on_a_tiny_model(repository: Path, tmp_path: Path, capsys: p
     assert summary["remote_throughput_ratio"] is None
     assert summary["added_ms_constituents_least"] is not None
     assert summary["added_ms_image_least"] is None
-    assert summary["pretended_device_per_s"] > 0
-    assert summary["pretended_device_per_s_image"] is None
+    assert summary["pretended_device_per_s"] is None
     assert "Where the time goes" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("overlap", ["true", "false"])
+def test_the_pretended_device_answers_each_row_with_its_own_numbers(
+    repository: Path, tmp_path: Path, overlap: str
+) -> None:
+    """The rates that are measured over it are those of right answers."""
+    rows = inputs.constituents(None)[:8]
+    model = repository / "top_tagger"
+    with (
+        pretended_device.serving(tmp_path, model, device_ms=1.0, host_ms=0.1, overlap=overlap) as url,
+        Client(f"triton+grpc://{url}/top_tagger") as client,
+    ):
+        for some in (rows[:1], rows[1:4], rows):
+            scores = client.infer({"constituents": some}).outputs["probabilities"]
+            np.testing.assert_array_equal(scores, some.reshape(len(some), -1)[:, -2:])
