@@ -15,10 +15,11 @@ demo: $(VENV)/.demo ## start Triton, tag the shipped jets, show the scores (resu
 
 test: $(VENV)/.dev ## unit tests and end-to-end tests through the real server and the FPGA emulator
 	$(BIN)/triton-fpga emulator install
-	$(BIN)/python -m pytest -m "not slow and not training and not docker and not browser and not cpp and not upstream" --no-skips
+	$(BIN)/python -m pytest -m "not slow and not training and not docker and not browser and not cpp and not upstream" --no-skips \
+	    $(PARALLEL)
 
 test-portable: $(VENV)/.dev ## the engine with the kernels' portable form, whatever the CPU has (PORTABLE=tests: all)
-	FPGA_OPS_ISA=portable $(BIN)/python -m pytest --no-skips \
+	FPGA_OPS_ISA=portable $(BIN)/python -m pytest --no-skips $(PARALLEL) \
 	    -m "not server and not emulator and not slow and not training and not docker and not browser and not cpp" \
 	    --ignore tests/fpga_ops/rtl --ignore tests/fpga_ops/overlay --ignore tests/docs $(PORTABLE)
 
@@ -30,6 +31,9 @@ test-browser: $(VENV)/.dev ## what people see in a browser, in headless Chromium
 	$(BIN)/python -m pytest -m browser --no-skips
 
 PORTABLE ?= tests/fpga_ops
+
+# Most tests wait for a server to start, to end or to notice: three processes, a file of tests each (PARALLEL= for one).
+PARALLEL ?= -n 3 --dist loadfile
 
 CPP_PACKAGES = g++ make pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler-grpc
 
@@ -48,8 +52,8 @@ test-triton: $(VENV)/.dev ## the tests through a real server, with the Triton at
 	TRITON_SERVER_ROOT="$(ROOT)" $(BIN)/python -m pytest -m "server and not slow and not training and not docker and not browser and not cpp" tests --no-skips
 
 test-numpy2: .venv-numpy2/.installed ## numpy 2, which the wheel's Triton alone refuses: fpga_ops, the plugin and the clients
-	.venv-numpy2/bin/python -m pytest -m "not server and not slow and not emulator and not training and not docker and not browser and not cpp" \
-	    --ignore tests/fpga_ops/rtl --ignore tests/fpga_ops/overlay tests/fpga_ops tests/clients tests/backends/test_plugin.py tests/backends/test_chain.py --no-skips
+	$(and $(ISA),FPGA_OPS_ISA=$(ISA)) .venv-numpy2/bin/python -m pytest -m "not server and not slow and not emulator and not training and not docker and not browser and not cpp" \
+	    --ignore tests/fpga_ops/rtl --ignore tests/fpga_ops/overlay tests/fpga_ops tests/clients tests/backends/test_plugin.py tests/backends/test_failover.py --no-skips $(PARALLEL)
 
 check-extras: $(VENV)/.dev ## every extra resolves on every Python that is promised
 	@for python in 3.11 3.12 3.13; do for extra in $$($(BIN)/python docker/lock.py --extras); do \

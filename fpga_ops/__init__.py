@@ -20,18 +20,9 @@ from fpga_ops.old_paths import MOVED
 
 if TYPE_CHECKING:
     from fpga_ops.loading import load
-    from fpga_ops.model import Network
+    from fpga_ops.network import Network
 
-__all__ = [
-    "DeviceError",
-    "DeviceInfo",
-    "FpgaOpsError",
-    "InputError",
-    "ModelError",
-    "Network",
-    "devices",
-    "load",
-]
+__all__ = ["DeviceError", "DeviceInfo", "FpgaOpsError", "InputError", "ModelError", "Network", "devices", "load"]
 
 redirect(MOVED)
 
@@ -43,7 +34,7 @@ def __getattr__(name: str) -> object:
 
         return loading.load
     if name == "Network":
-        from fpga_ops import model
+        from fpga_ops import network
 
-        return model.Network
+        return network.Network
     raise AttributeError(f"module 'fpga_ops' has no attribute '{name}'")

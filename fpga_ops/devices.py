@@ -1,22 +1,16 @@
-"""Devices that can run integer networks, and why others cannot; and the boards that a bitstream can be built for.
-
-`triton-fpga devices` lists them. Names are what `fpga_ops.load` and a model's `device` parameter take; a board's name
-is what `--board` takes.
-"""
+"""Devices that can run integer networks, and why others cannot. Names are what `fpga_ops.load` takes."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from fpga_ops.errors import DeviceError
+from fpga_ops.moved_modules import former_names
 from fpga_ops.runtime import emulator_place, opencl
 from fpga_ops.runtime.cache_directory import cache_directory
 
 REFERENCE = "reference"
-BOARD = "board"
 KINDS = ("fpga", "cpu", "gpu", "fpga-emulator", "fpga-rtl", REFERENCE)
 """Kinds, best first. An emulator or simulation is for checking, so it comes after a CPU; the reference always works."""
 AUTOMATIC = ("cpu", REFERENCE)
@@ -136,7 +130,7 @@ def _simulated() -> DeviceInfo:
 
 
 def _verdict(device: opencl.OpenCLDevice, kind: str) -> tuple[bool, str, str]:
-    """Whether it is usable, a remark, and the instruction set."""
+    """Whether it is usable, why or how, and the instruction set."""
     handle = device.handle
     if not handle.available:
         return False, "the driver says it is not available", ""
@@ -164,29 +158,6 @@ def devices() -> list[DeviceInfo]:
     return [info for info, _ in _survey()]
 
 
-def board_list() -> list[DeviceInfo]:
-    """The boards of `fpga_ops/boards`, whether or not there is one here, with the chip memory left for feature maps."""
-    from fpga_ops.overlay import boards
-    from fpga_ops.overlay.build import bitstream
-    from fpga_ops.overlay.model.resources import map_capacity
-
-    found = []
-    for name in boards.names():
-        board = boards.load(name)
-        try:
-            path, _ = bitstream.find(name)
-            built, reason = True, f"bitstream {path.name}"
-        except DeviceError as error:
-            built, reason = False, str(error)
-        description = (
-            f"overlay {board.geometry.name}, {board.clock_range_mhz[0]:g} to {board.clock_range_mhz[1]:g} MHz assumed"
-        )
-        found.append(
-            DeviceInfo(name, BOARD, board.title, built, reason, description, "", 1, "overlay", map_capacity(board))
-        )
-    return found
-
-
 def find(name: str | None = None) -> tuple[DeviceInfo, opencl.OpenCLDevice | None]:
     """A usable device by name, with its OpenCL handle (None for the reference); None means the best.
 
@@ -212,38 +183,5 @@ def find(name: str | None = None) -> tuple[DeviceInfo, opencl.OpenCLDevice | Non
     raise DeviceError(f"no device '{name}'; usable here: {usable}")
 
 
-def register(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `triton-fpga devices`."""
-    parser.add_argument("--json", action="store_true", help="print a JSON list")
-
-
-def run(args: argparse.Namespace) -> int:
-    """List the devices, then the boards."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from fpga_ops.runtime.terminal import console as make_console
-
-    found = [*devices(), *board_list()]
-    if args.json:
-        Console(width=10**6, soft_wrap=True, highlight=False, markup=False).print(
-            json.dumps([asdict(info) for info in found], indent=2)
-        )
-        return 0
-    console = make_console()
-    for title, boards in (("Devices", False), ("Boards that a bitstream can be built for (modelled)", True)):
-        first = ("board", "built", "card", "overlay", "maps on chip") if boards else (
-            "name", "usable", "platform", "device", "holds")  # fmt: skip
-        table = Table(*first, "remark", box=None, pad_edge=False, title=title, title_justify="left")
-        for info in found:
-            if (info.kind == BOARD) is boards:
-                mark = "[green]yes[/]" if info.usable else "[red]no[/]"
-                holds = "-" if info.holds_bytes is None else _size(info.holds_bytes)
-                table.add_row(info.name, mark, info.platform, info.description, holds, info.reason)
-        console.print(table)
-    return 0
-
-
-def _size(count: int) -> str:
-    """Bytes for people: `3.4 MB`, `24 GB`."""
-    return f"{count / 1e9:.0f} GB" if count >= 10**10 else f"{count / 1e6:.1f} MB"
+__getattr__ = former_names("fpga_ops.devices", "fpga_ops.commands.devices")
+"""What the command does was in here."""

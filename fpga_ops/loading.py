@@ -14,8 +14,8 @@ from fpga_ops.runtime import memory, opencl
 
 if TYPE_CHECKING:
     from fpga_ops.importer.partition import Partition
-    from fpga_ops.model import Network
     from fpga_ops.model_parts import Contents
+    from fpga_ops.network import Network
     from fpga_ops.vector.plan import Plan
 
 
@@ -67,8 +67,8 @@ def load(
 def make(partition: Partition, device: str | None = None, max_batch: int = 8, cache_dir: Path | None = None) -> Network:
     """An imported file on a device; `device`, `max_batch`, `cache_dir` and errors as of `load`."""
     from fpga_ops import targets
-    from fpga_ops.model import Network, make_sessions
     from fpga_ops.model_parts import contents
+    from fpga_ops.network import Network, make_sessions
 
     name = device if device is not None else targets.best_device()
     served = contents(partition)
@@ -92,12 +92,13 @@ def _plan(path: str | Path, request: cache.Request, device: str, cache_dir: Path
 
 def _serve(served: Contents, plan: Plan, device: str, max_batch: int, cache_dir: Path | None) -> Network | None:
     """A plan on a device; None if it is not for the device as it is now."""
-    from fpga_ops import model, vector
+    from fpga_ops import vector
+    from fpga_ops.network import Network, make_sessions
 
     with ThreadPoolExecutor(1) as beside:
-        sessions = beside.submit(model.make_sessions, served)
+        sessions = beside.submit(make_sessions, served)
         executable = vector.restore(plan, max_batch, device, cache_dir, served.head)
-    return None if executable is None else model.Network(served, sessions.result(), executable, device, max_batch)
+    return None if executable is None else Network(served, sessions.result(), executable, device, max_batch)
 
 
 def _load_drivers() -> None:

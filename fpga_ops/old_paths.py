@@ -10,7 +10,7 @@ MOVED = {
     "fpga_ops.head": "fpga_ops.ir.classifier_head",
     "fpga_ops.inspect": "fpga_ops.commands.inspect",
     "fpga_ops.interface": "fpga_ops.signature",
-    "fpga_ops.network": "fpga_ops.ir.network",
+    "fpga_ops.model": "fpga_ops.network",
     "fpga_ops.opencl": "fpga_ops.runtime.opencl",
     "fpga_ops.picture": "fpga_ops.inspection.picture",
     "fpga_ops.reference": "fpga_ops.ir.reference",

@@ -30,8 +30,8 @@ class Executable(Protocol):
     It may have `at_once`, how many of them it has under way together; `kernel_hash`, which names the compiled kernels
     in `describe()`; `isa`, the CPU's instruction set that they use; `checks_values = True` if `run` itself raises
     `NotFiniteError` for NaN and infinities; and `makes_scores = True` with a method `scores`, which is `run` and the
-    head in one. With a method `of_one` it has a shorter way for an array of `image_size` numbers: `scores` if it makes
-    them, else `run`, or None.
+    head in one. With a method `run_single` it has a shorter way for an array of `image_size` numbers: `scores` if it
+    makes them, else `run`, or None.
     """
 
     def run(self, inputs: Mapping[str, Float32Array]) -> dict[str, UInt8Array]:

@@ -16,21 +16,22 @@ import triton_python_backend_utils as pb_utils
 
 import fpga_ops
 from fpga_ops.errors import FpgaOpsError, InputError, ModelError
-from triton_server.plugin.device_trial import FirstUse
-from triton_server.plugin.failover import Chain, Failure, NoDeviceError, split_rows
+from triton_server.plugin.device_trial import DeviceTrial
+from triton_server.plugin.failover import Failover, Failure, NoDeviceError, split_rows
 from triton_server.plugin.housekeeping import Housekeeping
 from triton_server.plugin.input_checks import contract
 from triton_server.plugin.last_event import LastEvent
-from triton_server.plugin.metrics import Accounts, Metrics, Provenance
+from triton_server.plugin.metrics import Counters, Metrics, Provenance
 from triton_server.plugin.parent_death import hold
 from triton_server.plugin.provenance import provenance
+from triton_server.plugin.scores import Scores
 from triton_server.plugin.settings import read_settings
-from triton_server.protocol import EVENTS_VARIABLE, KNOWN_ANSWER_ID, LEASH_VARIABLE, NOTES_VARIABLE
+from triton_server.protocol import EVENTS_VARIABLE, KNOWN_ANSWER_ID, NOTES_VARIABLE, PARENT_PIPE_VARIABLE
 from triton_server.repository.known_answers import read_golden
 from triton_server.repository.model_version import MODEL_FILE, check_files, describe_onnx
 from triton_server.server.abilities import knows_numpy_2, takes_parameters
-from triton_server.workarounds.late_response import Afterwards
-from triton_server.workarounds.thread_priority import Precedence
+from triton_server.workarounds.late_response import LateResponse
+from triton_server.workarounds.thread_priority import ThreadPriority
 
 DEFAULT_MAX_BATCH = 8
 GOLDEN_ROWS = 2
@@ -76,13 +77,13 @@ class TritonPythonModel:
                 f"numpy {np.__version__} corrupts tensors in this Triton's Python stub; expected numpy < 2 in the "
                 'server\'s environment: pip install "numpy<2"'
             )
-        hold(os.environ.get(LEASH_VARIABLE))
+        hold(os.environ.get(PARENT_PIPE_VARIABLE))
         self._name = f"{args['model_name']} version {args['model_version']}"
         labels = {"model": args["model_name"], "version": args["model_version"]}
         config = json.loads(args["model_config"])
         version = Path(args["model_repository"]) / args["model_version"]
         self._metrics = Metrics(pb_utils)
-        self._accounts = Accounts(self._metrics.increment, labels)
+        self._counters = Counters(self._metrics.increment, labels)
         self._provenance = Provenance(self._metrics.move, labels)
         self._parameters = takes_parameters(pb_utils)
         self._version = args["model_version"]
@@ -94,39 +95,44 @@ class TritonPythonModel:
             check_files(version, required=settings.require_hashes)
             max_batch = max(1, int(config["max_batch_size"]))
             notes = os.environ.get(NOTES_VARIABLE)
-            self._first_use = FirstUse(
+            self._device_trial = DeviceTrial(
                 Path(notes) if notes else None, args["model_instance_name"], version / MODEL_FILE, max_batch,
                 limit_s=settings.open_timeout_s,
             )  # fmt: skip
 
             def load(device: str | None) -> fpga_ops.Network:
-                self._first_use.begin(device)
+                self._device_trial.begin(device)
                 return fpga_ops.load(version / MODEL_FILE, device, max_batch=max_batch)
 
-            self._chain = Chain(
+            self._failover = Failover(
                 load,
                 settings.devices,
                 precision=settings.precision,
                 timeout_s=settings.device_timeout_s,
                 on_failure=self._device_failed,
-                on_settled=self._first_use.survived,
+                on_settled=self._device_trial.survived,
             )
             golden = read_golden(version, self._inputs, self._outputs, rows=min(GOLDEN_ROWS, max_batch))
             fault = None if golden is None else self._fault(golden.inputs)
             if fault is not None:
                 raise ModelError(f"golden.npz: {fault}")
-            self._chain.set_golden(golden)
+            self._failover.set_golden(golden)
+            known = None if golden is None else golden.outputs
+            self._scores = Scores(version, self._outputs, settings.temperature_scaling, known)
+            self._provenance.tell_working_points(self._scores.working_points())
         except FpgaOpsError as error:
             raise pb_utils.TritonModelException(f"{self._name}: {error}") from error
         self._tell_provenance()
         tested = "known answers right" if golden is not None else "no golden.npz, so no known-answer test"
-        pb_utils.Logger.log_info(f"{self._name} serves on {self._chain.device}; {tested}")
+        scale = self._scores.temperature
+        scaled = "" if scale == 1.0 else f"; scores at temperature {scale:g}"
+        pb_utils.Logger.log_info(f"{self._name} serves on {self._failover.device}; {tested}{scaled}")
         interval = settings.self_test_interval_s if golden is not None else 0.0
-        self._afterwards = Afterwards(
+        self._late_response = LateResponse(
             pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
             lambda error: pb_utils.Logger.log_error(f"{self._name}: an answer could not be sent: {error}"),
         )
-        self._precedence = Precedence()
+        self._thread_priority = ThreadPriority()
         events = os.environ.get(EVENTS_VARIABLE)
         self._last_event = LastEvent(Path(events), *labels.values()) if events else None
         self._self_test_interval = interval
@@ -136,7 +142,7 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Check each request, answer the good ones with one device call, and each bad one with its own error."""
-        if self._precedence.sought and self._precedence.seek() is not None:
+        if self._thread_priority.sought and self._thread_priority.seek() is not None:
             pb_utils.Logger.log_info(f"{self._name}: the server's thread of this instance goes first")
         try:
             responses = self._answer(requests)
@@ -144,7 +150,7 @@ class TritonPythonModel:
             pb_utils.Logger.log_error(f"{self._name}: {traceback.format_exc()}")
             message = RuntimeError(f"{self._name}: unexpected {type(error).__name__}: {error}")
             responses = [_error(message, pb_utils.TritonError.INTERNAL) for _ in requests]
-        return self._afterwards.keep_last(requests, responses)
+        return self._late_response.keep_last(requests, responses)
 
     def _answer(self, requests: Sequence[Any]) -> list[Any]:
         responses: list[Any] = [None] * len(requests)
@@ -158,7 +164,7 @@ class TritonPythonModel:
             faults = [self._fault(feed) for feed in feeds]
             for place, fault in enumerate(faults):
                 if fault is not None:
-                    self._accounts.add("fpga_rejected_requests_total")
+                    self._counters.add("fpga_rejected_requests_total")
                     responses[place] = _error(fault, pb_utils.TritonError.INVALID_ARG)
             good = [place for place in good if faults[place] is None]
             feeds = [feeds[place] for place in good]
@@ -167,22 +173,23 @@ class TritonPythonModel:
             batch = self._together(feeds)
         counts = [len(feed[self._inputs[0]]) for feed in feeds]
         try:
-            outputs, seconds, description = self._chain.run(batch)
+            outputs, seconds, description = self._failover.run(batch)
         except FpgaOpsError as error:
             if len(good) > 1 and not isinstance(error, NoDeviceError):
                 for place in good:  # one of them is at fault: the others shall not suffer for it
                     responses[place] = self._answer([requests[place]])[0]
                 return responses
-            self._accounts.add("fpga_failed_requests_total", len(good))
+            self._counters.add("fpga_failed_requests_total", len(good))
             for place in good:
                 responses[place] = _error(error, _code(error))
         else:
-            told = provenance(description, self._version)
+            told = provenance(description, self._version) | self._scores.provenance()
             device = told["device"]
-            self._accounts.add("fpga_inferences_total", sum(counts), device=device)
-            self._accounts.add("fpga_executions_total", device=device)
-            self._accounts.add("fpga_device_seconds_total", seconds, device=device)
+            self._counters.add("fpga_inferences_total", sum(counts), device=device)
+            self._counters.add("fpga_executions_total", device=device)
+            self._counters.add("fpga_device_seconds_total", seconds, device=device)
             shares = [outputs] if len(good) == 1 else split_rows(outputs, counts)
+            shares = [self._scores.served(s, requests[i]) for s, i in zip(shares, good, strict=True)]
             if self._last_event is not None and requests[good[0]].request_id() != KNOWN_ANSWER_ID:
                 self._last_event.offer(feeds[0], shares[0])
             for place, share in zip(good, shares, strict=True):
@@ -209,28 +216,30 @@ class TritonPythonModel:
 
     def is_ready(self) -> bool:
         """Whether a device is left. Triton asks it for its own readiness, and Envoy's health check with it."""
-        return self._chain.alive
+        return self._failover.alive
 
     def finalize(self) -> None:
         """Free the device."""
-        self._afterwards.close()
+        self._late_response.close()
         self._housekeeping.close()
-        self._chain.close()
+        self._failover.close()
         self._provenance.withdraw()
-        self._accounts.flush()
+        self._counters.flush()
         self._metrics.close()
 
     def _device_failed(self, failure: Failure) -> None:
         pb_utils.Logger.log_error(
             f"{self._name}: device {failure.device} is taken out of service ({failure.cause}): {failure.detail}"
         )
-        self._accounts.add("fpga_failovers_total", device=failure.device, cause=failure.cause)
+        self._counters.add("fpga_failovers_total", device=failure.device, cause=failure.cause)
 
     def _tell_provenance(self) -> None:
         """The gauge fpga_model_info: what answers. Not every Triton lets the answers themselves say it."""
-        description = self._chain.description
+        description = self._failover.description
         precision, kernel = (str(description.get(name, "")) for name in ("precision", "kernel"))
-        self._provenance.tell(self._chain.device, precision, kernel, self._chain.choice)
+        self._provenance.tell(
+            self._failover.device, precision, kernel, self._failover.choice, self._scores.provenance()
+        )
 
     def _keep(self) -> None:
         """Hand the counts to Prometheus, test the device on a timer, end when the server has died."""
@@ -241,22 +250,22 @@ class TritonPythonModel:
             self._last_test = time.monotonic()
             self._test()
         self._tell_provenance()
-        self._accounts.flush()
+        self._counters.flush()
         if self._last_event is not None:
             self._last_event.write()
 
     def _keeping_failed(self, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))
         pb_utils.Logger.log_error(f"{self._name}: the housekeeping failed: {text}")
-        self._accounts.add("fpga_thread_faults_total", thread="housekeeping")
+        self._counters.add("fpga_thread_faults_total", thread="housekeeping")
 
     def _test(self) -> None:
-        device = self._chain.device
+        device = self._failover.device
         try:
-            wrong = self._chain.self_test()
+            wrong = self._failover.self_test()
         except FpgaOpsError as error:
             wrong = str(error)
-        self._accounts.add("fpga_self_tests_total", device=device, result="wrong" if wrong else "right")
+        self._counters.add("fpga_self_tests_total", device=device, result="wrong" if wrong else "right")
 
 
 def _code(error: FpgaOpsError) -> Any:

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 NOTES_VARIABLE = "TRITON_FPGA_NOTES"
 """Environment variable with the folder of the notes on devices being opened, which outlives a server."""
-LEASH_VARIABLE = "TRITON_FPGA_LEASH"
+PARENT_PIPE_VARIABLE = "TRITON_FPGA_PARENT_PIPE"
 """Environment variable with the number of the reading end of the pipe whose closing ends the plugin's processes."""
 DEVICE_VARIABLE = "TRITON_FPGA_DEVICE"
 """Environment variable with the devices of every model; ``triton-fpga serve --device`` sets it."""

@@ -123,6 +123,19 @@ def _documented(kind: type) -> Iterator[tuple[dataclasses.Field[Any], str]]:
         yield field, found.group(1) if found else ""
 
 
+def states() -> str:
+    """The states of a model, each with the string below it."""
+    kind = importlib.import_module("triton_server.supervisor.models").ModelState
+    source = inspect.getsource(kind)
+    rows = ["| state | meaning |", "|---|---|"]
+    for state in kind:
+        said = re.search(rf'^    {state.name} = [^\n]*\n    """(.+?)\.?"""', source, re.MULTILINE | re.DOTALL)
+        if said is None:
+            raise ValueError(f"{kind.__name__}.{state.name}: nothing says what it means (a string below it)")
+        rows.append(f"| `{state}` | {_cell(said.group(1))} |")
+    return "\n".join(rows)
+
+
 def metrics() -> str:
     """The metrics of the plugin and of the supervisor, with the help text that they are published with."""
     plugin = importlib.import_module("triton_server.plugin.metrics").DESCRIPTIONS
@@ -180,4 +193,5 @@ MAKERS: dict[str, Callable[[], str]] = {
     "metrics": metrics,
     "variables": variables,
     "errors": errors,
+    "states": states,
 }

@@ -11,31 +11,20 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpga_ops.devices import REFERENCE
 from fpga_ops.errors import InputError
-from fpga_ops.ir.network import Add, Conv, IntegerNetwork, MaxPool, Step, sources, step_operations
+from fpga_ops.inspection.summary import Comparison, step_row, summary
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from fpga_ops.importer.partition import Part, Partition
-    from fpga_ops.inspection.compare import TensorDifference
-    from fpga_ops.inspection.judges import Shift
 
 TENSOR_ROWS = 8
 """Rows of which every tensor is compared; answers are compared for all."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `--compare` found: tensor by tensor, and the answers of the whole network and of others."""
-
-    tensors: list[TensorDifference]
-    answers: list[Shift]
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -87,71 +76,6 @@ def run(args: argparse.Namespace) -> int:
 def print_json(value: object) -> None:
     """One JSON value on standard output."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
-
-
-def summary(partition: Partition, differences: Comparison | None = None) -> dict[str, Any]:
-    """What `--json` prints: interface, partition, steps, and the comparison if one was made."""
-    from dataclasses import asdict
-
-    from fpga_ops.ir.fingerprint import fingerprint
-    from fpga_ops.signature import interface
-
-    network = partition.network
-    result: dict[str, Any] = {
-        **interface(partition.graph),
-        "precision": "int8",
-        "partition": {
-            "before": list(partition.before.nodes),
-            "device": list(partition.device_nodes),
-            "after": list(partition.after.nodes),
-        },
-        "operations": network.operations,
-        "weight_bytes": sum(step.weights.size for step in network.steps if isinstance(step, Conv)),
-        "network": fingerprint(network),
-        "steps": [step_row(network, step) for step in network.steps],
-    }
-    if differences is not None:
-        result["tensors"] = [asdict(entry) for entry in differences.tensors]
-        result["answers"] = [asdict(entry) for entry in differences.answers]
-        result["logit_shift"] = {"mean": differences.answers[0].mean, "sd": differences.answers[0].sd}
-    return result
-
-
-def step_row(network: IntegerNetwork, step: Step) -> dict[str, Any]:
-    """One step as plain data."""
-    source, output = network.tensors[sources(step)[0]], network.tensors[step.output]
-    row: dict[str, Any] = {
-        "name": step.name,
-        "step": type(step).__name__,
-        "detail": detail(step),
-        "input": list(source.shape),
-        "output": list(output.shape),
-        "operations": step_operations(network, step),
-        "nodes": list(step.nodes),
-    }
-    if isinstance(step, Conv):
-        row["weights"] = list(step.weights.shape)
-        row["residual"] = step.residual
-    return row
-
-
-def detail(step: Step) -> str:
-    """Kernel, stride and the like, as `3x3 /2 g32 + residual`."""
-    if isinstance(step, Conv):
-        _, height, width, _ = step.weights.shape
-        words = [f"{height}x{width}"]
-        if step.strides != (1, 1):
-            words.append(f"/{step.strides[0]}" if step.strides[0] == step.strides[1] else f"/{step.strides}")
-        if step.groups > 1:
-            words.append(f"groups {step.groups}")
-        if step.residual is not None:
-            words.append("+ residual")
-        return " ".join(words)
-    if isinstance(step, MaxPool):
-        return f"{step.kernel[0]}x{step.kernel[1]} /{step.strides[0]}"
-    if isinstance(step, Add):
-        return "change of scale" if step.first == step.second else ""
-    return ""
 
 
 def _arrays(file: Path, partition: Partition) -> dict[str, Any]:

@@ -1,73 +1,11 @@
 """From a QDQ ONNX file to an integer network and what onnxruntime runs before and after it.
 
-The order: `reading` (bytes to a checked model), `graph` (an index of it), `walk` with `operators` and `steps` (each
-stretch from DequantizeLinear to QuantizeLinear becomes steps), `partition` (which steps the device runs),
-`passes` (fusing).
+The order, in `pipeline`: `onnx_reader` (bytes to a checked model), `graph` (an index of it), `interpret` with
+`operators` and `steps` (each stretch from DequantizeLinear to QuantizeLinear becomes steps), `partition` (which steps
+the device runs), `passes` (fusing).
 """
 
-from __future__ import annotations
-
-from dataclasses import replace
-from pathlib import Path
-
-import onnx
-
-from fpga_ops.errors import ModelError
-from fpga_ops.importer.graph import Graph, make_graph
-from fpga_ops.importer.interpret import walk
-from fpga_ops.importer.onnx_reader import Origin, read_original
-from fpga_ops.importer.partition import Partition, partition
-from fpga_ops.importer.passes import optimise
-from fpga_ops.importer.shapes import Shapes
-
-HOW_TO_QUANTISE = (
-    "quantise it with onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ, per_channel=True)"
-)
-
-
-def import_model(path: str | Path) -> Partition:
-    """Read, check, partition and fuse an ONNX file.
-
-    Args:
-        path: The `.onnx` file, in QDQ form, opset 13 or later.
-
-    Raises:
-        ModelError: The file is bad, not quantised, or holds what the integer network cannot: node, operator, reason.
-    """
-    return import_original(path)[0]
-
-
-def import_original(path: str | Path) -> tuple[Partition, Origin]:
-    """As `import_model`, with the bytes that it read."""
-    model, origin = read_original(path)
-    return import_proto(model), origin
-
-
-def import_proto(model: onnx.ModelProto, *, fuse: bool = True) -> Partition:
-    """As `import_model`, from a model in memory whose sizes were checked by `reading.read_model`.
-
-    Args:
-        model: The model.
-        fuse: Run the passes; tests switch them off to show that they change no bit.
-    """
-    graph = make_graph(model)
-    _check_form(graph)
-    shapes = Shapes(graph)
-    result = partition(graph, walk(graph, shapes.of, shapes.batch))
-    return replace(result, network=optimise(result.network)) if fuse else result
-
-
-def _check_form(graph: Graph) -> None:
-    operators = {node.operator: node for node in reversed(graph.nodes)}
-    for name in ("QLinearConv", "ConvInteger", "QLinearMatMul", "QGemm", "QLinearAdd"):
-        if name in operators:
-            raise ModelError(
-                f"the file is in QOperator form, QDQ form is needed: {HOW_TO_QUANTISE}",
-                node=operators[name].name,
-                operator=name,
-            )
-    if not {"QuantizeLinear", "DequantizeLinear"} <= operators.keys():
-        raise ModelError(f"the model is not quantised: {HOW_TO_QUANTISE}")
-
+from fpga_ops.importer.partition import Partition
+from fpga_ops.importer.pipeline import import_model, import_original, import_proto
 
 __all__ = ["Partition", "import_model", "import_original", "import_proto"]

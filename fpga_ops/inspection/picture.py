@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fpga_ops.importer.partition import Part, Partition
+from fpga_ops.inspection.summary import detail
 from fpga_ops.ir.network import Conv, MaxPool, Step, sources
 
 COLOURS = {"Conv": "#4c78a8", "MaxPool": "#72b7b2", "GlobalAveragePool": "#72b7b2", "Add": "#eeca3b"}
@@ -101,8 +102,6 @@ def _links(axes: Any, step: Step, previous: str | None, place: dict[str, tuple[f
 
 def _box(axes: Any, partition: Partition, step: Step, x: float, y: float) -> None:
     from matplotlib.patches import FancyBboxPatch
-
-    from fpga_ops.commands.inspect import detail
 
     kind = type(step).__name__
     tensor = partition.network.tensors[step.output]

@@ -5,11 +5,7 @@ of the convolution per shape, and one launch per inference. `prepare` makes the 
 a plan. Kernels are in `fpga_ops/kernels/vector`.
 """
 
-from fpga_ops.vector.executable import (  # (`compile` is the name that every target has)
-    VectorExecutable,
-    compile,  # noqa: A004
-    prepare,
-    restore,
-)
+from fpga_ops.vector.compiler import compile, prepare, restore  # noqa: A004 (the name that every target has)
+from fpga_ops.vector.executable import VectorExecutable
 
 __all__ = ["VectorExecutable", "compile", "prepare", "restore"]

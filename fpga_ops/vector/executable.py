@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 import math
-import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,24 +16,14 @@ from fpga_ops.errors import DeviceError, InputError, NotFiniteError
 from fpga_ops.ir.classifier_head import Head
 from fpga_ops.ir.network import Float32Array, IntegerNetwork, UInt8Array
 from fpga_ops.runtime import opencl
-from fpga_ops.runtime.cache_directory import cache_directory
 from fpga_ops.runtime.memory import aligned
-from fpga_ops.vector import isa as isas
-from fpga_ops.vector import tiles
-from fpga_ops.vector.batching import Request, Turns, Work
-from fpga_ops.vector.plan import Plan, make_plan
+from fpga_ops.vector.addresses import address
+from fpga_ops.vector.batching import LaunchQueue, Request, Work
+from fpga_ops.vector.plan import Plan
 from fpga_ops.vector.source import CALL_HEADER, call_row, generate, sync_ints
-
-WORKERS_VARIABLE = "FPGA_OPS_WORKERS"
-"""How many cores an inference uses on a CPU, if not all."""
 
 FINE_GRAIN_SYSTEM = 4
 """CL_DEVICE_SVM_FINE_GRAIN_SYSTEM: kernels may follow any pointer of the host."""
-
-MOST_TOGETHER = 8
-"""Images of one launch, at most: each has activations of its own."""
-TOGETHER_PER_WORKER = 2
-"""Images of one launch for each core: so weights are read seldom, and cores seldom wait for each other."""
 
 MOST_RESULTS = 1 << 25
 """Bytes of outputs kept for one launch; fewer images are launched at once where outputs are large."""
@@ -139,18 +124,18 @@ class VectorExecutable:
         call = np.zeros(CALL_HEADER + rows * call_row(plan), np.int64)
         if self._head is not None:
             self._head_table = self._head.table()
-            call[1] = _address(self._head_table)
+            call[1] = address(self._head_table)
         self._spare: list[tuple[dict[str, npt.NDArray[Any]], int]] = []
         table = call[CALL_HEADER:].reshape(rows, -1)
         for number, result in enumerate(self._results, len(network.inputs)):
-            table[:, number] = _address(result) + np.arange(rows) * result[0].nbytes
+            table[:, number] = address(result) + np.arange(rows) * result[0].nbytes
         self._call, self._calls = call, call.data  # numpy's own access to single numbers is slower
-        self._scores_at = len(network.inputs) + len(network.outputs)  # in a row, and then the remark
-        self._remark_place = CALL_HEADER + self._scores_at + 1
+        self._scores_at = len(network.inputs) + len(network.outputs)  # in a row, and then the status
+        self._status_place = CALL_HEADER + self._scores_at + 1
         # where the address of the answer stands in the call for one image, and what stands there else
         self._answer_place = CALL_HEADER + (self._scores_at if self.makes_scores else len(network.inputs))
         self._no_answer = self._calls[self._answer_place]
-        self._turns = Turns(self._launch, rows)
+        self._launches = LaunchQueue(self._launch, rows)
         with opencl.checked("setting the kernel's arguments"):
             self._kernel = self._make_kernel()
         self._size = (plan.workers,)
@@ -182,12 +167,12 @@ class VectorExecutable:
         try:
             if self._in_place:
                 request = Request(arrays, images)
-                self._turns.run(request)
+                self._launches.run(request)
                 made = request.outputs
                 outputs = made[0] if images == 1 else [np.concatenate(every) for every in zip(*made, strict=True)]
             else:
                 with self._lock:
-                    if self._turns.closed:
+                    if self._launches.closed:
                         raise DeviceError("the executable is closed")
                     outputs = self._run_staged(arrays, images)
         except self._cl.Error as error:
@@ -205,20 +190,20 @@ class VectorExecutable:
         scores = np.empty((images, *self._head.shape), np.float32)
         request = Request(arrays, images, scores)
         try:
-            self._turns.run(request)
+            self._launches.run(request)
         except self._cl.Error as error:
             raise opencl.device_error("running the network", error) from error
         return {self._head.output: scores}
 
-    def of_one(self, image: Float32Array) -> dict[str, Any] | None:
+    def run_single(self, image: Float32Array) -> dict[str, Any] | None:
         """`scores`, or `run` without a head, for a network with one input, of an image of right dtype and size.
 
         None if other requests are under way, the image is not contiguous or there are several outputs: then these are
         to be called. After an inference nothing of the interpreter is left in the caches, so this does no more than it
         must, and almost all of it before the launch.
         """
-        turns = self._turns
-        if not self._one_answer or turns.waiting or not image.flags.c_contiguous or not turns.turn.acquire(False):
+        launches = self._launches
+        if not self._one_answer or launches.waiting or not image.flags.c_contiguous or not launches.turn.acquire(False):
             return None
         calls = self._calls
         try:
@@ -226,19 +211,19 @@ class VectorExecutable:
                 self._spare = self._make_spare()
             made, calls[self._answer_place] = self._spare.pop()
             calls[0] = 1
-            calls[CALL_HEADER] = _address(image)
+            calls[CALL_HEADER] = address(image)
             self._direct.run()  # type: ignore[union-attr]  # `_one_answer` says so
-            if not calls[self._remark_place]:
+            if not calls[self._status_place]:
                 return made
-            calls[self._remark_place] = 0
+            calls[self._status_place] = 0
             raise NotFiniteError(NOT_FINITE)
         except self._cl.Error as error:
             raise opencl.device_error("running the network", error) from error
         finally:
             calls[self._answer_place] = self._no_answer
-            turns.turn.release()
-            if turns.asleep:
-                turns.wake()
+            launches.turn.release()
+            if launches.asleep:
+                launches.wake()
 
     def _make_spare(self) -> list[tuple[dict[str, npt.NDArray[Any]], int]]:
         """Answers of one image yet to be filled, with their addresses: many at once are cheaper."""
@@ -249,12 +234,12 @@ class VectorExecutable:
             name, shape, dtype = self._head.output, self._head.shape, _FLOAT32
         size = dtype.itemsize * math.prod(shape)
         block = np.empty((max(1, min(SPARE, SPARE_BYTES // size)), 1, *shape), dtype)
-        return [({name: block[n]}, _address(block) + n * size) for n in range(len(block))]
+        return [({name: block[n]}, address(block) + n * size) for n in range(len(block))]
 
     def submit(self, inputs: Mapping[str, Float32Array]) -> Future[dict[str, UInt8Array]]:
         """As `run`, in the background. The arrays must not be changed before the future is done."""
         with self._lock:
-            if self._turns.closed:
+            if self._launches.closed:
                 raise DeviceError("the executable is closed")
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(max_workers=self.at_once + 1, thread_name_prefix="fpga_ops-vector")
@@ -269,7 +254,7 @@ class VectorExecutable:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True)
-        if not self._turns.close():
+        if not self._launches.close():
             return
         with self._lock:
             self._queue.finish()
@@ -354,15 +339,15 @@ class VectorExecutable:
         place = CALL_HEADER
         for request, image in work:
             for number, array in enumerate(request.arrays):
-                calls[place + number] = _address(array) + image * (array.nbytes // request.images)
+                calls[place + number] = address(array) + image * (array.nbytes // request.images)
             wanted = request.scores
-            calls[place + self._scores_at] = 0 if wanted is None else _address(wanted) + image * wanted[0].nbytes
+            calls[place + self._scores_at] = 0 if wanted is None else address(wanted) + image * wanted[0].nbytes
             place += step
         self._execute(len(work))
         for row, (request, image) in enumerate(work):
-            remark = CALL_HEADER + row * step + step - 1
-            if calls[remark]:
-                calls[remark] = 0
+            status = CALL_HEADER + row * step + step - 1
+            if calls[status]:
+                calls[status] = 0
                 request.error = NotFiniteError(NOT_FINITE)
             elif request.scores is None:
                 request.outputs[image] = [result[row : row + 1].copy() for result in self._results]
@@ -399,31 +384,6 @@ class VectorExecutable:
         return outputs
 
 
-_DATA = 2
-"""Where numpy's C interface has an array's address: behind the two words that every object of CPython begins with."""
-_WORDS = (ctypes.c_int64 * (1 << 44)).from_address(0)
-"""The memory of the process."""
-
-
-def _slow_address(array: npt.NDArray[Any]) -> int:
-    address: int = array.__array_interface__["data"][0]  # numpy describes the whole dtype for it, in Python
-    return address
-
-
-def _fast_address(array: npt.NDArray[Any]) -> int:
-    return _WORDS[(id(array) >> 3) + _DATA]
-
-
-def _address_function() -> Callable[[npt.NDArray[Any]], int]:
-    """How to get an array's address: from the object itself if it is there."""
-    probe = np.zeros(3)
-    fast = sys.implementation.name == "cpython" and _fast_address(probe) == _slow_address(probe)
-    return _fast_address if fast else _slow_address
-
-
-_address = _address_function()
-
-
 def _make_arena(plan: Plan) -> npt.NDArray[np.uint8]:
     """Memory for activations, zero points around every framed tensor; the maps are written by each inference."""
     arena = aligned(plan.arena_size)
@@ -436,132 +396,3 @@ def _make_arena(plan: Plan) -> npt.NDArray[np.uint8]:
 def works_in_place(device: opencl.OpenCLDevice) -> bool:
     """Whether kernels read and write the caller's arrays where they are."""
     return device.is_intel_cpu and bool(device.handle.svm_capabilities & FINE_GRAIN_SYSTEM)
-
-
-def default_workers(device: opencl.OpenCLDevice) -> int:
-    """Work-groups of the one-launch kernel: the cores, or fewer if `FPGA_OPS_WORKERS` says so."""
-    wanted = os.environ.get(WORKERS_VARIABLE, "")
-    if not wanted:
-        return max(1, device.units)
-    if not wanted.isdecimal() or not 1 <= int(wanted) <= 1024:
-        raise DeviceError(f"{WORKERS_VARIABLE} is '{wanted}': a number of cores, 1 or more, is expected")
-    return int(wanted)
-
-
-def compile(  # noqa: A001 (the name that every target has)
-    network: IntegerNetwork,
-    max_batch: int = 8,
-    device: opencl.OpenCLDevice | str | None = None,
-    cache_dir: Path | None = None,
-    *,
-    isa: str | None = None,
-    persistent: bool | None = None,
-    workers: int | None = None,
-    profile: bool = False,
-    serial: bool = False,
-    table: tiles.TileTable | None = None,
-    head: Head | None = None,
-) -> VectorExecutable:
-    """Compile a network for an OpenCL device.
-
-    Args:
-        network: What to execute.
-        max_batch: Largest number of images of one inference.
-        device: A device's name or an OpenCL device (`devices.find` gives both); None takes the CPU.
-        cache_dir: Where programs and verdicts are kept; None is the user's cache.
-        isa: Name of the instruction set to use, one that works on the device; None lets `isa.choose` decide.
-        persistent: One launch per inference; None decides by what the device offers.
-        workers: Concurrent work-groups; None is the device's compute units.
-        profile: Record the time of each task (`task_times`, `layer_times`); needs the one-launch kernel.
-        serial: Layers do not overlap, so that `layer_times` are theirs.
-        table: Tiles to use instead of those by rule, with their instruction set and workers.
-        head: What follows the network, for `scores`.
-
-    Raises:
-        DeviceError: No device, or it cannot build or hold the network.
-        ModelError: The network is beyond what the kernels hold.
-    """
-    setup = _set_up(device, max_batch, cache_dir, isa, persistent, workers, table)
-    return setup.executable(setup.plan(network, serial=serial), max_batch, head, profile=profile)
-
-
-def prepare(network: IntegerNetwork, max_batch: int, device: str, cache_dir: Path | None = None) -> Plan:
-    """The plan of a network for a device, for `restore`; arguments and errors as of `compile`."""
-    return _set_up(device, max_batch, cache_dir).plan(network)
-
-
-def restore(
-    plan: Plan, max_batch: int, device: str, cache_dir: Path | None = None, head: Head | None = None
-) -> VectorExecutable | None:
-    """A plan of an earlier process on a device; None if it was made for another device or setting.
-
-    Args: as of `compile`.
-
-    Raises:
-        DeviceError: No device, or it cannot build or hold the network.
-    """
-    setup = _set_up(device, max_batch, cache_dir)
-    return setup.executable(plan, max_batch, head) if plan.purpose == setup.purpose else None
-
-
-@dataclass(frozen=True)
-class _Setup:
-    """A device with all that a plan depends on, the network aside."""
-
-    device: opencl.OpenCLDevice
-    folder: Path
-    table: tiles.TileTable
-    persistent: bool
-    plan_batch: int
-
-    @property
-    def purpose(self) -> str:
-        """Names it, for plans that are kept."""
-        table = self.table
-        options = (table.isa.name, table.workers, table.small, table.persistent)
-        return hashlib.sha256(repr((self.device.key, self.persistent, self.plan_batch, options)).encode()).hexdigest()
-
-    def plan(self, network: IntegerNetwork, *, serial: bool = False) -> Plan:
-        """A network's plan for it."""
-        plan = make_plan(network, self.plan_batch, self.table, serial=serial).without_weights()
-        return plan if serial else replace(plan, purpose=self.purpose)
-
-    def executable(self, plan: Plan, max_batch: int, head: Head | None, *, profile: bool = False) -> VectorExecutable:
-        """A plan made for it, ready to run."""
-        standard = self.table.isa.portable  # and nothing else
-        gives_way = self.persistent and not standard and isas.can_yield(self.device, self.folder)
-        return VectorExecutable(
-            plan, self.device, self.folder, max_batch, persistent=self.persistent, gives_way=gives_way,
-            profile=profile, head=head,
-        )  # fmt: skip
-
-
-def _set_up(
-    device: opencl.OpenCLDevice | str | None,
-    max_batch: int,
-    cache_dir: Path | None,
-    isa: str | None = None,
-    persistent: bool | None = None,
-    workers: int | None = None,
-    table: tiles.TileTable | None = None,
-) -> _Setup:
-    """What `compile` was not told. Arguments and errors as there."""
-    folder = cache_directory(cache_dir)
-    if device is None or isinstance(device, str):
-        from fpga_ops.devices import find
-
-        name = device or "cpu"
-        device = find(name)[1]
-        if device is None:
-            raise DeviceError(f"device '{name}' is not an OpenCL device")
-    if persistent is None:
-        persistent = device.is_intel_cpu
-    if table is None:
-        count = workers or default_workers(device)
-        chosen = isas.by_name(isa) if isa is not None else isas.choose(device, folder)
-        if not (persistent or chosen.portable):
-            raise DeviceError(f"'{chosen.name}' needs the one-launch kernel: layers one by one are for 'portable'")
-        table = tiles.TileTable(count, chosen, persistent=persistent, small=device.is_emulator)
-    # in place, images of several callers go together, and those of one caller need not
-    together = min(MOST_TOGETHER, TOGETHER_PER_WORKER * table.workers)
-    return _Setup(device, folder, table, persistent, together if works_in_place(device) else max_batch)

@@ -42,7 +42,7 @@ class InstructionSet:
         lanes: Sums of 32 bits in a register.
         step_bytes: Bytes of the window that are multiplied at a time.
         weight_bytes: Of one packed weight.
-        lists: Steps of the window are listed, in two classes (`packing.pack_listed`), because sums of 16 bits saturate.
+        saturates: Sums of 16 bits do: bytes are multiplied where they cannot, elsewhere words (`shapes.Form`).
         flushes: Sums are float32 and must move to integers before they leave 2^24.
         pairs: It sums products of words in pairs, which Winograd's form takes.
     """
@@ -54,7 +54,7 @@ class InstructionSet:
     lanes: int = 8
     step_bytes: int = 4
     weight_bytes: int = 1
-    lists: bool = False
+    saturates: bool = False
     flushes: bool = False
     pairs: bool = True
 
@@ -79,9 +79,9 @@ SETS = (
         "avx_vnni", "AVX-VNNI, 256 bits", (frozenset({"avx2", "avx_vnni"}), frozenset({"avx512vl", "avx512_vnni"}))
     ),
     InstructionSet(
-        "avx512bw", "AVX-512 without VNNI", (frozenset({"avx512f", "avx512bw", "avx512vl"}),), 32, 16, lists=True
+        "avx512bw", "AVX-512 without VNNI", (frozenset({"avx512f", "avx512bw", "avx512vl"}),), 32, 16, saturates=True
     ),
-    InstructionSet("avx2", "AVX2", (frozenset({"avx2", "fma"}),), lists=True),
+    InstructionSet("avx2", "AVX2", (frozenset({"avx2", "fma"}),), saturates=True),
     PORTABLE,
 )
 """Best first. `portable` works everywhere."""

@@ -56,8 +56,7 @@ def yields(platform: str, device: str) -> bool:
 def multiplies(entry: isa.InstructionSet, platform: str, device: str) -> bool:
     """Whether the set's products are right, at the ends of their ranges too."""
     rng = np.random.default_rng(1)
-    # pairs of weights beyond 128 saturate 16 bits where steps are listed, and are not given to it there
-    most = 64 if entry.lists else 128
+    most = 64 if entry.saturates else 128  # such pairs can saturate with no bytes
     weights = rng.integers(-most, most, (16, 4)).astype(np.int8)
     weights[0], weights[1] = most - 1, -most
     pairs = rng.integers(-6272, 6273, (16, 2)).astype(np.int16)

@@ -6,8 +6,7 @@ Passes, in this order: fuse each stem with its max-pool, decide channels and fra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -27,7 +26,6 @@ from fpga_ops.ir.network import (
     sources,
     step_operations,
 )
-from fpga_ops.runtime.memory import aligned
 from fpga_ops.vector import packing, winograd
 from fpga_ops.vector.isa import InstructionSet
 from fpga_ops.vector.layout import ALIGNMENT, VECTOR, Arena, Layout, round_up, stored_channels
@@ -44,8 +42,6 @@ FIELDS = (
 RULE_LONGS = 11
 RECORD = len(FIELDS) + RULE_LONGS
 MAX_ARENA = 1 << 34
-PACKERS = 4
-"""Threads that pack weights."""
 FUSED_WEIGHTS = 1 << 16
 """A convolution is fused with its max-pool if its weights, read once per row, are at most this many bytes."""
 
@@ -104,7 +100,7 @@ class Plan:
         constants: Packed weights and parameters, where a CPU may read them as they are.
         records: `int64[layers + 1, RECORD]`.
         arena_size: Bytes of activations for `max_batch` images.
-        purpose: Names device, tiles and options that it was made for; empty if it is not to be kept.
+        build_key: Names device, tiles and options that it was made for; empty if it is not to be kept.
     """
 
     network: IntegerNetwork
@@ -118,36 +114,12 @@ class Plan:
     constants: npt.NDArray[np.uint8]
     records: npt.NDArray[np.int64]
     arena_size: int
-    purpose: str = ""
+    build_key: str = ""
 
     def without_weights(self) -> Plan:
         """The same without what the weights were packed from, which is not needed to run it."""
         layers = [replace(layer, step=None) if isinstance(layer.step, Conv) else layer for layer in self.layers]
         return replace(self, network=replace(self.network, steps=()), layers=layers)
-
-
-@dataclass
-class _Constants:
-    """Collects bytes to be packed, each piece aligned."""
-
-    size: int = 0
-    pieces: list[tuple[int, Callable[[], npt.NDArray[np.uint8]]]] = field(default_factory=list)
-
-    def put(self, size: int, make: Callable[[], npt.NDArray[np.uint8]]) -> int:
-        offset, self.size = self.size, self.size + round_up(size, ALIGNMENT)
-        self.pieces.append((offset, make))
-        return offset
-
-    def joined(self) -> npt.NDArray[np.uint8]:
-        result = aligned(self.size + 4096)  # what prefetching may touch
-
-        def fill(piece: tuple[int, Callable[[], npt.NDArray[np.uint8]]]) -> None:
-            content = piece[1]()
-            result[piece[0] : piece[0] + content.size] = content
-
-        with ThreadPoolExecutor(PACKERS) as pool:  # numpy copies without holding up other threads
-            list(pool.map(fill, self.pieces))
-        return result
 
 
 @dataclass
@@ -167,7 +139,7 @@ class _Context:
     table: TileTable
     isa: InstructionSet
     places: dict[str, Layout] = field(default_factory=dict)
-    constants: _Constants = field(default_factory=_Constants)
+    constants: packing.Constants = field(default_factory=packing.Constants)
     cases: dict[ConvShape, int] = field(default_factory=dict)
 
 
@@ -368,7 +340,8 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
     output = context.network.tensors[step.output]
     source, written = places[step.source], places[layer.writes]
     pooled = written.height if layer.pool else 0
-    shape, matrix = geometry(step, source.channels, written.channels, output, pooled)
+    relu = _after_relu(context.network, step.source)
+    shape, matrix = geometry(step, source.channels, written.channels, output, pooled, relu=relu)
     tile = context.table.choose(shape)
     rule, add = step.requantise, step.add
     vectors = 4 if tile.winograd else tile.vectors
@@ -386,14 +359,13 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
         layer.group_bytes = 2 * winograd.FREQUENCIES * shape.in_channels * winograd.PANEL
     else:
         panels = shape.out_channels // (16 * tile.vectors)
-        if isa.lists:
-            steps = packing.classify(matrix, tile.vectors)
-            pack = partial(packing.pack_listed, matrix, tile.vectors, steps, conv_shape.step_places())
-            layer.panel_bytes = steps.panel_bytes(tile.vectors)
+        form = shape.form(isa)
+        layer.panel_bytes = shape.window * 16 * tile.vectors * form.weight_bytes
+        if form.checked:
+            front, pack = packing.limit_bytes(shape.window), partial(packing.pack_checked, matrix, tile.vectors)
         else:
-            pack = partial(packing.pack_weights, matrix, tile.vectors, isa.step_bytes)
-            layer.panel_bytes = shape.window * 16 * tile.vectors * isa.weight_bytes
-        layer.weights = constants.put(panels * layer.panel_bytes, pack)
+            front, pack = 0, partial(packing.pack_weights, matrix, tile.vectors, form.step_bytes)
+        layer.weights = front + constants.put(front + panels * layer.panel_bytes, pack)
         layer.group_bytes = layer.panel_bytes * tile.panels
     layer.parameters = constants.put(
         packing.PARAMETER_BYTES * written.channels,
@@ -410,6 +382,12 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
     else:
         layer.rows, layer.rows_per_task = shape.pixels, tile.strip
         layer.tasks = -(-shape.pixels // tile.strip) * layer.groups
+
+
+def _after_relu(network: IntegerNetwork, name: str) -> bool:
+    """Whether a tensor is what a convolution's or a sum's ReLU left."""
+    made = any(isinstance(step, (Conv, Add)) and step.output == name for step in network.steps)
+    return made and network.tensors[name].zero_point == 0
 
 
 def _records(

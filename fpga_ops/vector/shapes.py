@@ -11,7 +11,7 @@ from fpga_ops.ir.network import Conv, MaxPool, Tensor
 from fpga_ops.vector import winograd
 from fpga_ops.vector.isa import InstructionSet
 from fpga_ops.vector.layout import VECTOR, Layout, round_up
-from fpga_ops.vector.packing import list_bytes
+from fpga_ops.vector.packing import limit_bytes
 
 FLOAT_EXACT = 512
 """Products of uint8 and int8 whose sum float32 holds exactly: 512 * 255 * 128 < 2^24."""
@@ -19,6 +19,12 @@ FLOAT_EXACT = 512
 
 MANY_PIXELS = 100
 """From here on a map does not fit the first-level cache, and its next pixels are fetched ahead."""
+
+
+CHECKED_CHANNELS = 32
+"""Bytes of a vector in which pixels are checked."""
+CHECKED_SEGMENT = 4 << 16
+"""Its steps are numbered in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,27 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Form:
+    """In what form a convolution multiplies (kernels/vector/conv.cl).
+
+    Attributes:
+        step_bytes: Bytes of the window that are multiplied at a time.
+        weight_bytes: Of one packed weight.
+        checked: The pixels decide which steps are summed in 16 bits.
+        window_bytes: Of one byte of the window where it is made wider before it is multiplied, else 0.
+    """
+
+    step_bytes: int
+    weight_bytes: int
+    checked: bool = False
+    window_bytes: int = 0
+
+
+WORDS = Form(2, 2, window_bytes=2)
+CHECKED = Form(4, 1, checked=True)
+
+
+@dataclass(frozen=True)
 class Geometry:
     """What a convolution reads and writes, tiling aside.
 
@@ -54,6 +81,7 @@ class Geometry:
         group_out, group_in: Output channels per group, and source bytes from group to group.
         pooled_rows: Output rows of the fused pool; 0 without one.
         winograd: Whether the weights allow that form.
+        relu: Whether the source is what a ReLU left: many zeros and few large values.
     """
 
     in_channels: int
@@ -70,6 +98,17 @@ class Geometry:
     residual: bool
     pooled_rows: int = 0
     winograd: bool = False
+    relu: bool = False
+
+    def form(self, entry: InstructionSet) -> Form:
+        """How an instruction set multiplies for it, Winograd's form aside.
+
+        Where sums of 16 bits saturate, checking the pixels pays if these are mostly small; and it takes whole vectors.
+        """
+        if not entry.saturates:
+            return Form(entry.step_bytes, entry.weight_bytes, window_bytes=4 if entry.flushes else 0)
+        whole = self.in_channels % CHECKED_CHANNELS == 0 and not self.group_in and not self.pooled_rows
+        return CHECKED if self.relu and whole and self.segment < CHECKED_SEGMENT else WORDS
 
     @property
     def pixels(self) -> int:
@@ -96,7 +135,7 @@ class Geometry:
 
 
 def geometry(
-    step: Conv, source_channels: int, out_channels: int, output: Tensor, pooled_rows: int = 0
+    step: Conv, source_channels: int, out_channels: int, output: Tensor, pooled_rows: int = 0, *, relu: bool = False
 ) -> tuple[Geometry, npt.NDArray[np.int8]]:
     """Geometry of a convolution and its weights as `int8[out_channels, window bytes]`, padded with zeros."""
     count, kernel_height, kernel_width, per_group = step.weights.shape
@@ -116,6 +155,7 @@ def geometry(
         source_channels, out_channels, (kernel_height, kernel_width), step.strides, output.height, output.width, rows,
         segment, row_taps, group_out if group_in else out_channels, group_in, step.residual is not None, pooled_rows,
         not pooled_rows and winograd.suits(step, source_channels, out_channels, output.height, output.width),
+        relu,
     )  # fmt: skip
     matrix = np.zeros((out_channels, rows, segment), np.int8)
     if group_in:
@@ -162,16 +202,12 @@ class ConvShape:
         g = self.geometry
         if self.tile.winograd:
             return winograd.scratch_bytes(self.tile.strip * winograd.tiles(g.width), g.in_channels)
-        width = 4 if entry.flushes else 2 if entry.lists else 0
-        return width * (self.tile.pixels * g.window + 16)
-
-    def step_places(self) -> npt.NDArray[np.int32]:
-        """Where in the source each step of four bytes of the window is: `int32[steps]`."""
-        g = self.geometry
-        row, within = np.divmod(np.arange(0, g.window, 4), g.segment)
-        down, right = np.divmod(row, g.row_taps)
-        places: npt.NDArray[np.int32] = ((down * self.pitch + right) * g.in_channels + within).astype(np.int32)
-        return places
+        form = g.form(entry)
+        if form.checked:  # lists, and for one tile what is multiplied as words; or lists for each tile of a task
+            lists = 2 * round_up(g.rows + g.window // 4, 32)
+            tiles = -(-self.tile.strip // self.tile.pixels)
+            return lists + 2 * self.tile.pixels * g.window if self.tile.pixels_outer else lists * tiles
+        return form.window_bytes * (self.tile.pixels * g.window + 16)
 
     def defines(self, identity: int, entry: InstructionSet) -> dict[str, int]:
         """Macros for the kernel file."""
@@ -186,7 +222,7 @@ class ConvShape:
             "CONTIGUOUS": int(window_step and g.pixels > MANY_PIXELS),
             "RESIDUAL": int(g.residual), "PLAIN": int(self.plain),
             "PLAIN_SUM": int(self.plain_sum), "AHEAD": int(g.window * t.vectors * 16 >= 24000 and not self.pool),
-            "BLOCK": g.segment, "LIST_BYTES": list_bytes(g.window),
+            "BLOCK": g.segment, "CHECKED": int(g.form(entry).checked), "LIMIT_BYTES": limit_bytes(g.window),
         }  # fmt: skip
         if entry.flushes:
             macros["BLOCK"] = max(d for d in range(1, FLOAT_EXACT + 1) if g.segment % d == 0)

@@ -70,9 +70,13 @@ def cuts(
 
     best = sorted(choices, key=cost)
     # bytes of weights; where a tile is widened, that is done once for all panels of its task
-    near = 140000 if isa.lists or isa.flushes else 40000
+    near = 140000 if isa.saturates or isa.flushes else 40000
     return [
-        (strip, per_task, per_task > 1 and geometry.window * 16 * vectors * per_task * isa.weight_bytes <= near)
+        (
+            strip,
+            per_task,
+            per_task > 1 and geometry.window * 16 * vectors * per_task * geometry.form(isa).weight_bytes <= near,
+        )
         for strip, per_task, _, _ in best
     ]
 

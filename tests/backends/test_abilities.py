@@ -27,7 +27,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "tritonserver"
 
 
-@pytest.mark.parametrize("abilities", [frozenset(), EVERY, *({ability} for ability in Ability)], ids=str)
+@pytest.mark.parametrize(
+    "abilities", [frozenset(), EVERY, *({ability} for ability in Ability)], ids=["none", "all", *Ability]
+)
 def test_each_ability_is_found(root: Path, abilities: frozenset[Ability]) -> None:
     write_tree(root, abilities)
     found = find_installation().abilities

@@ -16,7 +16,7 @@ import pytest
 
 import fpga_ops
 from tests.fpga_ops.onnx_models import quantise, resnet
-from triton_server.plugin.failover import Chain, Failure
+from triton_server.plugin.failover import Failover, Failure
 from triton_server.repository.known_answers import Golden
 
 FLIPS = 300
@@ -117,7 +117,7 @@ def test_a_flip_takes_the_device_out_and_the_reference_takes_over(onnx_file: Pat
         opened.append(fpga_ops.load(onnx_file, device))
         return opened[-1]
 
-    chain = Chain(load, ("cpu", "reference"), timeout_s=60, on_failure=seen.append)
+    chain = Failover(load, ("cpu", "reference"), timeout_s=60, on_failure=seen.append)
     chain.set_golden(golden)
     assert (chain.device, seen) == ("cpu", [])
     memory = DeviceMemory(opened[0])

@@ -1,4 +1,4 @@
-"""The listener of the gate and the health end point, with more connections than it keeps."""
+"""The listener of the outage responder and the health end point, with more connections than it keeps."""
 
 from __future__ import annotations
 

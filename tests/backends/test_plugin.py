@@ -60,7 +60,7 @@ def answers(model: Any, *batches: np.ndarray) -> list[Any]:
     """The answers to requests of one batch, also that which is sent afterwards."""
     requests = [Request({"images": images}) for images in batches]
     returned = model.execute(requests)
-    model._afterwards.close()
+    model._late_response.close()
     return [*returned[:-1], *requests[-1].answers]
 
 

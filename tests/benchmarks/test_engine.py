@@ -11,7 +11,7 @@ import fpga_ops
 from fpga_ops.devices import find
 from fpga_ops.vector import isa
 from tests.fpga_ops.onnx_models import quantise, resnet
-from triton_fpga_bench.engine import race
+from triton_fpga_bench.engine import command, race
 
 
 @pytest.mark.skipif(
@@ -39,9 +39,9 @@ def test_each_instruction_set_is_raced(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("FPGA_OPS_ISA", raising=False)
     model = quantise(resnet(softmax=True), tmp_path / "model.onnx")
     parser = argparse.ArgumentParser()
-    race.register(parser)
+    command.register(parser)
     options = ["--what", "isas", "--peers", "ort_int8", "--rounds", "1", "--patience", "0", "--model", str(model)]
-    found = race.measure(parser.parse_args(options))
+    found = command.measure(parser.parse_args(options))
     device = find("cpu")[1]
     assert device is not None
     assert list(found["isas"]) == [entry.name for entry in isa.SETS if isa.may_work(entry, device)]

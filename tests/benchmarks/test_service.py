@@ -58,8 +58,8 @@ def test_the_light_generator_sends_whole_requests_over_all_its_connections(jets:
     fake = FakeTriton()
     values = np.arange(jets * 800, dtype=np.float32).reshape(jets, 200, 4)
     body = inputs.encode("top_tagger", "constituents", values)
-    with serving(fake) as (_, address), Generator(address, body, 4) as generator:
-        closed = generator.run(Job(3.0, 0.1, in_flight=8))  # long, for it runs at the lowest priority
+    with serving(fake) as (_, address), Generator(address, body, 4, niceness=0) as generator:
+        closed = generator.run(Job(3.0, 0.1, in_flight=8))
         opened = generator.run(Job(0.5, 0.0, rate=20.0))
     assert closed.ended == {"ok": closed.sent}
     assert opened.ended == {"ok": 10}
@@ -79,7 +79,7 @@ def test_the_light_generator_tells_how_requests_ended_and_that_it_did() -> None:
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
 
     body = service_pb2.ModelInferRequest(model_name="top_tagger").SerializeToString()
-    with serving(FakeTriton(behaviour=refuse)) as (server, address), Generator(address, body) as generator:
+    with serving(FakeTriton(behaviour=refuse)) as (server, address), Generator(address, body, niceness=0) as generator:
         ended = generator.run(Job(0.2, 0.0, in_flight=2)).ended
         server.stop(0).wait(5)
         with pytest.raises(ClientError, match="ended with code"):

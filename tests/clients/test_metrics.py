@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from sonic_client.demo.roc import auc, roc_curve
 from sonic_client.errors import JetError
 
 
 @pytest.mark.parametrize("levels", [3, 50, 10**6])
-def test_auc_equals_the_usual_one_with_and_without_ties(levels: int) -> None:
+def test_auc_is_the_share_of_pairs_in_order_with_and_without_ties(levels: int) -> None:
     rng = np.random.default_rng(levels)
     is_top = rng.random(500) < 0.4
     scores = (np.floor((rng.random(500) + 0.5 * is_top) * levels) / levels).astype(np.float32)
-    assert auc(is_top, scores) == pytest.approx(roc_auc_score(is_top, scores), abs=1e-12)
+    lead = scores[is_top][:, None] - scores[~is_top][None, :]
+    assert auc(is_top, scores) == pytest.approx(np.mean((lead > 0) + 0.5 * (lead == 0)), abs=1e-12)
 
 
 def test_the_curve_goes_from_nothing_to_everything() -> None:

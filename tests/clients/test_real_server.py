@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_images(grpc_url: str, http_url: str, shared: bool) -> None:
             with pytest.raises(JetError, match="images"):
                 client.tag(random_jets(2))
     assert np.array_equal(*results)
-    assert not list(Path("/dev/shm").glob("sonic-*"))  # noqa: S108
+    assert not list(Path("/dev/shm").glob(f"sonic-{os.getpid()}-*"))  # noqa: S108
 
 
 def test_shared_memory_is_chosen_by_measurement(grpc_url: str) -> None:

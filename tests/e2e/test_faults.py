@@ -24,7 +24,7 @@ from triton_server import TritonServer
 from triton_server.server import launch
 from triton_server.server import server as module
 from triton_server.supervisor.processes import find_stubs, state
-from triton_server.workarounds import FAULTS
+from triton_server.workarounds.faults import FAULTS
 
 pytestmark = pytest.mark.server
 
@@ -59,8 +59,8 @@ def test_the_batcher_sleeps_in(repository: Path, tmp_path: Path, monkeypatch: py
     backend = without(
         tmp_path / "plugin",
         "from triton_server.workarounds import late_response, thread_priority",
-        "late_response.Afterwards.keep_last = lambda self, requests, responses: responses",
-        "thread_priority.Precedence.seek = lambda self: None",
+        "late_response.LateResponse.keep_last = lambda self, requests, responses: responses",
+        "thread_priority.ThreadPriority.seek = lambda self: None",
     )
     monkeypatch.setattr(module, "backend_folder", lambda: backend)
     monkeypatch.setattr(launch, "yield_to_the_woken", lambda: None)
@@ -127,4 +127,4 @@ def test_each_fault_names_what_there_is() -> None:
         assert all(importlib.util.find_spec(f"triton_server.{name}") is not None for name in fault.against), fault.name
     folder = ROOT / "backends" / "triton_server" / "workarounds"
     listed = {name.removeprefix("workarounds.") for fault in FAULTS for name in fault.against}
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} <= listed
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "faults"} <= listed

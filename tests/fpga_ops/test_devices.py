@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fpga_ops.devices import devices, find, register, run
+from fpga_ops.commands.devices import register, run
+from fpga_ops.devices import devices, find
 from fpga_ops.errors import DeviceError
 from fpga_ops.runtime import opencl
 from fpga_ops.runtime.cache_directory import cache_directory

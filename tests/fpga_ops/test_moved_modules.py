@@ -59,6 +59,20 @@ def test_a_package_that_was_a_module_still_has_its_names() -> None:
         triton_server.server.nothing  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "place"),
+    [
+        ("fpga_ops.devices", "board_list", "fpga_ops.commands.devices"),
+        ("fpga_ops.devices", "run", "fpga_ops.commands.devices"),
+        ("fpga_ops.network", "IntegerNetwork", "fpga_ops.ir.network"),
+    ],
+)
+def test_what_moved_out_of_a_module_is_found_there(module: str, name: str, place: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"'{module}.{name}' is now '{place}.{name}'"):
+        found = getattr(importlib.import_module(module), name)
+    assert found is getattr(importlib.import_module(place), name)
+
+
 def test_a_name_that_never_was_is_not_found() -> None:
     with pytest.raises(ModuleNotFoundError), warnings.catch_warnings():
         importlib.import_module("fpga_ops.nothing")

@@ -201,9 +201,9 @@ def test_a_plan_is_for_one_setting(classifier, cache, imports, monkeypatch, what
         with fpga_ops.load(classifier, "cpu", max_batch=3, cache_dir=cache) as network:
             assert len(network.run(images(3))) == 1
     elif what == "instruction set":
-        from fpga_ops.vector import executable, isa
+        from fpga_ops.vector import compiler, isa
 
-        monkeypatch.setattr(executable.isas, "choose", lambda *_: isa.PORTABLE)
+        monkeypatch.setattr(compiler.isas, "choose", lambda *_: isa.PORTABLE)
     else:
         from fpga_ops.runtime import opencl
 

@@ -35,7 +35,7 @@ class DeviceAbortedError(DeviceError):
     """A device whose driver ends the process, or never comes back, when the device is opened."""
 
 
-class FirstUse:
+class DeviceTrial:
     """Keeps the notes of one instance, in ``folder`` (None: nowhere, and nothing is tried).
 
     The instance ends itself when the device is not open, and has not given its known answers, after ``limit_s``.

@@ -6,9 +6,8 @@ no answer. A device of another precision (block floating point, say) gives other
 
 import contextlib
 import itertools
-import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.errors import DeviceError, FpgaOpsError, ModelError
+from triton_server.plugin.device_thread import Arrays, DeviceThread
 from triton_server.plugin.device_trial import DeviceAbortedError
 from triton_server.protocol import FIRST, LAST, SPARE, Code, coded
 from triton_server.repository.known_answers import Golden
-
-Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class Network(Protocol):
@@ -57,7 +55,7 @@ class NoDeviceError(FpgaOpsError):
     """Every device of the list has failed. No failure of a device: none is there to be taken out."""
 
 
-class Chain:
+class Failover:
     """Runs on the first device of ``devices`` that works; ``load`` opens a network on a device.
 
     ``run`` and ``self_test`` may be called from different threads; one inference runs at a time. ``on_failure`` is
@@ -83,7 +81,7 @@ class Chain:
         self._on_failure = on_failure
         self._on_settled = on_settled
         self._network: Network | None = None
-        self._worker: _Worker | None = None
+        self._thread: DeviceThread | None = None
         self._lock = threading.Lock()
         self._golden: Golden | None = None
         self.failures: list[Failure] = []
@@ -194,10 +192,10 @@ class Chain:
         return outputs, made[0] if len(made) == 1 else None
 
     def _call(self, inputs: Arrays, *, features: bool = False) -> Any:
-        if self._worker is None or self._network is None:
+        if self._thread is None or self._network is None:
             raise NoDeviceError(self._exhausted())
         method = self._network.features if features else self._network.run_timed
-        return self._worker.call(method, inputs, self._timeout_s)
+        return self._thread.call(method, inputs, self._timeout_s)
 
     def _take_out(self, error: BaseException) -> None:
         self._record(self.device, error)
@@ -222,7 +220,7 @@ class Chain:
                 network.close()
                 continue
             self.description, self.device = {**description, "device": device}, device
-            self._network, self._worker = network, _Worker()
+            self._network, self._thread = network, DeviceThread()
             return
         self._ended = True
         raise NoDeviceError(self._exhausted())
@@ -249,7 +247,7 @@ class Chain:
 
     def _drop(self, *, abandon: bool = False) -> None:
         network, self._network = self._network, None
-        worker, self._worker = self._worker, None
+        worker, self._thread = self._thread, None
         if worker is not None:
             worker.end()
         if network is not None and not abandon:  # closing a device that hangs would hang
@@ -275,38 +273,6 @@ class _OtherPrecisionError(DeviceError):
 
 _FAILURES = (DeviceError, RuntimeError, MemoryError, TimeoutError, OSError)
 """What a device's failure looks like: our own error, pyopencl's (a RuntimeError), and the system's."""
-
-
-class _Worker:
-    """One thread that calls the device, so that a call that never returns can be given up."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[[Arrays], Any], Arrays] | None] = queue.SimpleQueue()
-        self._results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="device", daemon=True).start()
-
-    def call(self, function: Callable[[Arrays], Any], inputs: Arrays, timeout_s: float) -> Any:
-        """Call in the thread and wait. Raises what it raised, or TimeoutError."""
-        self._jobs.put((function, inputs))
-        try:
-            result, error = self._results.get(timeout=timeout_s)
-        except queue.Empty:
-            raise TimeoutError(f"the device gave no answer in {timeout_s:g} s") from None
-        if error is not None:
-            raise error
-        return result
-
-    def end(self) -> None:
-        """Let the thread end when its call returns."""
-        self._jobs.put(None)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            function, inputs = job
-            try:
-                self._results.put((function(inputs), None))
-            except BaseException as error:  # noqa: BLE001 - handed to the caller, who judges it
-                self._results.put((None, error))
 
 
 def split_rows(outputs: Arrays, counts: list[int]) -> list[dict[str, npt.NDArray[Any]]]:

@@ -9,12 +9,12 @@ import select
 import signal
 
 
-def hold(leash: str | None) -> None:
-    """Let the kernel send SIGKILL to this process when nobody holds the other end any more. None: there is no leash."""
-    if leash is None:
+def hold(pipe: str | None) -> None:
+    """Let the kernel send SIGKILL to this process when nobody holds the other end any more. None: there is no pipe."""
+    if pipe is None:
         return
     # Opened anew: signal and owner belong to an open file, and all stubs inherit the same one.
-    end = os.open(f"/proc/self/fd/{leash}", os.O_RDONLY | os.O_NONBLOCK)
+    end = os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK)
     fcntl.fcntl(end, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) | os.O_ASYNC)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fpga_ops.calibration import SCALING_PARAMETER
 from fpga_ops.errors import FpgaOpsError
 from triton_server.protocol import DEVICE_VARIABLE
 
@@ -32,6 +33,8 @@ class Settings:
     """A device that is not open, and has not given its known answers, after this time never will."""
     require_hashes: bool = False
     """Refuse a version without a model card that holds the hash of model.onnx."""
+    temperature_scaling: bool = False
+    """Divide the logits of every answer by the temperature in the version's model card."""
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
@@ -40,7 +43,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     Raises SettingsError, which names the parameter, what was expected and what came.
     """
     given = {name: str(entry.get("string_value", "")) for name, entry in config.get("parameters", {}).items()}
-    known = {"device", "precision", "contract", "require_hashes"}
+    known = {"device", "precision", "contract", "require_hashes", SCALING_PARAMETER}
     known |= {"self_test_interval_s", "device_timeout_s", "open_timeout_s"}
     for name in given:
         if name not in known and not name.isupper():  # upper case is Triton's own
@@ -53,7 +56,8 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         self_test_interval_s=_seconds("self_test_interval_s", given, default.self_test_interval_s),
         device_timeout_s=_seconds("device_timeout_s", given, default.device_timeout_s),
         open_timeout_s=_seconds("open_timeout_s", given, default.open_timeout_s),
-        require_hashes=_one_of("require_hashes", given.get("require_hashes", "false"), ("true", "false")) == "true",
+        require_hashes=_truth("require_hashes", given),
+        temperature_scaling=_truth(SCALING_PARAMETER, given),
     )
 
 
@@ -68,6 +72,10 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise SettingsError(f"parameter '{name}': expected {' or '.join(allowed)}, came {value!r}")
     return value
+
+
+def _truth(name: str, given: Mapping[str, str]) -> bool:
+    return _one_of(name, given.get(name, "false"), ("true", "false")) == "true"
 
 
 def _seconds(name: str, given: Mapping[str, str], default: float) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fpga_ops.runtime.onnxruntime_import import disable_telemetry
 from triton_server.errors import ServerStartError
-from triton_server.protocol import LEASH_VARIABLE
+from triton_server.protocol import PARENT_PIPE_VARIABLE
 from triton_server.server.abilities import Abilities, Ability
 from triton_server.server.admin_key import ADMIN_HEADER
 from triton_server.server.installation import Installation
@@ -94,14 +94,14 @@ def launch(
 
     def keep() -> None:
         yield_to_the_woken()
-        leash, held = os.pipe()
+        parent_pipe, held = os.pipe()
         try:
             with contextlib.ExitStack() as stack:
-                stack.callback(os.close, leash)
+                stack.callback(os.close, parent_pipe)
                 output = None if log is None else stack.enter_context(log.open("ab"))
                 process = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(program), str(os.getpid()), *command],
-                    env={**environment, LEASH_VARIABLE: str(leash)}, pass_fds=[leash],
+                    env={**environment, PARENT_PIPE_VARIABLE: str(parent_pipe)}, pass_fds=[parent_pipe],
                     stdin=subprocess.DEVNULL, stdout=_stderr() if output is None else output, stderr=output,
                     umask=0o077,
                     start_new_session=True,  # Ctrl-C is for the one who watches, who then stops the server

@@ -226,7 +226,7 @@ class TritonServer:
         if self.pid is not None:
             hide_argument(self.pid, self.admin_key)
         self.protect()
-        if not self._share_ports:  # else the gate might answer; who closes it asks
+        if not self._share_ports:  # else the outage responder might answer; who closes it asks
             self.ask_version()
 
     def protect(self) -> None:

@@ -25,12 +25,19 @@ class ModelState(StrEnum):
     """What the last probe of a model version said."""
 
     SERVING = "serving"
+    """The last known answer was right and in time."""
     SLOW = "slow"
+    """The known answer comes, late."""
     BUSY = "busy"
+    """The queue is full, or the instance is at work."""
     WRONG = "wrong"
+    """Another answer than the known one."""
     HUNG = "hung"
+    """No answer, no progress, no processor use."""
     LOST = "lost"
+    """The model has no device left."""
     UNKNOWN = "unknown"
+    """Not asked yet, or the asking itself failed."""
 
     @property
     def serves(self) -> bool:

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Afterwards:
+class LateResponse:
     """Sends answers from a thread of its own, in order. ``failed`` is told what could not be sent."""
 
     def __init__(self, final: int, failed: Callable[[Exception], None]) -> None:
         self._final = final
         self._failed = failed
         self._answers: queue.SimpleQueue[tuple[Any, Any] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._send, name="afterwards", daemon=True)
+        self._thread = threading.Thread(target=self._send, name="late response", daemon=True)
         self._thread.start()
 
     def keep_last(self, requests: Any, responses: list[Any]) -> list[Any]:

@@ -23,7 +23,7 @@ _PRIVATE = 128
 """Flag of a futex that is not in shared memory (linux/futex.h)."""
 
 
-class Precedence:
+class ThreadPriority:
     """Finds the thread, once. Make it while the model loads, and call `seek` while the stub executes.
 
     Attributes:

@@ -1,13 +1,7 @@
-"""The engine against onnxruntime and OpenVINO on the same QDQ file, interleaved in one run, outputs compared.
-
-Every contestant is a process of its own that runs the same model on the same float input, end to end. They take turns
-for a few inferences each, round after round, on a quiet machine, so that drift of the clock hits all alike: trust the
-ratios of one run, not the times of two.
-"""
+"""Contestants that take turns with one inference after another: their times, and whether their outputs are right."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -19,28 +13,20 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fpga_ops.errors import DeviceError, FpgaOpsError
-from fpga_ops.runtime.cache_directory import cache_directory
+from fpga_ops.errors import DeviceError
 from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from triton_fpga_bench import machine
 from triton_fpga_bench.engine import peers
-
-if TYPE_CHECKING:
-    from fpga_ops.vector import VectorExecutable
 
 WARM_UP = 2
 """Inferences at the start of a turn that do not count: caches are cold after the others' turns."""
 PER_TURN = 8
 PAUSE_S = 0.02
 """Between turns, for a contestant's threads to stop spinning."""
-EVERYTHING = ("latency", "layers", "throughput", "batch", "models", "scaling", "isas")
-"""What '--what all' measures."""
-GROWTH = "growth"
 GROWTH_STEP = 500
 """Inferences between two readings of the memory."""
 
@@ -281,193 +267,3 @@ def file_meaning(model: Path, batch: int, cache: Path) -> Path:
             np.savez(stream, output=np.stack(results))
         Path(stream.name).replace(path)
     return path
-
-
-def layer_table(model: Path, seconds: float = 3.0) -> dict[str, Any]:
-    """Where the time goes, from time stamps inside the kernel: layers, against the measured ceiling, and workers."""
-    from fpga_ops import vector
-    from fpga_ops.devices import find
-    from fpga_ops.importer import import_model
-    from fpga_ops.vector import isa
-
-    network = import_model(model).network
-    device = find("cpu")[1]
-    if device is None:
-        raise DeviceError("the layer table needs an OpenCL CPU device")
-    executable = vector.compile(network, 1, device, profile=True, serial=True)
-    trace = _trace(executable, seconds)
-    limit = machine.ceiling(device, isa.by_name(executable.isa), executable.plan.workers)
-    spent = np.percentile(np.diff(np.array(trace.layers), axis=1), 10, axis=0) / trace.hertz
-    rows = [
-        {
-            "layer": layer.name, "kind": layer.kind, "us": float(t * 1e6), "tasks": layer.tasks,
-            "gops": layer.operations / t / 1e9 if t > 0 else 0.0,
-            "share": layer.operations / t / 1e9 / limit.gops if t > 0 else 0.0,
-            "shape": layer.shape.geometry.key if layer.shape else "",
-        }
-        for layer, t in zip(executable.plan.layers, spent, strict=True)
-    ]  # fmt: skip
-    executable.close()
-    overlapped = vector.compile(network, 1, device, profile=True)
-    free = _trace(overlapped, seconds)
-    overlapped.close()
-    whole = float(np.median(free.walls))
-    return {
-        "layers": rows, "ceiling_gops": limit.gops, "instruction": limit.instruction,
-        "gop": network.operations / 1e9, "layers_ms": float(spent.sum() * 1e3), "device_ms": whole * 1e3,
-        "share": network.operations / whole / 1e9 / limit.gops, "workers": _occupation(free),
-    }  # fmt: skip
-
-
-@dataclass
-class _Trace:
-    """Time stamps of many inferences.
-
-    Attributes:
-        walls: Seconds of `run`.
-        layers: Start, then end of each layer, in cycles.
-        tasks: `VectorExecutable.task_times`.
-        hertz: The counter's frequency, from the run itself.
-    """
-
-    walls: list[float]
-    layers: list[npt.NDArray[np.int64]]
-    tasks: list[npt.NDArray[np.int64]]
-    hertz: float
-
-
-def _trace(executable: VectorExecutable, seconds: float) -> _Trace:
-    import time
-
-    rng = np.random.default_rng(0)
-    tensors = [(name, executable.network.tensors[name]) for name in executable.network.inputs]
-    inputs = {
-        name: rng.standard_normal((1, t.channels, t.height, t.width)).astype(np.float32) * np.float32(50 * t.scale)
-        for name, t in tensors
-    }
-    trace = _Trace([], [], [], 0.0)
-    begins: list[float] = []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end or len(begins) < 2:
-        begins.append(time.perf_counter())
-        executable.run(inputs)
-        trace.walls.append(time.perf_counter() - begins[-1])
-        trace.layers.append(executable.layer_times().astype(np.int64))
-        trace.tasks.append(executable.task_times().astype(np.int64))
-    trace.hertz = (trace.layers[-1][0] - trace.layers[0][0]) / (begins[-1] - begins[0])
-    return trace
-
-
-def _occupation(trace: _Trace) -> dict[str, float]:
-    """Median ms of an inference: the workers' mean time at tasks and waiting for each other, and what is outside."""
-    tasks = np.array(trace.tasks) / trace.hertz * 1e3
-    free, begun, ended = tasks[..., 0], tasks[..., 1], tasks[..., 2]
-    workers = len(np.unique(np.array(trace.tasks)[..., 3]))
-    span = ended.max(1) - free.min(1)
-    work, wait = (ended - begun).sum(1) / workers, (begun - free).sum(1) / workers
-    outside = np.array(trace.walls) * 1e3 - span
-    return {
-        "work_ms": float(np.median(work)), "wait_ms": float(np.median(wait)), "span_ms": float(np.median(span)),
-        "outside_ms": float(np.median(outside)),
-    }  # fmt: skip
-
-
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """All that the arguments ask for."""
-    from fpga_ops.devices import find
-    from fpga_ops.runtime import opencl
-    from fpga_ops.vector import isa
-    from triton_fpga_bench.engine import models
-
-    cache = cache_directory()
-    device = find("cpu")[1]
-    if device is None:
-        raise DeviceError("the benchmark needs an OpenCL CPU device")
-    threads = args.threads or machine.cores()
-    wanted = set(args.what.split(","))
-    unknown = wanted - {*EVERYTHING, GROWTH}
-    if unknown:
-        raise FpgaOpsError(f"--what: no measurement {', '.join(sorted(unknown))}")
-    rivals = installed_peers([name for name in args.peers.split(",") if name])
-    with tempfile.TemporaryDirectory() as folder:
-        model = models.find(args.model, cache)
-        floats = models.float_model(model, Path(folder) / f"{model.stem}.float.onnx")
-        common = {"rounds": args.rounds, "threads": threads, "patience_s": args.patience}
-        result: dict[str, Any] = {"cpu": opencl.cpu_name(), "cores": machine.cores(), "missing_peers": sorted(
-            set(args.peers.split(",")) - set(rivals) - {""})}  # fmt: skip
-        expected = expected_output(model, args.batch, cache)
-        meaning = file_meaning(model, args.batch, cache)
-        result |= race(
-            ["ours", *rivals], model, floats, batch=args.batch, expected=expected, meaning=meaning, label="latency",
-            **common,
-        )  # fmt: skip
-        result["isa"] = result["used"]["ours"]
-        result["bit_exact"] = result["wrong"] == 0 and result["compared"] > 0
-        if "layers" in wanted:
-            result["layers"] = layer_table(model)
-        ints = [name for name in rivals if name == "openvino_int8"]
-        if "throughput" in wanted:
-            result["throughput"] = race(["ours", *ints], model, floats, throughput=True, label="throughput", **common)
-        if "batch" in wanted:
-            many = expected_output(model, 8, cache)
-            result["batch8"] = race(["ours", *ints], model, floats, batch=8, expected=many, label="batch 8", **common)
-        if "models" in wanted:
-            result["models"] = {}
-            for name in args.others.split(","):
-                other = models.find(name, cache)
-                bits = expected_output(other, 1, cache)
-                result["models"][other.stem] = race(
-                    ["ours", *ints], other, floats, expected=bits, label=other.stem, **common
-                )
-        if "scaling" in wanted and threads > 1:
-            each = {"ours@1": 1}
-            scaled = race(["ours", "ours@1"], model, floats, each=each, expected=expected, label="scaling", **common)
-            result["scaling"] = {"threads": threads, "speed_up": scaled["ratio"]["ours@1"], **scaled}
-        if "isas" in wanted:
-            names = [f"ours_{entry.name}" for entry in isa.usable(device, cache)]
-            raced = race([*names, *rivals], model, floats, expected=expected, label="instruction sets", **common)
-            ms = raced["ms"]
-            result["isas"] = {
-                name.removeprefix("ours_"): {"ms": ms[name], "ratio": {rival: ms[rival] / ms[name] for rival in rivals}}
-                for name in names
-            }
-            result["isas_race"] = raced
-        if GROWTH in wanted:
-            result[GROWTH] = growth(model, args.inferences, threads, expected)
-    return result
-
-
-def register(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `triton-fpga bench engine`."""
-    parser.add_argument("--model", default="resnet50", help="a QDQ file, or resnet18/34/50/101 with random weights")
-    parser.add_argument("--others", default="resnet18,resnet101", help="models of '--what models'")
-    parser.add_argument(
-        "--what", default="latency,layers",
-        help=f"comma-separated: {', '.join(EVERYTHING)}; 'all' for these; {GROWTH}",
-    )  # fmt: skip
-    parser.add_argument("--inferences", type=int, default=100_000, help="of '--what growth'")
-    parser.add_argument("--peers", default=",".join(peers.PEERS), help="comma-separated")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--batch", type=int, default=1, help="images per inference of the latency race")
-    parser.add_argument("--threads", type=int, default=0, help="cores of each contestant (default: all)")
-    parser.add_argument("--patience", type=float, default=10.0, help="seconds to wait for a quiet machine each round")
-    parser.add_argument("--plot", type=Path, help="save a picture (PNG) of times and layers")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Measure and report."""
-    from triton_fpga_bench.engine import report
-
-    if args.what == "all":
-        args.what = ",".join(EVERYTHING)
-    if min(args.rounds, args.batch, args.inferences) < 1:
-        raise FpgaOpsError("--rounds, --batch and --inferences must be at least 1")
-    result = measure(args)
-    if args.plot is not None:
-        report.plot(result, args.plot)
-    if args.json:
-        sys.stdout.write(json.dumps(result, indent=2) + "\n")
-    else:
-        report.show(result)
-    return 0 if result["bit_exact"] else 1

@@ -4,8 +4,8 @@ Load comes from other machines. On the server's own two cores a Python gRPC clie
 for each request, would take from the server what those other machines do not. This one writes the HTTP/2 frames itself,
 a tenth of that, at the lowest priority. What it offers late it says.
 
-`python -m triton_fpga_bench.service.light_load HOST:PORT BODY CONNECTIONS` reads one `Job` a line and answers each
-with a line, its `Result`. BODY is a file with the request, an encoded `inference.ModelInferRequest`.
+`python -m triton_fpga_bench.service.light_load HOST:PORT BODY CONNECTIONS NICENESS` reads one `Job` a line and answers
+each with a line, its `Result`. BODY is a file with the request, an encoded `inference.ModelInferRequest`.
 """
 
 from __future__ import annotations
@@ -81,16 +81,18 @@ class Generator:
         url: host:port of a server's gRPC, unencrypted.
         body: An encoded `inference.ModelInferRequest`.
         connections: How many; a job's requests are spread over them.
+        niceness: Its priority, 0 to 19: the server and its device come first at 19.
 
     Raises:
         ClientError: The process ended before its time.
     """
 
-    def __init__(self, url: str, body: bytes, connections: int = 1) -> None:
+    def __init__(self, url: str, body: bytes, connections: int = 1, niceness: int = 19) -> None:
         with tempfile.NamedTemporaryFile(prefix="flood-", delete=False) as stream:
             stream.write(body)
         self._body = Path(stream.name)
-        command = [sys.executable, "-m", "triton_fpga_bench.service.light_load", url, str(self._body), str(connections)]
+        arguments = [url, str(self._body), str(connections), str(niceness)]
+        command = [sys.executable, "-m", "triton_fpga_bench.service.light_load", *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, job: Job) -> Result:
@@ -303,12 +305,13 @@ def main() -> int:
     """The process."""
     # Other machines would do this: the server and its device come first, on systems that group by session too.
     os.setsid()
-    os.nice(19)
+    address, file, number, niceness = sys.argv[1:]
+    os.nice(int(niceness))
     with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text("19")
-    host, _, port = sys.argv[1].rpartition(":")
-    body = Path(sys.argv[2]).read_bytes()
-    connections = [Connection(host, int(port), body) for _ in range(int(sys.argv[3]))]
+        Path("/proc/self/autogroup").write_text(niceness)
+    host, _, port = address.rpartition(":")
+    body = Path(file).read_bytes()
+    connections = [Connection(host, int(port), body) for _ in range(int(number))]
     for line in sys.stdin:
         print(json.dumps(asdict(do(connections, Job(**json.loads(line))))), flush=True)
     return 0

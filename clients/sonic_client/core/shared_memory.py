@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import threading
@@ -46,7 +47,7 @@ class Lease:
 
 class _Block:
     def __init__(self, size: int) -> None:
-        self.name = f"sonic-{uuid.uuid4().hex[:16]}"
+        self.name = f"sonic-{os.getpid()}-{uuid.uuid4().hex[:16]}"
         self.memory = SharedMemory(self.name, create=True, size=size)
         self.size = size
         self.used = 0

@@ -16,7 +16,8 @@
 //   CONTIGUOUS    1: pixels' windows follow each other in memory (1x1, stride 1), and there are many
 //   AHEAD         1: fetch the next task's weights meanwhile
 //   BLOCK         bytes of a run that are multiplied before sums move to int, where the instruction set has FLUSHED
-//   LIST_BYTES    in front of a panel's weights, where it has LISTED
+//   CHECKED       1: the pixels decide which steps are summed in 16 bits, where the instruction set has SATURATES
+//   LIMIT_BYTES   in front of the weights, if CHECKED
 //
 // Weights are packed per panel of 16*NV output channels, `rule[PANEL_BYTES]` bytes from each other: [step of STEP_BYTES bytes][vector]
 // [16 channels][bytes of the step]. Parameters of a panel: float64 slopes, then float64
@@ -24,8 +25,9 @@
 
 #define PANEL (NV * 16)
 #define PARAMETERS (PANEL * 2) // doubles
-#define STEPS (ROWS * SEGMENT / STEP_BYTES)
-#define LAST_STEP (((ROWS - 1) / ROW_TAPS * PITCH + (ROWS - 1) % ROW_TAPS) * CIN + SEGMENT - STEP_BYTES) // in the source
+#define WORDS (SATURATES && !CHECKED) // bytes of the window as words, two of them a step: always exact
+#define STEP (WORDS ? 2 : STEP_BYTES)
+#define STEPS (ROWS * SEGMENT / STEP)
 #if ONE_ROW
 #define SOURCE(i) (first + (i) * STRIDE_X * CIN)
 #else
@@ -42,7 +44,7 @@
 #define RES_PLACE(m) (((long)((m) / OW) * RES_PITCH + (m) % OW) * COUT)
 #endif
 
-#if LISTED || FLUSHED
+#if WORDS || FLUSHED
 // The windows of a tile as words or floats, [pixel][byte of the window].
 INLINE void JOIN(widen_, ID)(G const uchar* restrict source, G widened* restrict words, const int m)
 {
@@ -58,10 +60,62 @@ INLINE void JOIN(widen_, ID)(G const uchar* restrict source, G widened* restrict
 }
 #endif
 
+#if CHECKED
+// Two products of bytes with signed bytes are summed in 16 bits, which hold them if the two bytes of the window are
+// together at most a limit that follows from the weights (fpga_ops/vector/packing.py). After a ReLU they mostly are, in
+// all pixels of the tile: such steps are narrow, the others wide. Lists them for each row of the window: how many are
+// narrow, for all rows; then each row's, the narrow ones from the front and the wide ones from the back.
+#define ROW_STEPS (SEGMENT / 4)
+#define SLOT ((ROWS + STEPS + 31) / 32 * 32)
+// What wide steps multiply: bytes 0 and 2 as words, or 1 and 3; [pixel][side][step of the window].
+#define SIDES(i, side) (((i) * 2 + (side)) * STEPS)
+INLINE void JOIN(list_steps_, ID)(G const uchar* restrict source, G const short16* restrict limits,
+                                  G ushort* restrict lists, G int* restrict words, const int m)
+{
+#if ONE_ROW
+  G const uchar* first = source + ((m / OW) * STRIDE_Y * PITCH + (m % OW) * STRIDE_X) * CIN;
+#else
+  G const uchar* pixel[MR];
+  #pragma unroll
+  for (int i = 0; i < MR; ++i)
+    pixel[i] = source + (((m + i) / OW) * STRIDE_Y * PITCH + ((m + i) % OW) * STRIDE_X) * CIN;
+#endif
+  for (int row = 0; row < ROWS; ++row) {
+    G ushort* list = lists + ROWS + row * ROW_STEPS;
+    int narrow = 0, wide = ROW_STEPS;
+    for (int k = 0; k < SEGMENT; k += 32, ++limits) {
+      short16 most = 0;
+      #pragma unroll
+      for (int i = 0; i < MR; ++i)
+        most = __builtin_elementwise_max(most, add_neighbours(*(G const uchar32*)(SOURCE(i) + row * PITCH * CIN + k)));
+      const uint over = which_steps(most > *limits);
+#if PIXELS_OUTER // else they would be too many to keep
+      if (over) {
+        #pragma unroll
+        for (int i = 0; i < MR; ++i) {
+          const ushort16 bytes = AS(*(G const uchar32*)(SOURCE(i) + row * PITCH * CIN + k), ushort16);
+          vstore8(AS(bytes & (ushort)255, int8), 0, words + SIDES(i, 0) + row * ROW_STEPS + k / 4);
+          vstore8(AS(bytes >> (ushort)8, int8), 0, words + SIDES(i, 1) + row * ROW_STEPS + k / 4);
+        }
+      }
+#endif
+      #pragma unroll
+      for (int step = 0; step < 8; ++step) {
+        const int one = over >> step & 1;
+        list[narrow] = list[wide - 1] = (ushort)(k / 4 + step); // between both ends, where nothing stands yet
+        narrow += 1 - one;
+        wide -= one;
+      }
+    }
+    lists[row] = (ushort)narrow;
+  }
+}
+#endif
+
 INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restrict weights,
                             G const double* restrict parameters, G uchar* restrict output,
                             G const uchar* restrict residual, G const long* restrict rule, const int m,
-                            G const char* ahead, G const widened* words)
+                            G const char* ahead, G const widened* words, G const ushort* lists)
 {
 #if ONE_ROW
   G const uchar* first = source + ((m / OW) * STRIDE_Y * PITCH + (m % OW) * STRIDE_X) * CIN;
@@ -85,50 +139,68 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restri
 #endif
     FETCH_TO_WRITE(output + PLACE(m + i));
   }
-#if LISTED
-  // [narrow steps, wide steps], where in the source each narrow one's bytes are, and in the window each wide one's; then
-  // the weights of the narrow ones, and of the wide ones as words, for words that JOIN(widen_, ID) has made
-  // (Bounded, so that a flipped bit in a list gives a wrong answer, which is found, and not an access outside.)
-  G const int* list = (G const int*)weights;
-  const uint narrow = min((uint)list[0], (uint)STEPS), broad = min((uint)list[1], (uint)STEPS - narrow);
-  G const step_weights* taps = (G const step_weights*)((G const char*)weights + LIST_BYTES);
-  list += 2;
-  #pragma unroll 1
-  for (uint k = 0; k < narrow; ++k) {
-    const uint offset = min((uint)list[k], (uint)LAST_STEP);
-#if AHEAD
-    FETCH_AHEAD(ahead);
-    ahead += 64;
-#endif
-    #pragma unroll
-    for (int i = 0; i < MR; ++i) {
-      const four_bytes x = spread_bytes(SOURCE(i) + offset);
+  G const step_weights* taps = (G const step_weights*)weights;
+#if CHECKED
+  for (int row = 0; row < ROWS; ++row, taps += ROW_STEPS * NV) {
+    G const ushort* list = lists + ROWS + row * ROW_STEPS;
+    const int narrow = lists[row];
+    #pragma unroll 1
+    for (int n = 0; n < narrow; ++n) {
+      const int step = list[n], offset = row * PITCH * CIN + 4 * step;
+      step_weights w[NV];
       #pragma unroll
-      for (int j = 0; j < NV; ++j) sum[i][j] = add_products(sum[i][j], x, taps[j]);
-    }
-    taps += NV;
-  }
-  list += narrow;
-  #pragma unroll 1
-  for (uint k = 0; k < broad; ++k) {
-    G const widened* step = words + min((uint)list[k], (uint)(ROWS * SEGMENT - STEP_BYTES));
+      for (int j = 0; j < NV; ++j) w[j] = taps[step * NV + j];
 #if AHEAD
-    FETCH_AHEAD(ahead);
-    FETCH_AHEAD(ahead + 64);
-    ahead += 128;
+      FETCH_AHEAD(ahead);
+      ahead += 64;
 #endif
-    #pragma unroll
-    for (int side = 0; side < 2; ++side)
       #pragma unroll
       for (int i = 0; i < MR; ++i) {
-        const int16 pair = *(G const int*)(step + i * ROWS * SEGMENT + 2 * side);
+        const four_bytes x = spread_bytes(SOURCE(i) + offset);
         #pragma unroll
-        for (int j = 0; j < NV; ++j) sum[i][j] = add_pairs(sum[i][j], pair, taps[side * NV + j]);
+        for (int j = 0; j < NV; ++j) sum[i][j] = add_products(sum[i][j], x, w[j]);
       }
-    taps += 2 * NV;
+    }
+    #pragma unroll 1
+    for (int n = narrow; n < ROW_STEPS; ++n) {
+      const int step = list[n], offset = row * PITCH * CIN + 4 * step;
+#if AHEAD
+      FETCH_AHEAD(ahead);
+      ahead += 64;
+#endif
+#if PIXELS_OUTER
+      G const int* pairs = (G const int*)words + row * ROW_STEPS + step;
+      #pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        step_weights w[NV];
+        #pragma unroll
+        for (int j = 0; j < NV; ++j) {
+          const short32 both = AS(taps[step * NV + j], short32);
+          w[j] = AS((side ? both : both << (short)8) >> (short)8, int16);
+        }
+        #pragma unroll
+        for (int i = 0; i < MR; ++i)
+          #pragma unroll
+          for (int j = 0; j < NV; ++j) sum[i][j] = add_pairs(sum[i][j], (int16)pairs[SIDES(i, side)], w[j]);
+      }
+#else
+      #pragma unroll 1
+      for (int side = 0; side < 2; ++side) { // bytes 0 and 2 with their weights, then 1 and 3: one product fits 16 bits
+        const int16 kept = side ? 0xff00ff00 : 0x00ff00ff;
+        step_weights w[NV];
+        #pragma unroll
+        for (int j = 0; j < NV; ++j) w[j] = taps[step * NV + j] & kept;
+        #pragma unroll
+        for (int i = 0; i < MR; ++i) {
+          const four_bytes x = spread_bytes(SOURCE(i) + offset);
+          #pragma unroll
+          for (int j = 0; j < NV; ++j) sum[i][j] = add_products(sum[i][j], x, w[j]);
+        }
+      }
+#endif
+    }
   }
 #else
-  G const step_weights* taps = (G const step_weights*)weights;
   for (int block = 0; block < ROWS * SEGMENT / BLOCK; ++block) {
     const int row = block / (SEGMENT / BLOCK);
     const int offset = (row / ROW_TAPS) * PITCH * CIN + (row % ROW_TAPS) * CIN + block % (SEGMENT / BLOCK) * BLOCK;
@@ -143,7 +215,7 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restri
 #define RUNNING sum
 #endif
     #pragma unroll 2
-    for (int k = 0; k < BLOCK; k += STEP_BYTES) {
+    for (int k = 0; k < BLOCK; k += STEP) {
       step_weights w[NV];
       #pragma unroll
       for (int j = 0; j < NV; ++j) w[j] = taps[j];
@@ -159,11 +231,18 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restri
       for (int i = 0; i < MR; ++i) {
 #if FLUSHED
         const float x = words[i * ROWS * SEGMENT + block * BLOCK + k];
+#elif WORDS
+        const int16 x = *(G const int*)(words + i * ROWS * SEGMENT + block * BLOCK + k);
 #else
         const four_bytes x = spread_bytes(SOURCE(i) + offset + k);
 #endif
         #pragma unroll
-        for (int j = 0; j < NV; ++j) RUNNING[i][j] = add_products(RUNNING[i][j], x, w[j]);
+        for (int j = 0; j < NV; ++j)
+#if WORDS
+          RUNNING[i][j] = add_pairs(RUNNING[i][j], x, w[j]);
+#else
+          RUNNING[i][j] = add_products(RUNNING[i][j], x, w[j]);
+#endif
       }
     }
 #if FLUSHED
@@ -201,6 +280,7 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
 {
   const long panel_bytes = rule[PANEL_BYTES];
   G widened* words = (G widened*)scratch;
+  G ushort* lists = 0;
 #if AHEAD
   G const char* stop = ahead + FETCH_AT_MOST;
 #endif
@@ -217,16 +297,18 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
       const int first = min(m, m1 - MR);
       G const uchar* window = source + p * PANEL / GROUP_OUT * GROUP_IN;
       G const char* panel = weights + p * panel_bytes;
-#if LISTED || FLUSHED
-      if ((FLUSHED || ((G const int*)panel)[1]) && (GROUP_IN || !ready)) {
-        JOIN(widen_, ID)(window, words, first);
-        ready = 1;
-      }
+#if CHECKED
+      words = (G widened*)(scratch + 2 * SLOT); // of the one tile that there is then
+      lists = (G ushort*)scratch + (PIXELS_OUTER ? 0 : (m - m0) / MR * SLOT);
+      if (p == p0) JOIN(list_steps_, ID)(window, (G const short16*)(weights - LIMIT_BYTES), lists, (G int*)words, first);
+#elif WORDS || FLUSHED
+      if (GROUP_IN || !ready) JOIN(widen_, ID)(window, words, first);
+      ready = 1;
 #endif
       JOIN(tile_, ID)(window, panel, parameters + (long)p * PARAMETERS, output + p * PANEL, residual + p * PANEL, rule,
-                      first, ahead, words);
+                      first, ahead, words, lists);
 #if AHEAD
-      ahead = ahead < stop ? ahead + (LISTED ? panel_bytes : STEPS * 64) : ahead;
+      ahead = ahead < stop ? ahead + STEPS * 64 : ahead;
 #endif
     }
   }
@@ -234,8 +316,12 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
 
 #undef PANEL
 #undef PARAMETERS
+#undef WORDS
+#undef STEP
 #undef STEPS
-#undef LAST_STEP
+#undef ROW_STEPS
+#undef SLOT
+#undef SIDES
 #undef SOURCE
 #undef PLACE
 #undef RES_PLACE

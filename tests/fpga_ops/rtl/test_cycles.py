@@ -13,7 +13,7 @@ from fpga_ops.overlay.model.cycles import External, layer_times, predict
 from fpga_ops.overlay.plan import plan
 from fpga_ops.rtl import Memory, RtlExecutable, pipeline_lag
 from fpga_ops.rtl.prediction import simulated
-from tests.fpga_ops.overlay.conftest import integer_images
+from tests.fpga_ops.overlay.checks import integer_images
 from tests.fpga_ops.overlay.test_exact import conv_net
 from tests.fpga_ops.rtl.conftest import Simulate
 from tests.fpga_ops.rtl.test_exact import SMALL

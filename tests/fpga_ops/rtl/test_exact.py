@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from fpga_ops.commands.tables import read_network
 from fpga_ops.errors import DeviceError
-from fpga_ops.ir import reference
 from fpga_ops.ir.network import IntegerNetwork
 from fpga_ops.overlay import Geometry, OverlayExecutable, boards, plan
 from fpga_ops.overlay.descriptor import Op
 from fpga_ops.rtl import Memory, RtlExecutable
 from tests.e2e.conftest import MODEL_REPOSITORY
-from tests.fpga_ops.overlay.conftest import integer_images
+from tests.fpga_ops.overlay.checks import check_bits, check_float_images
 from tests.fpga_ops.overlay.test_exact import LAYERS, dense_net
 from tests.fpga_ops.rtl.conftest import Simulate
 from tests.support import networks
@@ -36,11 +35,7 @@ pytestmark = pytest.mark.timeout(600)  # the first use of a geometry builds its 
 
 def check(executable: RtlExecutable, network: IntegerNetwork, count: int = 1, seed: int = 5) -> None:
     """Bits, and that every layer of every run was counted."""
-    images = integer_images(network, count, seed)
-    want = reference.run_integers(network, images)
-    got = executable.run_integers(images)
-    for name in network.outputs:
-        assert np.array_equal(got[name], want[name]), f"{name}: {(got[name] != want[name]).sum()} differ"
+    check_bits(executable, network, count, seed)
     runs = -(-count // executable.plan.images)
     assert len(executable.layers) == runs
     assert all(layer.cycles > 0 for run in executable.layers for layer in run)
@@ -110,13 +105,7 @@ def test_random_networks(simulate: Simulate, seed: int, geometry: Geometry, imag
 
 def test_float_images_in_onnx_layout_out(simulate: Simulate) -> None:
     network = LAYERS["head"]()
-    images = networks.random_images(network, 2, np.random.default_rng(0))
-    got = simulate(network, SMALL).run(images)
-    want = reference.ReferenceExecutable(network).run(images)
-    assert got.keys() == want.keys()
-    for name, value in want.items():
-        assert got[name].shape == value.shape
-        assert np.array_equal(got[name], value)
+    check_float_images(simulate(network, SMALL), network)
 
 
 def test_joined_rows_take_fewer_groups_of_pixels() -> None:

@@ -14,7 +14,7 @@ from fpga_ops.errors import DeviceError
 from fpga_ops.overlay import Geometry
 from fpga_ops.overlay.descriptor import RTL_FIELDS, Op
 from fpga_ops.rtl import Memory, model
-from tests.fpga_ops.overlay.conftest import integer_images
+from tests.fpga_ops.overlay.checks import integer_images
 from tests.fpga_ops.overlay.test_exact import LAYERS
 from tests.fpga_ops.rtl.conftest import Simulate
 from tests.fpga_ops.rtl.test_exact import SMALL

@@ -18,7 +18,7 @@ from retrain.errors import CheckpointError
 from retrain.quantisation.export import IMAGES, PROBABILITIES
 
 if TYPE_CHECKING:
-    from fpga_ops.model import Network
+    from fpga_ops.network import Network
 
 BATCH, ENGINE_BATCH = 16, 8
 
@@ -42,6 +42,15 @@ def onnx_scores(
         return constituents if name == CONSTITUENTS else np.repeat(imager(constituents), 3, axis=1)
 
     return _probabilities(session, name, len(jets), feed, progress)[:, 1]
+
+
+def check_tagger(model: Path, *, on_device: bool) -> None:
+    """Whether a file can be asked at all, before anything is asked of another one; a device is asked for constituents.
+
+    Raises:
+        CheckpointError: It is not one of the taggers.
+    """
+    _session(model, (CONSTITUENTS,) if on_device else (CONSTITUENTS, IMAGES))
 
 
 def engine_scores(
@@ -127,7 +136,8 @@ def _session(model: Path | onnx.ModelProto, inputs: tuple[str, ...]) -> tuple[An
     outputs = [entry.name for entry in session.get_outputs()]
     if PROBABILITIES not in outputs or len(names) != 1 or names[0] not in inputs:
         expected = f"input {' or '.join(inputs)} and output {PROBABILITIES}"
-        raise CheckpointError(f"expected {expected}, got {names} and {outputs}")
+        file = f"{model}: " if isinstance(model, Path) else ""
+        raise CheckpointError(f"{file}expected {expected}, got {names} and {outputs}")
     return session, names[0]
 
 

@@ -18,5 +18,5 @@ INLINE int16 add_pairs(int16 sum, int16 words, int16 weights)
   return sum;
 }
 
-#define LISTED 1
+#define SATURATES 1
 #define WIDE 32

@@ -12,5 +12,5 @@ INLINE int16 add_pairs(int16 sum, int16 words, int16 weights)
   return vpdpwssd(sum, AS(words, short32), AS(weights, short32));
 }
 
-#define LISTED 0
+#define SATURATES 0
 #define WIDE 64

@@ -12,5 +12,5 @@ INLINE int16 add_pairs(int16 sum, int16 words, int16 weights)
   return sum + vpmaddwd(AS(words, short32), AS(weights, short32));
 }
 
-#define LISTED 1
+#define SATURATES 1
 #define WIDE 64

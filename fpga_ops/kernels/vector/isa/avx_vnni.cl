@@ -16,5 +16,5 @@ INLINE int16 add_pairs(int16 sum, int16 words, int16 weights)
   return sum;
 }
 
-#define LISTED 0
+#define SATURATES 0
 #define WIDE 32

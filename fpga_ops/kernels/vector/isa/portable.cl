@@ -5,7 +5,7 @@ typedef float widened;
 #define WIDEN convert_float16
 #define STEP_BYTES 1
 #define FLUSHED 1
-#define LISTED 0
+#define SATURATES 0
 
 INLINE float16 add_products(float16 sum, float x, float16 weights)
 {

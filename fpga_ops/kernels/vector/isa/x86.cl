@@ -4,11 +4,14 @@
 //   add_products(sum, x, weights)   four bytes of the window, spread to all channels, times four weights of each channel
 //   add_pairs(sum, words, weights)  the same for two words
 //   WIDE                            bytes of the vectors that need no products
-//   LISTED                          1: add_products must not be given every step (fpga_ops/vector/packing.py)
+//   SATURATES                       1: add_products must not be given every step (conv.cl); then also
+//   add_neighbours(bytes)           sums of two neighbours of 32 bytes
+//   which_steps(pairs)              a bit for each two pairs of 16 that hold one which is true (all bits set)
 typedef char char64 __attribute__((ext_vector_type(64)));
 typedef char char32 __attribute__((ext_vector_type(32)));
 typedef uchar uchar64 __attribute__((ext_vector_type(64)));
 typedef uchar uchar32 __attribute__((ext_vector_type(32)));
+typedef ushort ushort32 __attribute__((ext_vector_type(32)));
 typedef short short32 __attribute__((ext_vector_type(32)));
 
 typedef int16 sums;
@@ -29,3 +32,17 @@ INLINE int16 spread_bytes(G const uchar* x)
 #define FETCH_TO_READ(address) __builtin_prefetch((const void*)(address), 0, 3)
 #define FETCH_TO_WRITE(address) __builtin_prefetch((const void*)(address), 1, 3)
 #define FETCH_AHEAD(address) __builtin_prefetch((const void*)(address), 0, 2)
+
+// For sets that saturate; in 256 bits, which all of them have.
+short16 add_bytes(uchar32, char32) __asm__("llvm.x86.avx2.pmadd.ub.sw");
+int vmovmskps(float8) __asm__("llvm.x86.avx.movmsk.ps.256");
+
+INLINE short16 add_neighbours(const uchar32 bytes)
+{
+  return add_bytes(bytes, (char32)(char)1);
+}
+
+INLINE uint which_steps(const short16 pairs)
+{
+  return (uint)vmovmskps(as_float8(as_int8(pairs) != 0));
+}

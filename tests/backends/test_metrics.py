@@ -6,7 +6,7 @@ import gc
 from collections import Counter
 from typing import Any
 
-from triton_server.plugin.metrics import Accounts, Metrics, Provenance
+from triton_server.plugin.metrics import Counters, Metrics, Provenance
 
 DESTROYED: list[str] = []
 
@@ -38,11 +38,11 @@ class Utils:
 
 def test_counts_are_handed_over_once() -> None:
     told: list[tuple[str, dict[str, str], float]] = []
-    accounts = Accounts(lambda *what: told.append(what), {"model": "m"})
-    accounts.add("fpga_inferences_total", 2, device="cpu")
-    accounts.add("fpga_inferences_total", 3, device="cpu")
-    accounts.flush()
-    accounts.flush()
+    counters = Counters(lambda *what: told.append(what), {"model": "m"})
+    counters.add("fpga_inferences_total", 2, device="cpu")
+    counters.add("fpga_inferences_total", 3, device="cpu")
+    counters.flush()
+    counters.flush()
     assert told == [("fpga_inferences_total", {"model": "m", "device": "cpu"}, 5.0)]
 
 
@@ -73,6 +73,22 @@ def test_what_answers_is_told_for_as_long_as_it_does() -> None:
     assert gauge == {("1", "cpu"): 0, ("2", "cpu"): 1}
     published.tell("reference", "int8", "k", "first")
     assert gauge == {("1", "cpu"): 0, ("2", "cpu"): 0, ("2", "reference"): 1}
+
+
+def test_working_points_are_told_for_as_long_as_the_instance_answers() -> None:
+    gauge: Counter[tuple[tuple[str, str], ...]] = Counter()
+
+    def move(name: str, labels: dict[str, str], step: float) -> None:
+        assert name == "fpga_working_point"
+        gauge[tuple(sorted(labels.items()))] += int(step)
+
+    first, second = (Provenance(move, {"model": "m", "version": version}) for version in "12")
+    first.tell_working_points([{"efficiency": "0.3", "threshold": "0.9"}])
+    second.tell_working_points([{"efficiency": "0.3", "threshold": "0.8"}])
+    first.withdraw()
+    first.withdraw()
+    told = {dict(labels)["threshold"]: count for labels, count in gauge.items()}
+    assert told == {"0.9": 0, "0.8": 1}
 
 
 def test_a_closed_stub_destroys_none_of_tritons_metrics() -> None:

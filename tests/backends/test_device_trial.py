@@ -14,7 +14,7 @@ import pytest
 from tests.fpga_ops.onnx_models import quantise, resnet
 from tests.support.driver import faulty_driver
 from triton_server.plugin import device_trial
-from triton_server.plugin.device_trial import DeviceAbortedError, FirstUse, try_out
+from triton_server.plugin.device_trial import DeviceAbortedError, DeviceTrial, try_out
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_an_instance_that_is_busy_for_too_long_at_its_opening_ends_and_leaves_it
 import re
 from pathlib import Path
 from triton_server.plugin import device_trial
-device_trial.FirstUse(Path({str(tmp_path)!r}), "tiny_0", Path("model.onnx"), 8, limit_s=1.0).begin("cpu")
+device_trial.DeviceTrial(Path({str(tmp_path)!r}), "tiny_0", Path("model.onnx"), 8, limit_s=1.0).begin("cpu")
 re.search("(a+)+b", "a" * 60)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
@@ -88,7 +88,7 @@ def test_an_instance_that_has_opened_its_device_lives_on(tmp_path: Path, monkeyp
     ended: list[bool] = []
     monkeypatch.setattr(device_trial.faulthandler, "cancel_dump_traceback_later", lambda: ended.append(True))
     monkeypatch.setattr(device_trial.faulthandler, "dump_traceback_later", lambda *_, **__: ended.append(False))
-    use = FirstUse(tmp_path, "tiny_0", Path("model.onnx"), 8)
+    use = DeviceTrial(tmp_path, "tiny_0", Path("model.onnx"), 8)
     use.begin("cpu")
     assert list(tmp_path.iterdir())
     use.survived()

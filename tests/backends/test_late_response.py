@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from triton_server.workarounds.late_response import Afterwards
+from triton_server.workarounds.late_response import LateResponse
 
 FINAL = 1
 
@@ -29,19 +29,19 @@ class Request:
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_last_answer_is_kept_and_sent(count: int) -> None:
     sent: list[Any] = []
-    afterwards = Afterwards(FINAL, pytest.fail)
+    late = LateResponse(FINAL, pytest.fail)
     answers = list(range(count))
-    assert afterwards.keep_last([Request(sent) for _ in answers], answers) == [*answers[:-1], None]
-    afterwards.close()
+    assert late.keep_last([Request(sent) for _ in answers], answers) == [*answers[:-1], None]
+    late.close()
     assert sent == [(count - 1, FINAL)]
 
 
 def test_what_cannot_be_sent_is_told_and_stops_nothing() -> None:
     sent: list[Any] = []
     failures: list[Exception] = []
-    afterwards = Afterwards(FINAL, failures.append)
-    afterwards.keep_last([Request(sent, closed=True)], ["lost"])
-    afterwards.keep_last([Request(sent)], ["next"])
-    afterwards.close()
+    late = LateResponse(FINAL, failures.append)
+    late.keep_last([Request(sent, closed=True)], ["lost"])
+    late.keep_last([Request(sent)], ["next"])
+    late.close()
     assert sent == [("next", FINAL)]
     assert "closed" in str(failures[0])

@@ -18,6 +18,7 @@ from fpga_ops import targets
 from fpga_ops.errors import DeviceError, NotFiniteError
 from fpga_ops.ir.network import Float32Array, UInt8Array
 from fpga_ops.model_parts import Contents, Outside
+from fpga_ops.moved_modules import former_names
 from fpga_ops.runtime import onnx_parts
 from fpga_ops.signature import check_inputs
 from fpga_ops.targets import Executable
@@ -111,7 +112,7 @@ class Network:
             made = self._device(floats, inputs, scores=self._makes_scores)
         else:
             start = time.perf_counter()
-            made = self._of_one(image, inputs)
+            made = self._run_single(image, inputs)
         seconds = time.perf_counter() - start
         return (made if self._makes_scores else self._finished(made, inputs)), seconds
 
@@ -138,10 +139,10 @@ class Network:
         image: Array = onnx_parts.run_session(self._before, usual.made, {usual.name: value})[0]
         return image if image.size == usual.size and image.dtype is _FLOAT32 else None
 
-    def _of_one(self, image: Array, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def _run_single(self, image: Array, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """What the device makes of the usual request; by its shortest way if nobody else waits."""
         try:
-            made: dict[str, Array] | None = self._executable.of_one(image)
+            made: dict[str, Array] | None = self._executable.run_single(image)
         except NotFiniteError:
             self._check(inputs, values=True)  # says which value it was
             raise
@@ -228,7 +229,7 @@ class Network:
         contents = self.contents
         made = tuple(contents.quantised.values())
         through = contents.before.outputs if self._before is not None else tuple(self._interface["inputs"])
-        short = getattr(self._executable, "checks_values", False) and hasattr(self._executable, "of_one")
+        short = getattr(self._executable, "checks_values", False) and hasattr(self._executable, "run_single")
         if not (short and len(self._interface["inputs"]) == 1 and len(made) == 1 and made == through):
             return None
         ((name, expected),) = self._interface["inputs"].items()
@@ -285,3 +286,7 @@ def make_sessions(contents: Contents) -> Sessions:
 
 def _session(part: Outside, what: str) -> onnx_parts.Session | None:
     return onnx_parts.make_session(part.model, what) if part.model else None
+
+
+__getattr__ = former_names("fpga_ops.network", "fpga_ops.ir.network")
+"""A release ago this was the module of the network's data."""

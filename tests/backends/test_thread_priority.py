@@ -7,7 +7,7 @@ import os
 import pytest
 
 from triton_server.workarounds import thread_priority
-from triton_server.workarounds.thread_priority import ATTEMPTS, Precedence
+from triton_server.workarounds.thread_priority import ATTEMPTS, ThreadPriority
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def preferred(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_the_one_that_waits_only_while_the_stub_executes(found: list[set[int]], preferred: list[int]) -> None:
     found += [{1, 2}, {1, 2, 3}]
-    one = Precedence()
+    one = ThreadPriority()
     assert one.sought
     assert one.seek() == 3
     assert preferred == [3]
@@ -37,7 +37,7 @@ def test_the_one_that_waits_only_while_the_stub_executes(found: list[set[int]], 
 
 def test_several_or_none_are_looked_at_again_and_then_left_alone(found: list[set[int]], preferred: list[int]) -> None:
     found += [{1}, {1, 2, 3}, *([{1}] * (ATTEMPTS - 1))]
-    one = Precedence()
+    one = ThreadPriority()
     for _ in range(ATTEMPTS):
         assert one.sought
         assert one.seek() is None
@@ -50,12 +50,12 @@ def test_without_the_right_to_look_nothing_is_sought(monkeypatch: pytest.MonkeyP
         raise PermissionError
 
     monkeypatch.setattr(thread_priority, "waiting", refuse)
-    assert not Precedence().sought
+    assert not ThreadPriority().sought
 
 
 def test_a_stub_that_is_called_otherwise_seeks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_priority, "_REGION_ARGUMENT", 1000)
-    assert not Precedence().sought
+    assert not ThreadPriority().sought
 
 
 def test_without_the_right_to_go_first_it_is_given_up(found: list[set[int]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_without_the_right_to_go_first_it_is_given_up(found: list[set[int]], mon
 
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
     found += [set(), {7}]
-    one = Precedence()
+    one = ThreadPriority()
     assert one.seek() is None
     assert not one.sought
 

@@ -13,7 +13,7 @@ from fpga_ops import DeviceError, InputError, ModelError
 from fpga_ops.importer import import_model
 from fpga_ops.ir.fingerprint import fingerprint
 from fpga_ops.loading import make
-from fpga_ops.model import Network
+from fpga_ops.network import Network
 from tests.fpga_ops.onnx_models import quantise, resnet
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fpga_ops.errors import DeviceError, InputError, ModelError
-from triton_server.plugin.failover import Chain, Failure, NoDeviceError, RequestFailedError, split_rows
+from triton_server.plugin.failover import Failover, Failure, NoDeviceError, RequestFailedError, split_rows
 from triton_server.repository.known_answers import Golden
 
 X = {"images": np.arange(6, dtype=np.float32).reshape(2, 3)}
@@ -46,14 +46,14 @@ def golden(features: bool = True) -> Golden:
     return Golden(X, {"scores": Y}, X["images"].astype(np.uint8) if features else None)
 
 
-def chain(networks: dict[str, FakeNetwork | Exception], seen: list[Failure], timeout_s: float = 5.0) -> Chain:
+def chain(networks: dict[str, FakeNetwork | Exception], seen: list[Failure], timeout_s: float = 5.0) -> Failover:
     def load(device: str | None) -> FakeNetwork:
         made = networks[device or "auto"]
         if isinstance(made, Exception):
             raise made
         return made
 
-    return Chain(load, tuple(networks), timeout_s=timeout_s, on_failure=seen.append)
+    return Failover(load, tuple(networks), timeout_s=timeout_s, on_failure=seen.append)
 
 
 def raises(error: Exception, when: Callable[[Any], bool] = lambda inputs: True) -> Callable[[Any], None]:
@@ -129,7 +129,7 @@ def test_a_turn_settles_when_it_ends_and_never_while_a_device_opens() -> None:
         told.append("opened")
         return FakeNetwork(device)
 
-    spare = Chain(load, ("fpga", "cpu"), timeout_s=5.0, on_settled=lambda: told.append("settled"))
+    spare = Failover(load, ("fpga", "cpu"), timeout_s=5.0, on_settled=lambda: told.append("settled"))
     assert told == [], "opened, and not yet asked the known answer"
     spare.set_golden(None)
     told.clear()
@@ -153,7 +153,7 @@ def test_a_chain_without_a_device_settles_too() -> None:
         raise DeviceError("device lost")
 
     with pytest.raises(NoDeviceError):
-        Chain(load, ("fpga",), timeout_s=5.0, on_settled=lambda: told.append("settled"))
+        Failover(load, ("fpga",), timeout_s=5.0, on_settled=lambda: told.append("settled"))
     assert told == ["settled"]
 
 
