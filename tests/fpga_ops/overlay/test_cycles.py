@@ -269,9 +269,8 @@ def test_board_files_are_complete(name):
 
 
 def test_unknown_boards_are_refused():
-    with pytest.raises(
-        DeviceError, match="there are: agilex7, arria10, f2, stratix10, stratix10-rtl, u250, u250-2x, u55c, v80"
-    ):
+    known = "agilex7, arria10, f2, stratix10, stratix10-rtl, u250, u250-2x, u55c, v80"
+    with pytest.raises(DeviceError, match=f"there are: {known}"):
         boards.load("../../etc/passwd")
 
 

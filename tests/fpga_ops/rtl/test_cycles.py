@@ -37,7 +37,7 @@ def test_every_layer_takes_what_the_model_says(simulate: Simulate, images: int) 
     geometry = replace(SMALL, lag=pipeline_lag(SMALL, "plain"))
     executable = simulate(network, geometry, images=images)
     executable.run_integers(integer_images(network, images))
-    for name, op, counted, modelled in compare(executable, External(geometry.wb, geometry.wb)):
+    for name, op, counted, modelled in compare(executable, External(geometry.wb, geometry.wb, 0.0)):
         if op not in TRANSFERS:
             assert counted == modelled, name
 
@@ -57,7 +57,7 @@ def test_a_network_that_waits_for_weights_keeps_memory_busy(simulate: Simulate, 
     assert sum(layer.waits["weights"] for layer in executable.layers[0]) > 0.25 * executable.cycles
     assert executable.cycles - executable.checking_cycles == pytest.approx(needed / rate, rel=0.02)
     modelled = layer_times(planned, External(rate, rate, latency=40))
-    assert executable.cycles - executable.checking_cycles == pytest.approx(sum(x.cycles for x in modelled), rel=0.03)
+    assert executable.cycles - executable.checking_cycles == pytest.approx(sum(x.cycles for x in modelled), rel=0.05)
 
 
 def test_queues_hold_no_more_than_they_can(simulate: Simulate) -> None:
