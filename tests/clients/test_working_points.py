@@ -343,9 +343,8 @@ def write_service(folder: Path, temperature: float | None, threshold: float = 0.
 def test_a_real_server_scales_scores_and_thresholds(job: Job, tmp_path: Path) -> None:
     plain: np.ndarray | None = None
     jets = narrow_jets(40, seed=4, most=40)
-    with fpga_ops.load(
-        write_repository(tmp_path / "local") / "top_tagger" / "1" / "model.onnx", "reference"
-    ) as network:
+    file = write_repository(tmp_path / "local") / "top_tagger" / "1" / "model.onnx"
+    with fpga_ops.load(file, "reference", max_batch=12) as network:
         tensor = {"constituents": next(prepare(JETS).chunks(12))}
         cut = float(np.median(network.run(tensor)["probabilities"][:, 1].astype(np.float64)))
     for temperature in (None, 1.8):
