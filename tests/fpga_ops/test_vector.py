@@ -586,7 +586,8 @@ def test_limits_are_the_largest_bytes_that_16_bits_hold() -> None:
     matrix = rng.integers(-128, 128, (3, 60)).astype(np.int8)
     matrix[:, :8] = [[127, 127, -128, -128, 127, -128, 64, 64], [1, 0, 0, -1, 9, 0, 3, 3], [0] * 8]
     first, second = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
-    for pair, limit in zip(matrix.reshape(3, -1, 2).transpose(1, 0, 2).astype(int), packing.limits(matrix), strict=True):
+    pairs = matrix.reshape(3, -1, 2).transpose(1, 0, 2).astype(int)
+    for pair, limit in zip(pairs, packing.limits(matrix), strict=True):
         sums = first[..., None] * pair[:, 0] + second[..., None] * pair[:, 1]
         beyond = ((sums > 32767) | (sums < -32768)).any(-1)
         assert not beyond[first + second <= limit].any()
