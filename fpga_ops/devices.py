@@ -130,7 +130,7 @@ def _simulated() -> DeviceInfo:
 
 
 def _verdict(device: opencl.OpenCLDevice, kind: str) -> tuple[bool, str, str]:
-    """Whether it is usable, a remark, and the instruction set."""
+    """Whether it is usable, why or how, and the instruction set."""
     handle = device.handle
     if not handle.available:
         return False, "the driver says it is not available", ""

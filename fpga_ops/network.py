@@ -112,7 +112,7 @@ class Network:
             made = self._device(floats, inputs, scores=self._makes_scores)
         else:
             start = time.perf_counter()
-            made = self._of_one(image, inputs)
+            made = self._run_single(image, inputs)
         seconds = time.perf_counter() - start
         return (made if self._makes_scores else self._finished(made, inputs)), seconds
 
@@ -139,10 +139,10 @@ class Network:
         image: Array = onnx_parts.run_session(self._before, usual.made, {usual.name: value})[0]
         return image if image.size == usual.size and image.dtype is _FLOAT32 else None
 
-    def _of_one(self, image: Array, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def _run_single(self, image: Array, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """What the device makes of the usual request; by its shortest way if nobody else waits."""
         try:
-            made: dict[str, Array] | None = self._executable.of_one(image)
+            made: dict[str, Array] | None = self._executable.run_single(image)
         except NotFiniteError:
             self._check(inputs, values=True)  # says which value it was
             raise
@@ -229,7 +229,7 @@ class Network:
         contents = self.contents
         made = tuple(contents.quantised.values())
         through = contents.before.outputs if self._before is not None else tuple(self._interface["inputs"])
-        short = getattr(self._executable, "checks_values", False) and hasattr(self._executable, "of_one")
+        short = getattr(self._executable, "checks_values", False) and hasattr(self._executable, "run_single")
         if not (short and len(self._interface["inputs"]) == 1 and len(made) == 1 and made == through):
             return None
         ((name, expected),) = self._interface["inputs"].items()

@@ -22,6 +22,13 @@ TARGETS: dict[str, str] = {
 }
 """Kind (what is before ':' in a device's name) to a module with `compile`, which `compile_network` calls."""
 
+_ON_HOST = frozenset({REFERENCE, "cpu", "fpga-emulator", "fpga-rtl"})
+
+
+def on_host(device: str) -> bool:
+    """Whether a device computes on the processor of the host, which then has less for anything else."""
+    return device.partition(":")[0] in _ON_HOST
+
 
 class Executable(Protocol):
     """An integer network made ready for one device.
@@ -30,8 +37,8 @@ class Executable(Protocol):
     It may have `at_once`, how many of them it has under way together; `kernel_hash`, which names the compiled kernels
     in `describe()`; `isa`, the CPU's instruction set that they use; `checks_values = True` if `run` itself raises
     `NotFiniteError` for NaN and infinities; and `makes_scores = True` with a method `scores`, which is `run` and the
-    head in one. With a method `of_one` it has a shorter way for an array of `image_size` numbers: `scores` if it makes
-    them, else `run`, or None.
+    head in one. With a method `run_single` it has a shorter way for an array of `image_size` numbers: `scores` if it
+    makes them, else `run`, or None.
     """
 
     def run(self, inputs: Mapping[str, Float32Array]) -> dict[str, UInt8Array]:

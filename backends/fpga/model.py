@@ -16,14 +16,17 @@ import triton_python_backend_utils as pb_utils
 
 import fpga_ops
 from fpga_ops.errors import FpgaOpsError, InputError, ModelError
+from fpga_ops.targets import on_host
 from triton_server.plugin.device_trial import DeviceTrial
 from triton_server.plugin.failover import Failover, Failure, NoDeviceError, split_rows
 from triton_server.plugin.housekeeping import Housekeeping
 from triton_server.plugin.input_checks import contract
 from triton_server.plugin.last_event import LastEvent
 from triton_server.plugin.metrics import Counters, Metrics, Provenance
+from triton_server.plugin.overlap import Overlap
 from triton_server.plugin.parent_death import hold
 from triton_server.plugin.provenance import provenance
+from triton_server.plugin.scores import Scores
 from triton_server.plugin.settings import read_settings
 from triton_server.protocol import EVENTS_VARIABLE, KNOWN_ANSWER_ID, NOTES_VARIABLE, PARENT_PIPE_VARIABLE
 from triton_server.repository.known_answers import read_golden
@@ -88,12 +91,12 @@ class TritonPythonModel:
         self._version = args["model_version"]
         self._inputs = [str(entry["name"]) for entry in config["input"]]
         self._outputs = [str(entry["name"]) for entry in config["output"]]
+        notes = os.environ.get(NOTES_VARIABLE)
         try:
             settings = read_settings(config)
             self._check = contract(settings.contract)
             check_files(version, required=settings.require_hashes)
             max_batch = max(1, int(config["max_batch_size"]))
-            notes = os.environ.get(NOTES_VARIABLE)
             self._device_trial = DeviceTrial(
                 Path(notes) if notes else None, args["model_instance_name"], version / MODEL_FILE, max_batch,
                 limit_s=settings.open_timeout_s,
@@ -116,16 +119,22 @@ class TritonPythonModel:
             if fault is not None:
                 raise ModelError(f"golden.npz: {fault}")
             self._failover.set_golden(golden)
+            known = None if golden is None else golden.outputs
+            self._scores = Scores(version, self._outputs, settings.temperature_scaling, known)
+            self._provenance.tell_working_points(self._scores.working_points())
         except FpgaOpsError as error:
             raise pb_utils.TritonModelException(f"{self._name}: {error}") from error
         self._tell_provenance()
         tested = "known answers right" if golden is not None else "no golden.npz, so no known-answer test"
-        pb_utils.Logger.log_info(f"{self._name} serves on {self._failover.device}; {tested}")
+        scale = self._scores.temperature
+        scaled = "" if scale == 1.0 else f"; scores at temperature {scale:g}"
+        pb_utils.Logger.log_info(f"{self._name} serves on {self._failover.device}; {tested}{scaled}")
         interval = settings.self_test_interval_s if golden is not None else 0.0
-        self._late_response = LateResponse(
-            pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
-            lambda error: pb_utils.Logger.log_error(f"{self._name}: an answer could not be sent: {error}"),
-        )
+        final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        self._late_response = LateResponse(final, self._unsent)
+        self._overlap_wanted = settings.overlap
+        self._supervised = notes is not None
+        self._overlap = Overlap(self._answer_all, final, self._unsent)
         self._thread_priority = ThreadPriority()
         events = os.environ.get(EVENTS_VARIABLE)
         self._last_event = LastEvent(Path(events), *labels.values()) if events else None
@@ -135,16 +144,31 @@ class TritonPythonModel:
         self._housekeeping = Housekeeping(self._keep, self._keeping_failed, lambda: os._exit(1))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Check each request, answer the good ones with one device call, and each bad one with its own error."""
+        """Check each request, answer the good ones with one device call, and each bad one with its own error.
+
+        The answers are returned, but for the last; or sent later, while the next batch is taken (plugin/overlap.py).
+        """
         if self._thread_priority.sought and self._thread_priority.seek() is not None:
             pb_utils.Logger.log_info(f"{self._name}: the server's thread of this instance goes first")
+        if self._overlaps():
+            self._overlap.take(requests)
+            return [None] * len(requests)
+        return self._late_response.keep_last(requests, self._answer_all(requests))
+
+    def _overlaps(self) -> bool:
+        """Whether the next batch is taken while one computes: by default where that is both faster and as safe."""
+        if self._overlap_wanted == "auto":
+            return self._supervised and not on_host(self._failover.device)
+        return self._overlap_wanted == "true"
+
+    def _answer_all(self, requests: Sequence[Any]) -> list[Any]:
+        """One answer for each request, whatever happens."""
         try:
-            responses = self._answer(requests)
+            return self._answer(requests)
         except Exception as error:  # noqa: BLE001 - one that left here would cost Triton shared memory
             pb_utils.Logger.log_error(f"{self._name}: {traceback.format_exc()}")
             message = RuntimeError(f"{self._name}: unexpected {type(error).__name__}: {error}")
-            responses = [_error(message, pb_utils.TritonError.INTERNAL) for _ in requests]
-        return self._late_response.keep_last(requests, responses)
+            return [_error(message, pb_utils.TritonError.INTERNAL) for _ in requests]
 
     def _answer(self, requests: Sequence[Any]) -> list[Any]:
         responses: list[Any] = [None] * len(requests)
@@ -177,12 +201,13 @@ class TritonPythonModel:
             for place in good:
                 responses[place] = _error(error, _code(error))
         else:
-            told = provenance(description, self._version)
+            told = provenance(description, self._version) | self._scores.provenance()
             device = told["device"]
             self._counters.add("fpga_inferences_total", sum(counts), device=device)
             self._counters.add("fpga_executions_total", device=device)
             self._counters.add("fpga_device_seconds_total", seconds, device=device)
             shares = [outputs] if len(good) == 1 else split_rows(outputs, counts)
+            shares = [self._scores.served(s, requests[i]) for s, i in zip(shares, good, strict=True)]
             if self._last_event is not None and requests[good[0]].request_id() != KNOWN_ANSWER_ID:
                 self._last_event.offer(feeds[0], shares[0])
             for place, share in zip(good, shares, strict=True):
@@ -213,12 +238,19 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Free the device."""
+        self._overlap.close()
         self._late_response.close()
         self._housekeeping.close()
         self._failover.close()
         self._provenance.withdraw()
         self._counters.flush()
         self._metrics.close()
+
+    def _unsent(self, error: Exception) -> None:
+        """End the instance, where it is started again: else whoever waits for this answer would wait for ever."""
+        pb_utils.Logger.log_error(f"{self._name}: an answer could not be sent: {error}")
+        if self._supervised:
+            os._exit(1)
 
     def _device_failed(self, failure: Failure) -> None:
         pb_utils.Logger.log_error(
@@ -230,7 +262,9 @@ class TritonPythonModel:
         """The gauge fpga_model_info: what answers. Not every Triton lets the answers themselves say it."""
         description = self._failover.description
         precision, kernel = (str(description.get(name, "")) for name in ("precision", "kernel"))
-        self._provenance.tell(self._failover.device, precision, kernel, self._failover.choice)
+        self._provenance.tell(
+            self._failover.device, precision, kernel, self._failover.choice, self._scores.provenance()
+        )
 
     def _keep(self) -> None:
         """Hand the counts to Prometheus, test the device on a timer, end when the server has died."""

@@ -12,7 +12,7 @@ import sys
 from importlib.metadata import entry_points
 
 GROUP = "triton_fpga.benches"
-OWN = {"engine": "triton_fpga_bench.engine.command"}
+OWN = {"engine": "triton_fpga_bench.engine.command", "networks": "triton_fpga_bench.networks.command"}
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from fpga_ops.moved_modules import redirect
 from sonic_client.async_client import AsyncClient
 from sonic_client.client import Client, tag
 from sonic_client.core.reply import Reply
+from sonic_client.core.working_points import WorkingPoint
 from sonic_client.errors import (
     AuthenticationError,
     BadReplyError,
@@ -23,6 +24,7 @@ from sonic_client.errors import (
     RequestError,
     ServerFaultError,
     ServerUnavailableError,
+    WorkingPointError,
 )
 from sonic_client.events.jets import MAX_CONSTITUENTS, prepare
 from sonic_client.old_paths import MOVED
@@ -51,6 +53,8 @@ __all__ = [
     "ServerFaultError",
     "ServerUnavailableError",
     "Tls",
+    "WorkingPoint",
+    "WorkingPointError",
     "prepare",
     "tag",
     "token_from_environment",

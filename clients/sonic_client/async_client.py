@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -17,7 +19,8 @@ from sonic_client.core.session import Session
 from sonic_client.core.timing import Breakdown, Totals
 from sonic_client.core.transports.base import ModelInfo, Tensor
 from sonic_client.core.url import resolve
-from sonic_client.errors import BadReplyError, ConfigurationError, JetError
+from sonic_client.core.working_points import WorkingPoint, find_working_point
+from sonic_client.errors import BadReplyError, ConfigurationError, JetError, RequestError
 from sonic_client.events.images import ImageBatch, read_images
 from sonic_client.events.jets import Bad, JetBatch, prepare
 from sonic_client.options import Options
@@ -130,6 +133,32 @@ class AsyncClient:
     async def probabilities(self, jets: Any, *, bad: Bad = "raise", progress: Progress | None = None) -> Any:
         """As `tag`, with one probability a class for every jet."""
         return await self._score(jets, bad, progress, lambda rows: rows)
+
+    async def working_point(
+        self, efficiency: float, reply: Reply | None = None, *, label: str = "top", card: Path | None = None
+    ) -> WorkingPoint:
+        """The cut that keeps a fraction of a class: `scores > point.threshold`, both in double precision.
+
+        Args:
+            efficiency: Such as 0.3; a fraction for which the version was judged.
+            reply: An answer whose version and server are meant (`answered` of `tag` gives them); None asks by one
+                made-up jet.
+            label: The class.
+            card: The version's model_card.json, or its folder; None takes what the server's metrics page tells.
+
+        Raises:
+            WorkingPointError: There is none; the message says which there are.
+            ConfigurationError: The efficiency is no fraction, or the card cannot be read.
+        """
+        if reply is None:
+            replies: list[Reply] = []
+            await self._score(_made_up(await self.info()), "raise", None, lambda rows: rows, replies.append)
+            reply = replies[0]
+        config: dict[str, Any] | None = None
+        if card is not None:
+            with suppress(RequestError):  # not every server shows configurations
+                config = await self.config()
+        return await asyncio.to_thread(find_working_point, efficiency, reply, self.model, config, card, label)
 
     # ---- about
 
@@ -274,6 +303,14 @@ def _jet_input(info: ModelInfo) -> tuple[str, tuple[int, ...]]:
         f"model '{info.name}' takes {', '.join(f'{t.name} {t}' for t in info.inputs)}; tag needs one input, "
         "constituents FP32[-1, 200, 4] or images FP32[-1, planes, height, width]. Use infer for other models"
     )
+
+
+def _made_up(info: ModelInfo) -> Any:
+    """One jet, or one image, that a model takes."""
+    _, shape = _jet_input(info)
+    if len(shape) == 3:
+        return np.full((1, *shape), 1.0 / (shape[1] * shape[2]), np.float32)
+    return np.array([[[500.0, 300.0, 400.0, 0.0]]])
 
 
 def _score_output(info: ModelInfo, classes: int) -> str:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -17,6 +18,7 @@ from sonic_client.async_client import AsyncClient, Progress
 from sonic_client.core.reply import Reply
 from sonic_client.core.timing import Breakdown, Totals
 from sonic_client.core.transports.base import ModelInfo, Tensor
+from sonic_client.core.working_points import WorkingPoint
 from sonic_client.errors import ClientError, ConfigurationError
 from sonic_client.events.jets import Bad
 from sonic_client.options import Options
@@ -136,6 +138,12 @@ class Client:
     def probabilities(self, jets: Any, *, bad: Bad = "raise", progress: Progress | None = None) -> Any:
         """As `tag`, with one probability a class for every jet."""
         return self._run(self._client.probabilities(jets, bad=bad, progress=progress))
+
+    def working_point(
+        self, efficiency: float, reply: Reply | None = None, *, label: str = "top", card: Path | None = None
+    ) -> WorkingPoint:
+        """The cut that keeps a fraction of a class: `scores > point.threshold`; see `AsyncClient.working_point`."""
+        return self._run(self._client.working_point(efficiency, reply, label=label, card=card))
 
     # ---- about
 

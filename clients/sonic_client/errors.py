@@ -21,6 +21,10 @@ class ConfigurationError(ClientError, ValueError):
     """The client's own settings contradict each other or cannot be used: URL, TLS files, token, options."""
 
 
+class WorkingPointError(ClientError, LookupError):
+    """There is no such working point for the version that answers, or nothing says the scale of its scores."""
+
+
 class RequestError(ClientError):
     """A request failed for good.
 

@@ -104,9 +104,12 @@ class Parts:
         temporary.replace(self.folder / _MANIFEST)
 
     def begin(self, job: Mapping[str, Any]) -> None:
-        """Note a new job, or check that the parts that are there are of the same one. Raises FileError."""
+        """Note a new job, or check that the parts that are there are of the same one. Raises FileError.
+
+        A run that finished no chunk left nothing to keep.
+        """
         there = self.manifest.get("job")
-        if there is None:
+        if there is None or not any(file.suffix == ".parquet" for file in self._files()):
             self.forget()
             self.note(job=dict(job))
             return

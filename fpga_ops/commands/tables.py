@@ -33,6 +33,7 @@ def geometry_table(geometry: Geometry) -> dict[str, object]:
         "name": geometry.name, "vec": geometry.vec, "lane": geometry.lane, "pix": geometry.pix, "wb": geometry.wb,
         "arithmetic": geometry.arithmetic, "macs": geometry.macs, "weight_tiles": geometry.weight_tiles,
         "weight_depth": geometry.weight_depth, "resident_words": geometry.resident_words,
+        "joined_rows": geometry.joined_rows,
     }  # fmt: skip
 
 

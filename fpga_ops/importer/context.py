@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import numpy as np
 
 from fpga_ops.importer.graph import Array, Node
+from fpga_ops.importer.steps import bounds, rescale_rule
 from fpga_ops.importer.values import Constant, Integers, Leaf, QuantisedConstant, Real, UnsupportedError, Value
 from fpga_ops.ir.exact import Dyadics
-from fpga_ops.ir.network import Tensor
+from fpga_ops.ir.network import Add, Step, Tensor
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,13 @@ class Context:
         values: By tensor name of the file.
         tensors: Tensors of the integer network.
         batch: Images in a batch if the file fixes it, else None.
+        steps: Those made so far.
     """
 
     values: Mapping[str, Value]
-    tensors: Mapping[str, Tensor]
+    tensors: dict[str, Tensor]
     batch: int | None
+    steps: list[Step] = field(default_factory=list)
 
     def operand(self, node: Node, position: int) -> Value | None:
         """The value of an input, None if it was left out."""
@@ -45,11 +50,34 @@ class Context:
 
     def leaf(self, node: Node, position: int = 0) -> tuple[Real, Tensor]:
         """An input that must come straight from a DequantizeLinear."""
-        value = self.real(node, position)
-        if not isinstance(value.form, Leaf) or value.clipped:
+        value = self._bounded(self.real(node, position), node.inputs[position])
+        if not isinstance(value.form, Leaf):
             name = node.inputs[position]
             raise UnsupportedError(f"its input '{name}' is not quantised: QuantizeLinear, DequantizeLinear are missing")
         return value, self.tensors[value.form.source]
+
+    def _bounded(self, value: Real, name: str) -> Real:
+        """Integers within bounds, where a ReLU or Clip of a dequantised tensor is read as it is: a step of its own.
+
+        Only bounds that integers stand for, as the zero of a ReLU, leave nothing to be rounded.
+        """
+        if not isinstance(value.form, Leaf) or not value.clipped:
+            return value
+        source = self.tensors[value.form.source]
+        for bound in (value.low, value.high):
+            if math.isfinite(bound) and (Fraction(bound) / Fraction(source.scale)).denominator != 1:
+                raise UnsupportedError(
+                    f"its input '{name}' has the bound {bound:.6g}, for which no integer of scale {source.scale:.6g} "
+                    "stands: QuantizeLinear, DequantizeLinear are missing before it"
+                )
+        tensor = replace(source, name=f"{name}:bounded")
+        if tensor.name not in self.tensors:
+            self.tensors[tensor.name] = tensor
+            low, high = bounds(value, tensor)
+            rule = rescale_rule(source, tensor, low, high)
+            step = Add(value.nodes[-1], source.name, source.name, tensor.name, rule, value.nodes)
+            self.steps.append(step)
+        return Real(Leaf(tensor.name), value.shape, value.flat, nodes=value.nodes)
 
     def constant(self, node: Node, position: int) -> Array | None:
         """An input that must be stored in the file, as real numbers; None if it was left out."""

@@ -81,6 +81,13 @@ def add(context: Context, node: Node) -> Value:
             value = context.real(node, 1 - position)
             result = affine(value, None, channel_vector(context, node, position, value), context.tensors)
             return replace(result, nodes=(*result.nodes, node.name))
+    for position in range(2):
+        value = context.real(node, position)
+        if not isinstance(value.form, Leaf):
+            raise UnsupportedError(
+                f"its operand '{node.inputs[position]}' is not quantised, as in files made for TensorRT or oneDNN: "
+                f"QuantizeLinear and DequantizeLinear are missing behind node '{value.nodes[-1]}'"
+            )
     first, _ = context.leaf(node, 0)
     second, _ = context.leaf(node, 1)
     if first.shape != second.shape or first.flat != second.flat:
@@ -98,4 +105,7 @@ def multiply(context: Context, node: Node) -> Value:
             value = context.real(node, 1 - position)
             result = affine(value, channel_vector(context, node, position, value), None, context.tensors)
             return replace(result, nodes=(*result.nodes, node.name))
-    raise UnsupportedError("a product of two tensors is not supported")
+    raise UnsupportedError(
+        "a product of two tensors, as of SiLU and squeeze-and-excitation, is not supported; "
+        "take a network with ReLU, or ReLU6, and without attention"
+    )

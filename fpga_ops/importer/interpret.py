@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from fpga_ops.errors import ModelError
 from fpga_ops.importer.context import Context
 from fpga_ops.importer.graph import Array, Graph, Node
+from fpga_ops.importer.integer_operators import acts_on_integers, expand
 from fpga_ops.importer.operators import OPERATORS
 from fpga_ops.importer.steps import MAX_TENSOR_BYTES, make_steps
 from fpga_ops.importer.values import (
@@ -31,6 +32,9 @@ from fpga_ops.ir.network import Step, Tensor
 
 ShapeOf = Callable[[str], tuple[int | None, ...] | None]
 """Shape of a float tensor of the file, batch first; None if it cannot be known."""
+
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "QLinearConv"})
+"""Operators that are left to onnxruntime only where nothing quantised follows."""
 
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -82,7 +86,7 @@ def walk(graph: Graph, shape_of: ShapeOf, batch: int | None) -> Walk:
         found.values[name] = Constant(numpy_helper.to_array(tensor)) if tensor.data_type != 8 else Opaque()
     for name in graph.inputs:
         found.values[name] = Opaque()
-    context = Context(found.values, found.tensors, batch)
+    context = Context(found.values, found.tensors, batch, found.steps)
     for node in graph.nodes:
         value = _value(node, found, context, shape_of)
         for position, name in enumerate(node.outputs):
@@ -101,15 +105,41 @@ def _value(node: Node, found: Walk, context: Context, shape_of: ShapeOf) -> Valu
             return _dequantise(node, found, context)
         if all(isinstance(value, Constant | QuantisedConstant) for value in operands):
             return _fold(node, context)
+        if acts_on_integers(node, context):
+            return _integer_operator(node, found, context, shape_of)
         if not any(isinstance(value, Integers | Real) for value in operands):
             return _outside(node, found, operands)
         return OPERATORS.get(node.operator, _unsupported)(context, node)
     except UnsupportedError as error:
         causes = [value.cause for value in operands if isinstance(value, Opaque) and value.cause]
         failure = causes[0] if causes else Failure(node.name, node.operator, str(error))
-        if node.operator in {"Conv", "ConvTranspose"}:
+        if node.operator in CONVOLUTIONS:
             found.stopped[node.name] = failure
         return Opaque(failure)
+
+
+def _integer_operator(node: Node, found: Walk, context: Context, shape_of: ShapeOf) -> Value:
+    """An operator on integers, by the nodes it stands for; reasons name the operator of the file."""
+
+    def named(cause: Failure) -> Failure:
+        return replace(cause, operator=node.operator) if cause.node == node.name else cause
+
+    expansion = expand(node, context, found.signed)
+    found.values.update(expansion.constants)
+    value: Value = Opaque()
+    for part in expansion.nodes:
+        try:
+            value = _value(part, found, context, shape_of)
+        except ModelError as error:
+            raise ModelError(error.reason, node=node.name, operator=node.operator) from error
+        found.values[part.outputs[0]] = value
+        if isinstance(value, Opaque):
+            cause = None if value.cause is None else named(value.cause)
+            if node.operator in CONVOLUTIONS:
+                reason = f"its input '{node.inputs[0]}' is not quantised by this file"
+                found.stopped[node.name] = cause or Failure(node.name, node.operator, reason)
+            return Opaque(cause)
+    return value
 
 
 def _unsupported(context: Context, node: Node) -> Value:
@@ -120,7 +150,7 @@ def _unsupported(context: Context, node: Node) -> Value:
 def _outside(node: Node, found: Walk, operands: list[Value]) -> Opaque:
     """A node that reads nothing integer; quantised weights are a sign that it should."""
     cause = next((value.cause for value in operands if isinstance(value, Opaque) and value.cause), None)
-    if node.operator in {"Conv", "ConvTranspose"} and any(isinstance(value, QuantisedConstant) for value in operands):
+    if node.operator in CONVOLUTIONS and any(isinstance(value, QuantisedConstant) for value in operands):
         reason = f"its weights are quantised but its input '{node.inputs[0]}' is not"
         cause = cause or Failure(node.name, node.operator, reason)
         found.stopped[node.name] = cause
@@ -237,7 +267,8 @@ def _quantise(node: Node, found: Walk, context: Context, shape_of: ShapeOf) -> V
         output = Tensor(name, *source.shape, scale, zero_point, source.flat)
         _check_size(output, node)
         try:
-            steps, tensors = make_steps(source, output, found.tensors, (*source.nodes, node.name))
+            stands_for = tuple(dict.fromkeys((*source.nodes, node.name)))
+            steps, tensors = make_steps(source, output, found.tensors, stands_for)
         except ModelError as error:
             where = source.nodes[-1] if source.nodes else node.name
             raise ModelError(error.reason, node=where) from error

@@ -9,6 +9,7 @@ import onnx
 
 from fpga_ops.errors import ModelError
 from fpga_ops.importer.graph import Graph
+from fpga_ops.importer.integer_operators import QOPERATORS
 from fpga_ops.importer.interpret import Walk
 from fpga_ops.importer.subgraph import extract
 from fpga_ops.importer.values import Failure, Integers, Opaque, Real
@@ -124,6 +125,9 @@ def _check_nothing_left(graph: Graph, found: Walk, steps: list[Step]) -> None:
         if isinstance(step, Conv) and step.output not in mine
         for name in (*sources(step), step.output)
     }
+    for step in reversed(found.steps):  # and all that leads to these convolutions, such as a ReLU's bounds
+        if step.output in others:
+            others.update(sources(step))
     stack_nodes = {node for step in steps for node in step.nodes}
     for node in graph.nodes:
         if node.name in found.stopped and node.name not in stack_nodes:
@@ -142,7 +146,7 @@ def _quantises_later(graph: Graph, found: Walk, name: str) -> bool:
     while pending:
         tensor = pending.pop()
         for reader in graph.consumers.get(tensor, ()):
-            if reader.operator == "QuantizeLinear":
+            if reader.operator == "QuantizeLinear" or reader.operator in QOPERATORS:
                 return True
             if reader.name not in seen:
                 seen.add(reader.name)

@@ -9,6 +9,7 @@ import onnx
 
 from fpga_ops.errors import ModelError
 from fpga_ops.importer.graph import Graph, make_graph
+from fpga_ops.importer.integer_operators import QOPERATORS
 from fpga_ops.importer.interpret import walk
 from fpga_ops.importer.onnx_reader import Origin, read_original
 from fpga_ops.importer.partition import Partition, partition
@@ -18,13 +19,15 @@ from fpga_ops.importer.shapes import Shapes
 HOW_TO_QUANTISE = (
     "quantise it with onnxruntime.quantization.quantize_static(..., quant_format=QuantFormat.QDQ, per_channel=True)"
 )
+DYNAMIC = ("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
+"""Operators of files that onnxruntime's `quantize_dynamic` writes."""
 
 
 def import_model(path: str | Path) -> Partition:
     """Read, check, partition and fuse an ONNX file.
 
     Args:
-        path: The `.onnx` file, in QDQ form, opset 13 or later.
+        path: The `.onnx` file, in QDQ or QOperator form, opset 13 or later.
 
     Raises:
         ModelError: The file is bad, not quantised, or holds what the integer network cannot: node, operator, reason.
@@ -54,12 +57,12 @@ def import_proto(model: onnx.ModelProto, *, fuse: bool = True) -> Partition:
 
 def _check_form(graph: Graph) -> None:
     operators = {node.operator: node for node in reversed(graph.nodes)}
-    for name in ("QLinearConv", "ConvInteger", "QLinearMatMul", "QGemm", "QLinearAdd"):
+    for name in DYNAMIC:
         if name in operators:
             raise ModelError(
-                f"the file is in QOperator form, QDQ form is needed: {HOW_TO_QUANTISE}",
+                f"the file is quantised dynamically: its scales are made anew for each input; {HOW_TO_QUANTISE}",
                 node=operators[name].name,
                 operator=name,
             )
-    if not {"QuantizeLinear", "DequantizeLinear"} <= operators.keys():
+    if not ({"QuantizeLinear"} & operators.keys() and ({"DequantizeLinear", *QOPERATORS} & operators.keys())):
         raise ModelError(f"the model is not quantised: {HOW_TO_QUANTISE}")

@@ -43,11 +43,16 @@ def average_pool(context: Context, node: Node) -> Value:
     kernel = node.integers("kernel_shape")
     if value.flat or len(kernel) != 2 or min(kernel) < 1:
         raise UnsupportedError("only two-dimensional pools are supported")
-    if node.integers("dilations", (1, 1)) != (1, 1) or node.integer("ceil_mode", 0):
-        raise UnsupportedError("dilations and ceil_mode are not supported")
+    if node.integers("dilations", (1, 1)) != (1, 1):
+        raise UnsupportedError("dilations are not supported")
     size = (source.height, source.width)
     window = (kernel[0], kernel[1])
     strides, pads = window_of(node, window, size)
+    if node.integer("ceil_mode", 0) and pads != window_of(node, window, size, ceil=False)[1]:
+        raise UnsupportedError(
+            f"ceil_mode takes windows that reach out of the {size[0]}x{size[1]} map, whose average is over fewer "
+            "pixels; an input whose size the strides divide has none"
+        )
     out = output_size(size, window, strides, pads)
     if window == (1, 1) and strides == (1, 1) and not any(pads):
         return replace(value, nodes=(*value.nodes, node.name))

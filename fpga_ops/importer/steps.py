@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 
-from fpga_ops.importer.values import Leaf, Linear, Maximum, Real, Sum
-from fpga_ops.ir.exact import affine
+import numpy as np
+
+from fpga_ops.importer.values import Joined, Leaf, Linear, Maximum, Real, Sum
+from fpga_ops.ir.exact import Dyadics, affine
 from fpga_ops.ir.network import Add, AddRule, Conv, GlobalAveragePool, MaxPool, Step, Tensor
 from fpga_ops.ir.requantise import accumulator_range, add_rule, requantise, zero_point_correction
 
@@ -60,6 +63,43 @@ def linear_step(name: str, form: Linear, real: Real, source: Tensor, output: Ten
     )
 
 
+def join_steps(
+    name: str, form: Joined, real: Real, output: Tensor, tensors: Mapping[str, Tensor], nodes: tuple[str, ...]
+) -> tuple[list[Step], list[Tensor]]:
+    """Tensors side by side, by steps that every device has: each is placed among zeros, and these are added.
+
+    A 1x1 convolution with weights of 1 and 0 takes a tensor to its channels of the result, in the result's scale: one
+    rounding, which is that of the file. All its other channels are exactly zero, so the additions round nothing.
+    """
+    steps: list[Step] = []
+    made: list[Tensor] = []
+    plain = Real(form, real.shape, real.flat)
+    end = output.scale, output.zero_point
+    before: Tensor | None = None
+    start = 0
+    for position, source in enumerate(tensors[key] for key in form.sources):
+        weights = np.zeros((output.channels, 1, 1, source.channels), np.int8)
+        weights[start + np.arange(source.channels), 0, 0, np.arange(source.channels)] = 1
+        start += source.channels
+        scale = Dyadics.of(np.full(output.channels, source.scale))
+        placed = replace(output, name=f"{output.name}:placed{position}")
+        linear = Linear(source.name, weights, scale, Dyadics.of(np.zeros(output.channels)))
+        steps.append(linear_step(f"{name}:placed{position}", linear, plain, source, placed, nodes))
+        made.append(placed)
+        if before is None:
+            before = placed
+            continue
+        last = position == len(form.sources) - 1
+        joined = output if last else replace(output, name=f"{output.name}:joined{position}")
+        rule = add_rule(end, end, end, *(bounds(real, output) if last else (0, 255)))
+        steps.append(
+            Add(name if last else f"{name}:joined{position}", before.name, placed.name, joined.name, rule, nodes)
+        )
+        made.append(joined)
+        before = joined
+    return steps, made
+
+
 def make_steps(
     real: Real, output: Tensor, tensors: Mapping[str, Tensor], nodes: tuple[str, ...]
 ) -> tuple[list[Step], list[Tensor]]:
@@ -78,6 +118,8 @@ def make_steps(
     name = real.nodes[-1] if real.nodes else nodes[-1]
     if isinstance(form, Linear):
         return [linear_step(name, form, real, tensors[form.source], output, nodes)], [output]
+    if isinstance(form, Joined):
+        return join_steps(name, form, real, output, tensors, nodes)
     low, high = bounds(real, output)
     if isinstance(form, Sum):
         first, second = tensors[form.first], tensors[form.second]

@@ -134,6 +134,13 @@ class Sum:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """Dequantised tensors of one height and width, side by side along the channels."""
+
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Real:
     """A float tensor between DequantizeLinear and QuantizeLinear that one step can make.
 
@@ -145,7 +152,7 @@ class Real:
         nodes: The nodes it stands for.
     """
 
-    form: Leaf | Linear | Maximum | Sum
+    form: Leaf | Linear | Maximum | Sum | Joined
     shape: Shape
     flat: bool
     low: float = -math.inf

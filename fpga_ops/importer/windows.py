@@ -6,8 +6,10 @@ from fpga_ops.importer.graph import Node
 from fpga_ops.importer.values import UnsupportedError
 
 
-def window_of(node: Node, kernel: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, ...]]:
-    """Strides and pads of a convolution or pool over a map; `auto_pad` and `ceil_mode` worked out."""
+def window_of(
+    node: Node, kernel: tuple[int, int], size: tuple[int, int], *, ceil: bool = True
+) -> tuple[tuple[int, int], tuple[int, ...]]:
+    """Strides and pads of a convolution or pool over a map; `auto_pad` and, unless told, `ceil_mode` worked out."""
     strides = node.integers("strides", (1, 1))
     pads = list(node.integers("pads", (0, 0, 0, 0)))
     if len(strides) != 2 or min(strides) < 1 or len(pads) != 4 or min(pads) < 0:
@@ -22,7 +24,7 @@ def window_of(node: Node, kernel: tuple[int, int], size: tuple[int, int]) -> tup
         pads = [0, 0, 0, 0]
     elif auto != "NOTSET":
         raise UnsupportedError(f"auto_pad {auto} is not known")
-    if node.integer("ceil_mode", 0):
+    if ceil and node.integer("ceil_mode", 0):
         for axis in range(2):
             span = size[axis] + pads[axis] + pads[axis + 2] - kernel[axis]
             count = -(-span // strides[axis]) + 1

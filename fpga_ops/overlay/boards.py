@@ -47,6 +47,7 @@ class Board:
             reached: assumptions until the compiler has said.
         ddr_gbs: Peak of external memory, DDR or HBM.
         ddr_efficiency: Share of it that sequential reads reach.
+        banks: Of it, with ports of their own (pseudo-channels of HBM). OpenCL spreads every buffer over all of them.
         pcie_gbs: Each way, effective.
         launch_us: From the host's enqueue to the first kernel cycle, and back.
         restart: Cycles from a layer's last iteration to the next one's first: a descriptor through its channel, what is
@@ -63,6 +64,7 @@ class Board:
     clock_range_mhz: tuple[float, float]
     ddr_gbs: float
     ddr_efficiency: float
+    banks: int
     pcie_gbs: float
     launch_us: float
     restart: int
@@ -74,6 +76,11 @@ class Board:
     def clock_mhz(self) -> float:
         """The upper end of the clock's range, at which figures are told unless they say both."""
         return self.clock_range_mhz[1]
+
+    @property
+    def takes_rtl(self) -> bool:
+        """Whether the card takes the overlay in RTL, not in OpenCL."""
+        return not self.aoc_board
 
     def bytes_per_cycle(self, clock_mhz: float) -> float:
         """External-memory bytes in a kernel cycle."""

@@ -23,6 +23,11 @@ FIELDS = (
     "row_bytes", "byte_step", "byte_taps", "byte_pad", "load_words", "load_size",
 )  # fmt: skip
 
+RTL_FIELDS = tuple({"lag": "in_pitch", "trips": "out_pitch", "array_trips": "wrap"}.get(name, name) for name in FIELDS)
+"""The same words for the RTL. It has no use for the iterations of the OpenCL loops; in their place: pixels from a row
+of the source to the next, of the result to the next, and the width at which a group of pixels goes on in the next row
+(0: nowhere)."""
+
 
 class Op(IntEnum):
     """What a descriptor asks for; the values of the enum in overlay.h."""
@@ -69,18 +74,18 @@ def checksum(words: npt.NDArray[np.uint32]) -> int:
     return total
 
 
-def encode(descriptors: list[Descriptor]) -> npt.NDArray[np.int32]:
-    """`int32[layers, 64]` with checksums.
+def encode(descriptors: list[Descriptor], fields: tuple[str, ...] = FIELDS) -> npt.NDArray[np.int32]:
+    """`int32[layers, 64]` with checksums; `fields` is `FIELDS` or `RTL_FIELDS`.
 
     Raises:
         DoesNotFitError: A field is beyond 32 bits.
     """
     table = np.zeros((len(descriptors), WORDS), np.int32)
     for row, descriptor in zip(table, descriptors, strict=True):
-        unknown = descriptor.values.keys() - set(FIELDS)
+        unknown = descriptor.values.keys() - {*FIELDS, *RTL_FIELDS}
         if unknown:
             raise KeyError(f"no such descriptor fields: {sorted(unknown)}")
-        for at, name in enumerate(FIELDS):
+        for at, name in enumerate(fields):
             value = descriptor[name]
             if not -(2**31) <= value < 2**31:
                 raise DoesNotFitError(f"descriptor field {name}", value, 2**31 - 1, descriptor.name)

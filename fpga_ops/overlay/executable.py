@@ -187,6 +187,8 @@ class OverlayExecutable:
         self.network, self.max_batch, self.device = network, max_batch, device
         self.settings = settings or EmulatorSettings()
         self.geometry = geometry or Geometry()
+        if self.geometry.joined_rows:
+            raise DeviceError(f"overlay geometry {self.geometry.name}: rows are joined in RTL alone, not in OpenCL")
         self.emulated = emulated = bitstream is None
         free_running = emulated and not self.settings.strict
         self.staged = free_running and not self.settings.autorun

@@ -32,11 +32,16 @@ class Geometry:
         map_words: Depth of each of the two feature-map memories, in words of vec x pix bytes; None: as needed.
         resident_words: Words of wb bytes of weights that stay on the chip once they are loaded. The OpenCL kernels have
             none: their memories do not outlive a launch.
+        resident_blocks: Blocks of 16 lane bytes of requantisation constants that stay there.
         accumulator_bits: Of a sum of products, signed: 27 is what a multiplier of a DSP block takes. A network whose
             sums could be larger is refused.
         multiplier_bits: Of the requantiser's and the addition's multipliers, unsigned. 27 in a block are enough for
             nearly all channels; the few that need more are why the bits above are made in logic.
         arithmetic: "int8"; "int8-pairs", two products in one 18x19 multiplier, the same bits.
+        array_clock: Of the multipliers, in clocks of everything else: at 2 a block makes twice the products a cycle, so
+            `vec` may be twice as large. Modelled alone; no source here has two clocks.
+        joined_rows: Rows of a map follow each other without padding, pixel y * width + x in bank mod `pix`, and groups
+            of `pix` pixels run over the rows' ends where no stride forbids it. The RTL alone does it.
     """
 
     vec: int = 32
@@ -48,14 +53,17 @@ class Geometry:
     weight_depth: int = 256
     map_words: tuple[int, int] | None = None
     resident_words: int = 0
+    resident_blocks: int = 0
     accumulator_bits: int = 32
     multiplier_bits: int = 31
     arithmetic: Arithmetic = "int8"
+    array_clock: int = 1
+    joined_rows: bool = False
 
     def __post_init__(self) -> None:
         problem = ""
         sizes = (self.vec, self.lane, self.pix, self.wb, self.weight_tiles, self.weight_depth)
-        if min(sizes) < 1 or min(self.lag, self.resident_words) < 0:
+        if min(sizes) < 1 or min(self.lag, self.resident_words, self.resident_blocks) < 0:
             problem = "all sizes must be positive"
         elif self.lane < self.vec:
             problem = f"lane ({self.lane}) must be at least vec ({self.vec}): pooling uses the lanes as channels"
@@ -71,6 +79,8 @@ class Geometry:
             problem = "pairs of products need an even number of lanes"
         elif not (16 <= self.accumulator_bits <= 32 and 16 <= self.multiplier_bits <= 31):
             problem = "accumulators have 16 to 32 bits, multipliers 16 to 31"
+        elif self.array_clock not in (1, 2):
+            problem = "the array runs at the clock of the rest or at twice that"
         elif self.arithmetic not in get_args(Arithmetic):
             problem = f"arithmetic '{self.arithmetic}' is none of {', '.join(get_args(Arithmetic))}"
         if problem:
@@ -104,6 +114,10 @@ class Geometry:
         requantiser: columns (log2 pix), product (5), offset (2), shift (3), bounds (3); channel (4).
         """
         return 4 + 4 + 2 + ceil(log2(self.vec)) + 1 + 4 + ceil(log2(self.pix)) + 5 + 2 + 3 + 3 + 4
+
+    def stored_rows(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """(rows, pixels of a row) as a map of shape (height, width, channels) is stored: joined rows are one."""
+        return (1, shape[0] * shape[1]) if self.joined_rows else (shape[0], shape[1])
 
     @property
     def macs(self) -> int:

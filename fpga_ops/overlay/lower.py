@@ -293,7 +293,7 @@ def _stage(
             pads=step.pads[:2], requantise=identity(out.channels), vector_step=1,
         )  # fmt: skip
     if isinstance(step, GlobalAveragePool):
-        height, width, _ = shapes[step.source]
+        height, width = geometry.stored_rows(shapes[step.source])
         return Stage(  # each of PIX pixels sums every PIX-th column; the requantiser adds them up
             Op.SUM, step.name, step.source, step.output, *size, kernel=(height, ceil_div(width, geometry.pix)),
             tap_step=geometry.pix, requantise=step.requantise, vector_step=1,

@@ -109,13 +109,15 @@ def outputs(plan: Plan, stored: UInt8Array) -> dict[str, UInt8Array]:
     geometry, at, result = plan.geometry, 0, {}
     for stage in plan.lowered.stages:
         if stage.op is Op.STORE:
-            cols, vectors = ceil_div(stage.width, geometry.pix), ceil_div(stage.channels, geometry.vec)
-            words = plan.images * stage.height * cols * vectors
+            rows, width = geometry.stored_rows((stage.height, stage.width))
+            cols, vectors = ceil_div(width, geometry.pix), ceil_div(stage.channels, geometry.vec)
+            words = plan.images * rows * cols * vectors
             size = words * geometry.stored_bytes
             kept = stored[at : at + size].reshape(words, -1)[:, : geometry.map_word_bytes]
-            shape = (plan.images, stage.height, cols, vectors, geometry.pix, geometry.vec)
+            shape = (plan.images, rows, cols, vectors, geometry.pix, geometry.vec)
             block = kept.reshape(shape).transpose(0, 1, 2, 4, 3, 5)
-            full = block.reshape(plan.images, stage.height, cols * geometry.pix, vectors * geometry.vec)
-            result[stage.source] = np.ascontiguousarray(full[:, :, : stage.width, : stage.channels])
+            full = block.reshape(plan.images, rows, cols * geometry.pix, vectors * geometry.vec)
+            full = full[:, :, :width, : stage.channels]
+            result[stage.source] = full.reshape(plan.images, stage.height, stage.width, stage.channels)
             at += size
     return result

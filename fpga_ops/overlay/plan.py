@@ -17,6 +17,8 @@ from fpga_ops.overlay.geometry import Geometry, ceil_div
 from fpga_ops.overlay.lower import WORD_BYTES, Formed, Lowered, Stage, lower, memory_constraints
 
 LIMIT = 2**16 - 1
+PADDING = 2**14
+"""Pixels before a map's first that a window may begin with (BIAS in sender.sv)."""
 COUNTED = (
     "images", "rows", "cols", "taps_y", "taps_x", "red_vecs", "acts", "period", "out_words", "parts", "groups", "pad_x",
     "stride_x", "in_vecs",
@@ -140,7 +142,8 @@ def _place(lowered: Lowered, geometry: Geometry, images: int) -> tuple[list[dict
 
 
 def _words(shape: tuple[int, int, int], geometry: Geometry) -> int:
-    return shape[0] * ceil_div(shape[1], geometry.pix) * ceil_div(shape[2], geometry.vec)
+    rows, width = geometry.stored_rows(shape)
+    return rows * ceil_div(width, geometry.pix) * ceil_div(shape[2], geometry.vec)
 
 
 def plan(network: IntegerNetwork, geometry: Geometry, images: int = 1, max_lag: int | None = None) -> Plan:
@@ -196,21 +199,21 @@ def _describe(
     weight_word: int,
     parameter: int,
 ) -> list[Descriptor]:
-    cols = ceil_div(stage.width, geometry.pix)
     vectors = ceil_div(stage.channels, geometry.vec)
     values = {
-        "op": int(stage.op), "images": images, "rows": stage.height, "cols": cols, "parts": 1,
+        "op": int(stage.op), "images": images, "parts": 1,
         "taps_y": stage.kernel[0], "taps_x": stage.kernel[1], "stride_y": stage.strides[0],
         "stride_x": stage.strides[1], "tap_step": stage.tap_step,
         "pad_y": stage.pads[0], "pad_x": stage.pads[1], "pad_value": stage.pad_value,
         "group_vecs": stage.vector_step, "red_vecs": stage.reduced_vectors,
     }  # fmt: skip
     if stage.source:
-        place, (height, width, channels) = at[stage.source], lowered.shapes[stage.source]
+        place, channels = at[stage.source], lowered.shapes[stage.source][2]
         values |= {
-            "in_mem": place.memory, "in_base": place.base, "in_step": place.words, "in_h": height, "in_w": width,
-            "in_cols": ceil_div(width, geometry.pix), "in_vecs": ceil_div(channels, geometry.vec),
+            "in_mem": place.memory, "in_base": place.base, "in_step": place.words,
+            "in_vecs": ceil_div(channels, geometry.vec),
         }  # fmt: skip
+    values |= _rows(stage, lowered, geometry)
     if stage.op is Op.STORE:
         values |= {"groups": 1, "red_vecs": vectors, "acts": vectors, "period": vectors}
     else:
@@ -253,6 +256,36 @@ def _describe(
             own[base] = values.get(base, 0) + image * values.get(step, 0)
         made.append(Descriptor(own, stage.name, stage.output, stage.macs * images // repeat))
     return made
+
+
+def _rows(stage: Stage, lowered: Lowered, geometry: Geometry) -> dict[str, int]:
+    """Fields of the result's rows and the source's.
+
+    With joined rows, what looks at single pixels takes its map for one row; a window whose result has the source's size
+    lets groups of pixels run over the rows' ends (`wrap`); the others (strides, LOADs) begin a group with every row.
+    """
+    height, width = stage.height, stage.width
+    in_h, in_w = lowered.shapes[stage.source][:2] if stage.source else (0, 0)
+    in_pitch = out_pitch = wrap = 0
+    if geometry.joined_rows:
+        single = stage.op is Op.STORE or (stage.taps == 1 and stage.strides == (1, 1) and not any(stage.pads))
+        if stage.source and (single or stage.op is Op.SUM):
+            in_h, in_w = geometry.stored_rows((in_h, in_w))
+            height, width = geometry.stored_rows((height, width))
+        elif stage.strides == (1, 1) and (in_h, in_w) == (height, width):
+            wrap = in_pitch = width
+            height, width = geometry.stored_rows((height, width))
+        else:
+            in_pitch, out_pitch = in_w, width
+    cols, in_cols = ceil_div(width, geometry.pix), ceil_div(in_w, geometry.pix)
+    in_pitch = in_pitch or in_cols * geometry.pix
+    before = stage.pads[0] * in_pitch + stage.pads[1]
+    if before > PADDING or in_pitch * stage.strides[0] > LIMIT:
+        raise DoesNotFitError("pixels of padding before a map", before, PADDING, stage.name)
+    return {
+        "rows": height, "cols": cols, "in_h": in_h, "in_w": in_w, "in_cols": in_cols, "in_pitch": in_pitch,
+        "out_pitch": out_pitch or cols * geometry.pix, "wrap": wrap,
+    }  # fmt: skip
 
 
 def tie(mask: int, shift: int) -> int:

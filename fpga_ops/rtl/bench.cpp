@@ -1,7 +1,8 @@
-// Test bench of the overlay: clock, external memory, and what the host does; a C interface for fpga_ops/rtl/model.py.
+// Test bench of the overlay: clock, external memory, and what the host does; a C interface for fpga_ops/rtl/simulation.py.
 //
 // External memory is a few channels. A channel delivers so many bytes a cycle on average, `latency` cycles after it was
-// asked, bursts of a port in order, ports in turn. It has 16 banks of open rows: a burst in a row that is not open costs
+// asked, bursts of a port in order, ports in turn. Port i of the weights is on channel i mod channels, the others are on
+// the last one. It has 16 banks of open rows: a burst in a row that is not open costs
 // `row_miss` cycles in which the channel delivers nothing, and so does a refresh. `stall` is the share of cycles in
 // which it does not accept a request or holds data back, at random: for tests of back-pressure.
 #include <algorithm>
@@ -88,7 +89,7 @@ struct Bench {
   }
   bool held() { return timing.stall > 0 && random() < timing.stall * 4294967296.0; }
   Channel& channel(int port) {
-    return channels[size_t(port < READERS ? 0 : port - READERS) % channels.size()];
+    return port < READERS ? channels.back() : channels[size_t(port - READERS) % channels.size()];
   }
   void deliver(int i, int64_t now) {  // a beat on port i, or none
     const bool weights = i >= READERS;
@@ -124,54 +125,80 @@ struct Bench {
     else set_bit(top->rvalid, at, valid);
   }
 
-  int run(int layers, int runs, uint8_t* out, size_t out_size, int64_t* records, int64_t patience, int64_t* totals) {
-    std::fill_n(records, size_t(layers) * size_t(runs) * RECORD, 0);
+  // Takes the requests of this cycle.
+  void accept(int64_t now) {
+    for (int i = 0; i < PORTS; ++i) {
+      const bool weights = i >= READERS;
+      const int at = weights ? i - READERS : i;
+      if (weights ? bit(top->w_arvalid, at) && bit(top->w_arready, at) : bit(top->arvalid, at) && bit(top->arready, at)) {
+        const uint64_t address = weights ? item<uint64_t>(top->w_araddr, at) : item<uint64_t>(top->araddr, at);
+        const int beats = 1 + (weights ? item<uint8_t>(top->w_arlen, at) : item<uint8_t>(top->arlen, at));
+        if (address % 4096 + uint64_t(beats) * uint64_t(weights ? PB : PORT) > 4096) outside = true;  // the AXI rule
+        ports[i].bursts.push_back({address, beats, now + timing.latency});
+      }
+    }
+  }
+  void memory(int64_t now) {
+    for (Channel& memory : channels) {
+      memory.tokens = std::min(memory.tokens + timing.bytes_per_cycle, timing.bytes_per_cycle + 4096.0);
+      if (timing.refresh_every && now % timing.refresh_every == 0) memory.free_at = now + timing.refresh_for;
+    }
+    for (int k = 0; k < PORTS; ++k) deliver(int((k + now) % PORTS), now);
+    for (int i = 0; i < READERS; ++i) set_bit(top->arready, i, !held());
+    for (int i = 0; i < WPORTS; ++i) set_bit(top->w_arready, i, !held());
+  }
+  void bases() {
     for (Port& port : ports) port.bursts.clear();
     channels.assign(size_t(timing.channels), Channel());
     outside = false;
-    top->layers = uint16_t(layers);
-    top->runs = uint32_t(runs);
     top->program_base = ports[0].base;
     top->image_base = ports[IMAGE].base;
     top->constants_base = ports[2].base;
+    for (int i = 0; i < WPORTS; ++i) std::memcpy(bytes(top->weights_base) + 8 * i, &ports[READERS + i].base, 8);
+  }
+
+  // Brings words of weights and beats of constants onto the chip; returns its cycles, or HANGS or OUT_OF_BOUNDS.
+  int64_t load(uint32_t weights, uint32_t constants, int64_t patience) {
+    bases();
+    top->load_weights = weights;
+    top->load_constants = constants;
+    for (int64_t now = 0; now < patience; ++now) {
+      top->load = now == 0;
+      memory(now);
+      accept(now);
+      tick();
+      if (top->loaded) return outside ? int64_t(OUT_OF_BOUNDS) : now + 1;
+    }
+    return HANGS;
+  }
+
+  int run(int layers, int runs, uint8_t* out, size_t out_size, int64_t* records, int64_t patience, int64_t* totals) {
+    std::fill_n(records, size_t(layers) * size_t(runs) * RECORD, 0);
+    bases();
+    top->layers = uint16_t(layers);
+    top->runs = uint32_t(runs);
     const uint64_t out_base = uint64_t(PORTS + 1) << 40;
     top->out_base = out_base;
-    for (int i = 0; i < WPORTS; ++i) std::memcpy(bytes(top->weights_base) + 8 * i, &ports[READERS + i].base, 8);
     std::deque<int64_t> acknowledge;
     std::deque<uint64_t> addresses;
     int64_t done_layers = 0, progress = 0, begun = 0;
     for (int64_t now = 0;; ++now) {
       top->start = now == 0;
-      for (Channel& memory : channels) {
-        memory.tokens = std::min(memory.tokens + timing.bytes_per_cycle, timing.bytes_per_cycle + 4096.0);
-        if (timing.refresh_every && now % timing.refresh_every == 0) memory.free_at = now + timing.refresh_for;
-      }
-      for (int k = 0; k < PORTS; ++k) deliver(int((k + now) % PORTS), now);
-      for (int i = 0; i < READERS; ++i) set_bit(top->arready, i, !held());
-      for (int i = 0; i < WPORTS; ++i) set_bit(top->w_arready, i, !held());
+      memory(now);
       top->awready = !held();
-      top->wready = (!addresses.empty() || (top->awvalid && top->awready)) && channels[0].tokens >= PORT && !held();
+      top->wready = (!addresses.empty() || (top->awvalid && top->awready)) && channels.back().tokens >= PORT && !held();
       top->bvalid = !acknowledge.empty() && acknowledge.front() <= now;
       if (top->bvalid) acknowledge.pop_front();
       // what is taken at the coming edge
-      for (int i = 0; i < PORTS; ++i) {
-        const bool weights = i >= READERS;
-        const int at = weights ? i - READERS : i;
-        if (weights ? bit(top->w_arvalid, at) && bit(top->w_arready, at) : bit(top->arvalid, at) && bit(top->arready, at)) {
-          const uint64_t address = weights ? item<uint64_t>(top->w_araddr, at) : item<uint64_t>(top->araddr, at);
-          const int beats = 1 + (weights ? item<uint8_t>(top->w_arlen, at) : item<uint8_t>(top->arlen, at));
-          if (address % 4096 + uint64_t(beats) * uint64_t(weights ? PB : PORT) > 4096) outside = true;  // the AXI rule
-          ports[i].bursts.push_back({address, beats, now + timing.latency});
-          if (i == IMAGE && !begun) begun = now;
-        }
-      }
+      if (!begun && bit(top->arvalid, IMAGE) && bit(top->arready, IMAGE)) begun = now;
+      accept(now);
       if (top->awvalid && top->awready) addresses.push_back(top->awaddr);
       if (top->wvalid && top->wready) {
         const uint64_t at = addresses.front() - out_base;
         addresses.pop_front();
         if (at + PORT <= out_size) std::memcpy(out + at, bytes(top->wdata), PORT);
         else outside = true;
-        channels[0].tokens -= PORT;
+        channels.back().tokens -= PORT;
         acknowledge.push_back(now + timing.latency);
       }
       tick();
@@ -224,6 +251,11 @@ void rtl_timing(void* bench, const int64_t* whole, const double* real) {
   t.refresh_for = whole[5];
   t.bytes_per_cycle = real[0];
   t.stall = real[1];
+}
+
+// Words of weights and beats of constants that are to stay on the chip, from the start of their memories.
+int64_t rtl_load(void* bench, uint32_t weights, uint32_t constants, int64_t patience) {
+  return static_cast<Bench*>(bench)->load(weights, constants, patience);
 }
 
 // One batch; records: int64[runs, layers, rtl_record()], totals: cycles, and the cycle of the first request for images.

@@ -25,6 +25,8 @@ class Device:
             Path(header["library"]), int(header["wb"]), int(header["layers"]), program, weights, constants,
             Memory(**header["memory"]),
         )  # fmt: skip
+        words, beats = int(header["resident_words"]), int(header["resident_beats"])
+        self._simulation.load(words, beats, self._patience)
 
     def run(self, message: Message) -> Answer:
         """Simulate one batch."""

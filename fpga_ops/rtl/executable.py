@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fpga_ops.errors import DeviceError
 from fpga_ops.ir.network import IntegerNetwork
 from fpga_ops.overlay import device_process, packing
-from fpga_ops.overlay.descriptor import encode
+from fpga_ops.overlay.descriptor import RTL_FIELDS, encode
 from fpga_ops.overlay.executable import EmulatorSettings, OverlayExecutable, _Child
 from fpga_ops.overlay.geometry import Geometry
 from fpga_ops.overlay.plan import plan
@@ -94,15 +94,18 @@ class RtlExecutable(OverlayExecutable):
         self.run_seconds = 0.0
         self.layers: tuple[tuple[LayerCycles, ...], ...] = ()
         self.cycles = self.checking_cycles = 0
-        table = encode(list(self.plan.descriptors))
+        table = encode(list(self.plan.descriptors), RTL_FIELDS)
         values = model.parameters(self.geometry, self.plan.map_words, self.rtl.form)
         start = time.perf_counter()
         library = model.build(values, cache_dir)
         self.kernel_hash = library.stem.removeprefix("rtl-")
         self._child = _Child(device, {}, "fpga_ops.rtl.device_process")
         self.usable = True
+        resident = min(self.geometry.resident_blocks, self.plan.parameter_blocks)
         header: dict[str, object] = {
             "do": "build", "library": str(library), "wb": self.geometry.wb, "layers": len(table),
+            "resident_words": min(self.geometry.resident_words, self.plan.weight_words),
+            "resident_beats": resident * (16 * self.geometry.lane // model.PORT),
             "output_bytes": self.plan.output_bytes, "memory": asdict(self.rtl.memory),
             "patience": self.rtl.patience or 1_000_000 + 20 * self._work(),
         }  # fmt: skip

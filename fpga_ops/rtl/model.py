@@ -139,8 +139,10 @@ def parameters(geometry: Geometry, map_words: tuple[int, int], form: Form = "pla
     return {
         "VEC": geometry.vec, "LANE": geometry.lane, "PIX": geometry.pix, "WB": geometry.wb,
         "TILES": geometry.weight_tiles, "WEIGHT_DEPTH": max(geometry.weight_depth, 32),
-        "MAP_WORDS": max(_SMALLEST_MAP, 1 << (max(map_words) - 1).bit_length()), "FORM": FORMS.index(form),
+        "MAP_WORDS": max(_SMALLEST_MAP, 1 << (max(geometry.map_words or map_words) - 1).bit_length()),
+        "FORM": FORMS.index(form),
         "ACC_BITS": geometry.accumulator_bits, "MUL_BITS": geometry.multiplier_bits,
+        "RESIDENT": geometry.resident_words, "RESIDENT_BLOCKS": geometry.resident_blocks,
     }  # fmt: skip
 
 

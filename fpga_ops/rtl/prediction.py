@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from fpga_ops.errors import InputError
 from fpga_ops.ir.network import IntegerNetwork
+from fpga_ops.overlay import boards
 from fpga_ops.overlay.boards import Board
 from fpga_ops.overlay.descriptor import Op
-from fpga_ops.overlay.model.cycles import Prediction
+from fpga_ops.overlay.model.cycles import Prediction, external, rtl_channels
 from fpga_ops.rtl.executable import RtlExecutable, RtlSettings
-from fpga_ops.rtl.model import PORT, Form, pipeline_lag
+from fpga_ops.rtl.model import pipeline_lag
 from fpga_ops.rtl.simulation import Memory
-
-LATENCY_NS = 200.0
-"""Of external memory, from a request to its first beat: an assumption for DDR4 and HBM behind their controllers."""
 
 
 def simulated(
@@ -24,8 +23,8 @@ def simulated(
 ) -> Prediction:
     """The same prediction with every layer's cycles counted, at its clock.
 
-    Products are simulated as written; the stages that a board's DSP blocks have more are added to each layer. All
-    weights come from external memory, also where a board has room for them. Cycles do not depend on the image.
+    Products are simulated as written; the stages that a board's DSP blocks have more (its `lag`) are added to each
+    layer. What stays on the chip is brought there before. Cycles do not depend on the image.
 
     Args:
         prediction: What the model said.
@@ -34,14 +33,18 @@ def simulated(
         cache_dir: Where simulation models are kept; None means the user's cache.
 
     Raises:
+        InputError: The board takes the overlay in OpenCL.
         DeviceError: Verilator or a compiler is missing or fails, or the geometry has no form in RTL.
     """
     geometry, clock = prediction.plan.geometry, prediction.clock_mhz
-    channels = max(1, geometry.wb // PORT)
-    memory = Memory(
-        channels=channels, latency=round(LATENCY_NS * clock / 1e3),
-        bytes_per_cycle=board.bytes_per_cycle(clock) / channels,
-    )  # fmt: skip
+    if not board.takes_rtl:
+        raise InputError(
+            f"board {board.name} takes the overlay in OpenCL, whose cycles are modelled; simulated are those of "
+            + ", ".join(name for name in boards.names() if boards.load(name).takes_rtl)
+        )
+    channels, rate = rtl_channels(board, geometry, clock)
+    latency = external(board, geometry, clock).latency
+    memory = Memory(channels=channels, latency=latency, bytes_per_cycle=rate)
     images = prediction.plan.images
     executable = RtlExecutable(
         network, images, geometry, images=images, settings=RtlSettings(memory=memory), cache_dir=cache_dir
@@ -51,8 +54,7 @@ def simulated(
         executable.run_integers(zeros)
     finally:
         executable.close()
-    form: Form = {"ultrascale": "dsp48e2", "versal": "dsp58"}.get(board.family, "plain")  # type: ignore[assignment]
-    more = pipeline_lag(geometry, form) - pipeline_lag(geometry)
+    more = max(0, geometry.lag - pipeline_lag(geometry))
     layers = tuple(
         replace(layer, cycles=float(counted.cycles + (0 if layer.op in (Op.LOAD.name, Op.STORE.name) else more)))
         for layer, counted in zip(prediction.layers, executable.layers[0], strict=True)

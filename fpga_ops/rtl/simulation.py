@@ -27,7 +27,7 @@ class Memory:
     """External memory as the test bench makes it.
 
     Attributes:
-        channels: Memories of their own; port i of the weights is on channel i mod channels, the others on channel 0.
+        channels: Memories of their own; port i of the weights is on channel i mod channels, the others on the last.
         latency: Cycles from a request to its first beat.
         row_bytes, row_miss: A burst in another row of its bank costs so many cycles; 0: rows do not matter.
         refresh_every, refresh_for: Cycles between refreshes, and what one takes; 0: none.
@@ -80,6 +80,7 @@ class Simulation:
             raise DeviceError(f"the simulated overlay cannot be loaded: {error}") from error
         self._layers = layers
         self._library.rtl_open.restype = ctypes.c_void_p
+        self._library.rtl_load.restype = ctypes.c_int64
         self._fields = int(self._library.rtl_record())
         if self._fields != 1 + len(WAITS) + len(QUEUES):
             raise DeviceError(
@@ -94,6 +95,21 @@ class Simulation:
             self._library.rtl_constant(self._bench, port, data, ctypes.c_size_t(len(data)))
         *whole, rate, stall = astuple(memory)
         self._library.rtl_timing(self._bench, (ctypes.c_int64 * 6)(*whole), (ctypes.c_double * 2)(rate, stall))
+
+    def load(self, words: int, beats: int, patience: int) -> int:
+        """Bring the first words of weights and beats of constants onto the chip; returns the cycles that it takes.
+
+        Raises:
+            DeviceError: They did not come within `patience` cycles, or memory was read outside its buffers.
+        """
+        if not words and not beats:
+            return 0
+        cycles = int(self._library.rtl_load(self._bench, words, beats, ctypes.c_int64(patience)))
+        if cycles == _HANGS:
+            raise DeviceError(f"the simulated overlay hangs: its weights did not come in {patience} cycles")
+        if cycles == _OUTSIDE:
+            raise DeviceError("the simulated overlay read outside its buffers, or across 4 KiB in a burst")
+        return cycles
 
     def run(self, images: bytes, output_bytes: int, runs: int, patience: int) -> Batch:
         """Simulate one batch; `patience` is how many cycles may pass without a layer's end.

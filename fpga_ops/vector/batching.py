@@ -44,7 +44,7 @@ Work = list[tuple[Request, int]]
 """Images of one launch: request and number within it."""
 
 
-class Turns:
+class LaunchQueue:
     """Gathers requests for launches.
 
     Args:

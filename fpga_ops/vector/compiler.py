@@ -89,7 +89,7 @@ def restore(
         DeviceError: No device, or it cannot build or hold the network.
     """
     setup = _set_up(device, max_batch, cache_dir)
-    return setup.executable(plan, max_batch, head) if plan.purpose == setup.purpose else None
+    return setup.executable(plan, max_batch, head) if plan.build_key == setup.build_key else None
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class _Setup:
     plan_batch: int
 
     @property
-    def purpose(self) -> str:
+    def build_key(self) -> str:
         """Names it, for plans that are kept."""
         table = self.table
         options = (table.isa.name, table.workers, table.small, table.persistent)
@@ -112,7 +112,7 @@ class _Setup:
     def plan(self, network: IntegerNetwork, *, serial: bool = False) -> Plan:
         """A network's plan for it."""
         plan = make_plan(network, self.plan_batch, self.table, serial=serial).without_weights()
-        return plan if serial else replace(plan, purpose=self.purpose)
+        return plan if serial else replace(plan, build_key=self.build_key)
 
     def executable(self, plan: Plan, max_batch: int, head: Head | None, *, profile: bool = False) -> VectorExecutable:
         """A plan made for it, ready to run."""

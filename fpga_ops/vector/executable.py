@@ -18,7 +18,7 @@ from fpga_ops.ir.network import Float32Array, IntegerNetwork, UInt8Array
 from fpga_ops.runtime import opencl
 from fpga_ops.runtime.memory import aligned
 from fpga_ops.vector.addresses import address
-from fpga_ops.vector.batching import Request, Turns, Work
+from fpga_ops.vector.batching import LaunchQueue, Request, Work
 from fpga_ops.vector.plan import Plan
 from fpga_ops.vector.source import CALL_HEADER, call_row, generate, sync_ints
 
@@ -130,12 +130,12 @@ class VectorExecutable:
         for number, result in enumerate(self._results, len(network.inputs)):
             table[:, number] = address(result) + np.arange(rows) * result[0].nbytes
         self._call, self._calls = call, call.data  # numpy's own access to single numbers is slower
-        self._scores_at = len(network.inputs) + len(network.outputs)  # in a row, and then the remark
-        self._remark_place = CALL_HEADER + self._scores_at + 1
+        self._scores_at = len(network.inputs) + len(network.outputs)  # in a row, and then the status
+        self._status_place = CALL_HEADER + self._scores_at + 1
         # where the address of the answer stands in the call for one image, and what stands there else
         self._answer_place = CALL_HEADER + (self._scores_at if self.makes_scores else len(network.inputs))
         self._no_answer = self._calls[self._answer_place]
-        self._turns = Turns(self._launch, rows)
+        self._launches = LaunchQueue(self._launch, rows)
         with opencl.checked("setting the kernel's arguments"):
             self._kernel = self._make_kernel()
         self._size = (plan.workers,)
@@ -167,12 +167,12 @@ class VectorExecutable:
         try:
             if self._in_place:
                 request = Request(arrays, images)
-                self._turns.run(request)
+                self._launches.run(request)
                 made = request.outputs
                 outputs = made[0] if images == 1 else [np.concatenate(every) for every in zip(*made, strict=True)]
             else:
                 with self._lock:
-                    if self._turns.closed:
+                    if self._launches.closed:
                         raise DeviceError("the executable is closed")
                     outputs = self._run_staged(arrays, images)
         except self._cl.Error as error:
@@ -190,20 +190,20 @@ class VectorExecutable:
         scores = np.empty((images, *self._head.shape), np.float32)
         request = Request(arrays, images, scores)
         try:
-            self._turns.run(request)
+            self._launches.run(request)
         except self._cl.Error as error:
             raise opencl.device_error("running the network", error) from error
         return {self._head.output: scores}
 
-    def of_one(self, image: Float32Array) -> dict[str, Any] | None:
+    def run_single(self, image: Float32Array) -> dict[str, Any] | None:
         """`scores`, or `run` without a head, for a network with one input, of an image of right dtype and size.
 
         None if other requests are under way, the image is not contiguous or there are several outputs: then these are
         to be called. After an inference nothing of the interpreter is left in the caches, so this does no more than it
         must, and almost all of it before the launch.
         """
-        turns = self._turns
-        if not self._one_answer or turns.waiting or not image.flags.c_contiguous or not turns.turn.acquire(False):
+        launches = self._launches
+        if not self._one_answer or launches.waiting or not image.flags.c_contiguous or not launches.turn.acquire(False):
             return None
         calls = self._calls
         try:
@@ -213,17 +213,17 @@ class VectorExecutable:
             calls[0] = 1
             calls[CALL_HEADER] = address(image)
             self._direct.run()  # type: ignore[union-attr]  # `_one_answer` says so
-            if not calls[self._remark_place]:
+            if not calls[self._status_place]:
                 return made
-            calls[self._remark_place] = 0
+            calls[self._status_place] = 0
             raise NotFiniteError(NOT_FINITE)
         except self._cl.Error as error:
             raise opencl.device_error("running the network", error) from error
         finally:
             calls[self._answer_place] = self._no_answer
-            turns.turn.release()
-            if turns.asleep:
-                turns.wake()
+            launches.turn.release()
+            if launches.asleep:
+                launches.wake()
 
     def _make_spare(self) -> list[tuple[dict[str, npt.NDArray[Any]], int]]:
         """Answers of one image yet to be filled, with their addresses: many at once are cheaper."""
@@ -239,7 +239,7 @@ class VectorExecutable:
     def submit(self, inputs: Mapping[str, Float32Array]) -> Future[dict[str, UInt8Array]]:
         """As `run`, in the background. The arrays must not be changed before the future is done."""
         with self._lock:
-            if self._turns.closed:
+            if self._launches.closed:
                 raise DeviceError("the executable is closed")
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(max_workers=self.at_once + 1, thread_name_prefix="fpga_ops-vector")
@@ -254,7 +254,7 @@ class VectorExecutable:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True)
-        if not self._turns.close():
+        if not self._launches.close():
             return
         with self._lock:
             self._queue.finish()
@@ -345,9 +345,9 @@ class VectorExecutable:
             place += step
         self._execute(len(work))
         for row, (request, image) in enumerate(work):
-            remark = CALL_HEADER + row * step + step - 1
-            if calls[remark]:
-                calls[remark] = 0
+            status = CALL_HEADER + row * step + step - 1
+            if calls[status]:
+                calls[status] = 0
                 request.error = NotFiniteError(NOT_FINITE)
             elif request.scores is None:
                 request.outputs[image] = [result[row : row + 1].copy() for result in self._results]

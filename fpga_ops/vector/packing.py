@@ -57,7 +57,8 @@ def limits(matrix: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
     larger, smaller = sizes.max(2), np.where(pairs.prod(2) > 0, sizes.min(2), 0)
     beyond = (32767 - 255 * larger) // np.maximum(smaller, 1)
     channels = np.where(smaller > 0, np.minimum(255 + beyond, NEVER), NEVER)
-    return channels.min(0).astype(np.int16)
+    allowed: npt.NDArray[np.int16] = channels.min(0).astype(np.int16)
+    return allowed
 
 
 def limit_bytes(window: int) -> int:

@@ -100,7 +100,7 @@ class Plan:
         constants: Packed weights and parameters, where a CPU may read them as they are.
         records: `int64[layers + 1, RECORD]`.
         arena_size: Bytes of activations for `max_batch` images.
-        purpose: Names device, tiles and options that it was made for; empty if it is not to be kept.
+        build_key: Names device, tiles and options that it was made for; empty if it is not to be kept.
     """
 
     network: IntegerNetwork
@@ -114,7 +114,7 @@ class Plan:
     constants: npt.NDArray[np.uint8]
     records: npt.NDArray[np.int64]
     arena_size: int
-    purpose: str = ""
+    build_key: str = ""
 
     def without_weights(self) -> Plan:
         """The same without what the weights were packed from, which is not needed to run it."""

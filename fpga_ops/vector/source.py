@@ -20,7 +20,7 @@ SYNC_STEP = 16
 
 
 def call_row(plan: Plan) -> int:
-    """Longs per image in a call's array: the addresses of inputs, outputs and scores, and a place for a remark."""
+    """Longs per image in a call's array: the addresses of inputs, outputs and scores, and a place for a status."""
     return len(plan.network.inputs) + len(plan.network.outputs) + 2
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fpga_ops.errors import DeviceError, InputError, ModelError
+from triton_server.plugin.device_thread import TakenOutError
 from triton_server.plugin.failover import Failover, Failure, NoDeviceError, RequestFailedError, split_rows
 from triton_server.repository.known_answers import Golden
 
@@ -238,6 +239,149 @@ def test_a_faulty_model_is_not_tried_on_every_device() -> None:
     with pytest.raises(ModelError, match="Sigmoid"):
         chain({"fpga": ModelError("unsupported", operator="Sigmoid"), "cpu": FakeNetwork("cpu")}, seen)
     assert not seen
+
+
+class Meeting:
+    """Calls of a device meet in it: all are under way at once, and go on together."""
+
+    def __init__(self, calls: int = 2) -> None:
+        self.barrier = threading.Barrier(calls)
+        self.open = True
+
+    def wait(self) -> None:
+        if self.open:
+            self.barrier.wait(20)
+
+
+def together(spare: Failover, *inputs: Any) -> list[Any]:
+    """What each of them answers, or raises, when all are asked at once."""
+    results: list[Any] = [None] * len(inputs)
+
+    def ask(place: int) -> None:
+        try:
+            results[place] = spare.run(inputs[place])
+        except Exception as error:  # noqa: BLE001 - what it is, is what is tested
+            results[place] = error
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return results
+
+
+def pair() -> tuple[dict[str, Any], dict[str, Any]]:
+    return {"images": X["images"]}, {"images": X["images"] + 1}
+
+
+def test_two_inferences_are_under_way_at_once() -> None:
+    meeting, inputs = Meeting(), pair()
+    spare = chain({"fpga": FakeNetwork("fpga", lambda inputs: meeting.wait())}, [])
+    spare.set_golden(None)
+    for result, given in zip(together(spare, *inputs), inputs, strict=True):
+        np.testing.assert_array_equal(result[0]["scores"], given["images"].sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("golden_answers", [True, False])
+def test_what_is_under_way_on_a_device_that_dies_is_repeated_on_the_next(golden_answers: bool) -> None:
+    seen: list[Failure] = []
+    meeting, inputs = Meeting(), pair()
+    dead: list[bool] = []
+
+    def die(inputs: Any) -> None:
+        if dead:
+            meeting.wait()
+            meeting.open = False
+            raise DeviceError("its process ended")
+
+    spare = chain({"fpga": FakeNetwork("fpga", die), "cpu": FakeNetwork("cpu")}, seen)
+    spare.set_golden(golden() if golden_answers else None)
+    dead.append(True)
+    for result, given in zip(together(spare, *inputs), inputs, strict=True):
+        np.testing.assert_array_equal(result[0]["scores"], given["images"].sum(axis=1, keepdims=True))
+        assert result[2]["device"] == "cpu"
+    assert [(f.device, f.cause) for f in seen] == [("fpga", "lost")], "it is taken out once"
+
+
+def test_nobody_waits_twice_for_a_device_that_hangs() -> None:
+    """The first call to be given up takes the other with it, which has just begun."""
+    seen: list[Failure] = []
+    release, begun = threading.Event(), threading.Semaphore(0)
+
+    def hang(inputs: Any) -> None:
+        begun.release()
+        release.wait(60)
+
+    spare = chain({"fpga": FakeNetwork("fpga", hang), "cpu": FakeNetwork("cpu")}, seen, timeout_s=30.0)
+    spare.set_golden(None)
+    inputs = pair()
+    given_up = threading.Thread(target=lambda: results.extend(together(spare, *inputs)))
+    results: list[Any] = []
+    given_up.start()
+    for _ in inputs:
+        assert begun.acquire(timeout=20)
+    used = spare._used
+    assert used is not None
+    with spare._turn():
+        spare._take_out(TimeoutError("the device gave no answer in 30 s"))
+    given_up.join(20)
+    assert not given_up.is_alive(), "neither waits for its own 30 s"
+    assert [result[2]["device"] for result in results] == ["cpu", "cpu"]
+    assert [(f.device, f.cause) for f in seen] == [("fpga", "timeout")]
+    with pytest.raises(TakenOutError):
+        used.threads.call(used.network.run_timed, X, 30.0)
+    release.set()
+
+
+def test_an_answer_of_a_device_that_was_taken_out_meanwhile_is_not_given() -> None:
+    """It computes while the self-test finds its device wrong, and would be wrong itself."""
+    seen: list[Failure] = []
+    begun, tested = threading.Event(), threading.Event()
+    broken: list[bool] = []
+
+    def turn_bad(inputs: Any) -> Any:
+        if not broken:
+            return None
+        if inputs["images"] is not X["images"]:
+            begun.set()
+            tested.wait(20)
+        return {"scores": inputs["images"].sum(axis=1, keepdims=True) * 2}
+
+    spare = chain({"fpga": FakeNetwork("fpga", turn_bad), "cpu": FakeNetwork("cpu")}, seen)
+    spare.set_golden(golden())
+    broken.append(True)
+    results: list[Any] = []
+    given = {"images": X["images"] + 1}
+    asking = threading.Thread(target=lambda: results.append(spare.run(given)))
+    asking.start()
+    assert begun.wait(20)
+    assert "off by" in str(spare.self_test())
+    tested.set()
+    asking.join(20)
+    np.testing.assert_array_equal(results[0][0]["scores"], given["images"].sum(axis=1, keepdims=True))
+    assert results[0][2]["device"] == "cpu"
+
+
+def test_a_request_at_fault_costs_the_other_nothing() -> None:
+    seen: list[Failure] = []
+    meeting = Meeting()
+    poison = {"images": np.full((1, 3), 9, np.float32)}
+
+    def fail(inputs: Any) -> None:
+        if inputs["images"] is not X["images"]:
+            meeting.wait()
+            meeting.open = False
+        if len(inputs["images"]) == 1:
+            raise RuntimeError("boom")
+
+    spare = chain({"fpga": FakeNetwork("fpga", fail), "cpu": FakeNetwork("cpu")}, seen)
+    spare.set_golden(golden())
+    good = {"images": X["images"] + 1}
+    bad, answered = together(spare, poison, good)
+    assert isinstance(bad, RequestFailedError)
+    np.testing.assert_array_equal(answered[0]["scores"], good["images"].sum(axis=1, keepdims=True))
+    assert (spare.device, seen) == ("fpga", [])
 
 
 def test_rows_are_shared_out_in_order() -> None:

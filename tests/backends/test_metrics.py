@@ -75,6 +75,22 @@ def test_what_answers_is_told_for_as_long_as_it_does() -> None:
     assert gauge == {("1", "cpu"): 0, ("2", "cpu"): 0, ("2", "reference"): 1}
 
 
+def test_working_points_are_told_for_as_long_as_the_instance_answers() -> None:
+    gauge: Counter[tuple[tuple[str, str], ...]] = Counter()
+
+    def move(name: str, labels: dict[str, str], step: float) -> None:
+        assert name == "fpga_working_point"
+        gauge[tuple(sorted(labels.items()))] += int(step)
+
+    first, second = (Provenance(move, {"model": "m", "version": version}) for version in "12")
+    first.tell_working_points([{"efficiency": "0.3", "threshold": "0.9"}])
+    second.tell_working_points([{"efficiency": "0.3", "threshold": "0.8"}])
+    first.withdraw()
+    first.withdraw()
+    told = {dict(labels)["threshold"]: count for labels, count in gauge.items()}
+    assert told == {"0.9": 0, "0.8": 1}
+
+
 def test_a_closed_stub_destroys_none_of_tritons_metrics() -> None:
     """The next instance of the same version uses the same counters in the server."""
     DESTROYED.clear()

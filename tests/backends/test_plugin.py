@@ -78,6 +78,28 @@ def test_each_answer_says_what_gave_it(model: Any, utils: ModuleType, repository
         assert getattr(answer, "parameters", None) == (told if takes_parameters(utils) else None)
 
 
+def test_answers_go_out_later_where_the_device_leaves_the_processor_alone(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the supervisor alone, which ends the server with an instance that dies with requests in hand."""
+    images = np.random.default_rng(1).random((3, 3, 32, 32)).astype(np.float32)
+    requests = [Request({"images": images[:1]}), Request({"images": np.full((1, 3, 32, 32), np.nan, np.float32)})]
+    choices = {}
+    for device in ("fpga", "gpu:1", "cpu", "cpu:1", "reference", "fpga-emulator", "fpga-rtl"):
+        for supervised in (True, False):
+            monkeypatch.setattr(model, "_supervised", supervised)
+            monkeypatch.setattr(model._failover, "device", device)
+            choices[device, supervised] = model._overlaps()
+    assert {key for key, overlaps in choices.items() if overlaps} == {("fpga", True), ("gpu:1", True)}
+    monkeypatch.setattr(model, "_overlap_wanted", "true")
+    assert model.execute(requests) == [None, None]
+    model._overlap.close()
+    (good,), (bad,) = (request.answers for request in requests)
+    (expected,) = model._failover.run({"images": images[:1]})[0].values()
+    np.testing.assert_array_equal(good.output_tensors[0].values, expected)
+    assert bad.error.code == "invalid"
+
+
 def test_provenance_has_the_instruction_set_where_there_is_one() -> None:
     described = {"device": "cpu", "precision": "int8", "kernel": "ab", "isa": "avx2", "max_batch": 8}
     assert provenance(described, "2") == {

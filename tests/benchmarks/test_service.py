@@ -156,11 +156,22 @@ def test_the_report_says_what_was_measured(tmp_path: Path) -> None:
             for rtt in (0.0, 60.0)
         ]}},
         "breakdown": {"top_tagger": parts | {"total_ms": 4.0}},
+        "overlap": {"top_tagger": {"device_ms": 2.0, "host_ms": 0.5, "per_s": {
+            "one batch at a time": {1: 250.0, 8: 330.0}, "overlapped": {1: 260.0, 8: 470.0},
+        }}},
         "summary": {"added_ms_constituents": 0.4, "added_ms_image": None},
     }  # fmt: skip
     report.write(numbers, tmp_path)
     text = (tmp_path / "report.md").read_text()
-    for words in ("published: GPU", "Saturated from 1", "far over near | | 0.970", "| total | 4.000 |", "| None |"):
+    for words in (
+        "published: GPU",
+        "Saturated from 1",
+        "far over near | | 0.970",
+        "| total | 4.000 |",
+        "| None |",
+        "2 ms for each image, 500 a second at the most",
+        "| top_tagger | overlapped | 260 | 470 |",
+    ):
         assert words in text
     assert {p.name for p in tmp_path.iterdir()} == {
         "report.md", "report.json", "scaling_top_tagger.png", "breakdown.png", "remote.png",
@@ -171,7 +182,7 @@ def test_the_report_says_what_was_measured(tmp_path: Path) -> None:
 def test_the_command_on_a_tiny_model(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = ArgumentParser()
     command.register(parser)
-    arguments = ["--quick", "--json", "--only", "latency", "breakdown", "--device", "reference"]
+    arguments = ["--quick", "--json", "--only", "latency", "breakdown", "overlap", "--device", "reference"]
     models = tmp_path / "models"
     models.mkdir()
     (models / "top_tagger").symlink_to(repository / "top_tagger")
@@ -186,4 +197,6 @@ def test_the_command_on_a_tiny_model(repository: Path, tmp_path: Path, capsys: p
     assert summary["remote_throughput_ratio"] is None
     assert summary["added_ms_constituents_least"] is not None
     assert summary["added_ms_image_least"] is None
+    assert summary["pretended_device_per_s"] > 0
+    assert summary["pretended_device_per_s_image"] is None
     assert "Where the time goes" in (tmp_path / "report.md").read_text()

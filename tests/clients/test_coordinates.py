@@ -98,6 +98,17 @@ def test_what_describes_the_momenta_twice_is_refused(names: tuple[str, ...], wor
         prepare({name: [[1.0]] for name in names})
 
 
+@pytest.mark.parametrize("names", [("E", "mass", "px", "py", "pz"), ("pt", "eta", "phi", "mass", "E"), tuple(COLUMNS)])
+def test_components_that_agree_may_be_given_twice(names: tuple[str, ...]) -> None:
+    columns = {name: COLUMNS[name] for name in names}
+    assert np.allclose(tensor(columns), EXPECTED, rtol=2e-5, atol=2e-4)
+    late = ak.where(ak.local_index(JETS.E, axis=0) == 5, 1.1 * columns["E"], columns["E"])
+    with pytest.raises(JetError, match=r"E.* describe the momenta more than once, and .*E.* disagree with .*mass"):
+        prepare(columns | {"E": late})
+    batch = prepare(columns | {"E": ak.where(JETS.E[2, 0] == JETS.E, np.nan, columns["E"])}, bad="mask")
+    assert batch.good.tolist() == [True, True, False, True, True, True], "what is no number disagrees with nothing"
+
+
 @pytest.mark.parametrize("names", [("px", "py", "pz"), ("pt", "eta", "mass"), ("pt", "phi", "E"), ("x", "y", "z"), ()])
 def test_too_little_is_no_momentum(names: tuple[str, ...]) -> None:
     assert find_coordinates(names) is None

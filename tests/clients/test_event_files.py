@@ -243,7 +243,7 @@ def test_the_events_tree_among_others(tmp_path: Path) -> None:
     with open_source(tmp_path / "in.root", None) as source:
         assert (source.tree, source.entries) == ("Events", 2)
     with open_source(tmp_path / "in.root", "a/Other") as source:
-        assert (source.tree, source.entries) == ("Other", 3)
+        assert (source.tree, source.entries) == ("a/Other", 3)
     with pytest.raises(FileError, match="there is no tree 'Event'; it holds Events"):
         open_source(tmp_path / "in.root", "Event")
     with uproot.recreate(tmp_path / "two.root") as file:
@@ -363,3 +363,16 @@ def test_errors_name_the_nearest_of_many_branches(tmp_path: Path) -> None:
         file["FatJet_pt"] = np.arange(2)
     with open_source(tmp_path / "in.h5", None) as source, pytest.raises(JetError, match="there are 'FatJet_pt'"):
         select(source, ["fatjet*"])
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".root"])
+def test_lists_that_could_be_missing_and_are_not(tmp_path: Path, suffix: str) -> None:
+    """Whatever pyarrow and pandas write is nullable, with offsets of 32 bits."""
+    pq.write_table(pa.table({"a": [[1, 2], [], [3]], "n": [1, 2, 3]}), tmp_path / "in.parquet")
+    with open_source(tmp_path / "in.parquet", None) as source:
+        events = source.read(["a", "n"], 0, 3)
+    columns = encode({name: events[name] for name in ("a", "n")}, {}, suffix)
+    write(tmp_path / f"out{suffix}", iter([columns]), "Events")
+    with open_source(tmp_path / f"out{suffix}", None) as source:
+        back = source.read(["a", "n"], 0, 3)
+    assert (back["a"].to_list(), back["n"].to_list()) == ([[1, 2], [], [3]], [1, 2, 3])

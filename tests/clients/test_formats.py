@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def test_pfnano(tmp_path: Path, url: str, expected: np.ndarray, kind: str, chunk
     assert {"PFCands_pt", "FatJetPFCands_jetIdx", "FatJetPFCands_pFCandsIdx"} <= set(plan.reading.columns)
     agree(tag(path, url, chunk=chunk), expected)
     with uproot.open(tmp_path / "out_in.root") as file:
-        assert file.classnames(cycle=False) == {"Events": "TTree"}
+        assert file.classnames(cycle=False) == {"Events": "TTree", "provenance": "TObjString"}
 
 
 def test_other_jets_of_cms(tmp_path: Path, url: str, expected: np.ndarray) -> None:
@@ -278,7 +279,7 @@ def test_jetclass_prefers_what_the_detector_saw(tmp_path: Path, url: str, expect
     assert np.array_equal(tag(write_tree(tmp_path / "in.root", columns, "tree"), url), expected)
 
 
-@pytest.mark.parametrize("layout", ["table", "array", "flat"])
+@pytest.mark.parametrize("layout", ["pytables", "table", "array", "flat"])
 def test_the_top_tagging_reference_set(tmp_path: Path, url: str, expected: np.ndarray, layout: str) -> None:
     padded = np.zeros((9, 200, 4), np.float32)
     for i, jet in enumerate(JETS):
@@ -292,6 +293,13 @@ def test_the_top_tagging_reference_set(tmp_path: Path, url: str, expected: np.nd
         elif layout == "flat":
             for name, column in zip(names, padded.reshape(9, -1).T, strict=True):
                 file[name] = column
+        elif layout == "pytables":  # as the published files: one block with the true momentum behind, pickled names
+            names += [f"truth{name}" for name in ("E", "PX", "PY", "PZ")]
+            rows = np.zeros(9, [("index", "i8"), ("values_block_0", "f4", (804,)), ("values_block_1", "i8", (2,))])
+            rows["values_block_0"][:, :800], rows["values_block_0"][:, 800:] = padded.reshape(9, -1), 1000.0
+            table = file.create_dataset("table/table", data=rows, chunks=(4,), compression="gzip")
+            table.attrs["values_block_0_kind"] = np.bytes_(pickle.dumps(names, 0))
+            table.attrs["values_block_1_kind"] = np.bytes_(pickle.dumps(["ttv", "is_signal_new"], 0))
         else:
             file["table/block0_items"], file["table/block0_values"] = np.array(names, "S"), padded.reshape(9, -1)
     assert np.array_equal(tag(path, url), expected)

@@ -141,7 +141,11 @@ def test_finished_parts_become_another_format_without_a_request(
     command.register(parser)
     assert command.run(parser.parse_args(["--finish", "--out", str(other), "--json"])) == 0
     assert len(fake.requests) == asked
-    assert json.loads(capsys.readouterr().out) == {
+    said = json.loads(capsys.readouterr().out)
+    provenance = said.pop("provenance")
+    assert [(one["file"], one["events"]) for one in provenance["sources"]] == [(str(job.source), 12)]
+    assert (provenance["model"], provenance["answered"]) == ("top_tagger", {"version": "1"})
+    assert said == {
         "output": str(other), "events": 12, "jets": 12, "tagged": 12, "resumed_events": 0
     }  # fmt: skip
     assert columns_of(other) == {"n": LABELS.to_list(), "top_score": expected(url)}
@@ -250,7 +254,7 @@ def test_a_dry_run_says_what_it_understood_and_does_nothing(
     assert found == {
         "format": "constituents as lists", "tree": "", "events": 12,
         "branches": [f"constituent_{name}" for name in ("E", "px", "py", "pz")], "unit": "GeV", "sample": 12,
-        "jets_per_event": 1.0, "constituents_per_jet": float(np.median(ak.num(JETS.px))),
+        "jets_per_event": 1.0, "constituents_per_jet": float(np.median(ak.num(JETS.px))), "files": 1,
     }  # fmt: skip
     assert command.run(parser.parse_args(arguments)) == 0
     assert "constituents as lists; 12 events" in capsys.readouterr().err
@@ -288,7 +292,8 @@ def test_the_tree_keeps_its_name(job: Job, tmp_path: Path) -> None:
         file.mktree("mine", {name: values.type.content for name, values in columns.items()}).extend(columns)
     run_job(replace(job, source=tmp_path / "in.root", keep=()))
     with uproot.open(job.output) as file:
-        assert file.classnames(cycle=False) == {"mine": "TTree"}
+        assert file.classnames(cycle=False) == {"mine": "TTree", "provenance": "TObjString"}
+        assert json.loads(file["provenance"])["tree"] == "mine"
 
 
 def test_the_folder_of_parts_is_found_by_its_input(job: Job, tmp_path: Path, server: tuple[Versioned, str]) -> None:

@@ -38,10 +38,11 @@ def fault(tmp_path: Path) -> Path:
     return tmp_path / "fault"
 
 
-@pytest.fixture
-def service(tmp_path: Path, tiny_onnx: Path, fault: Path) -> Iterator[Service]:
+@pytest.fixture(params=["true", "false"], ids=["overlap", "one at a time"])
+def service(tmp_path: Path, tiny_onnx: Path, fault: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
     repository = tmp_path / "models"
-    write_model(repository, "tiny", tiny_onnx, device=DEVICES, more=MORE + complete(tiny_onnx, None))
+    overlap = f'parameters {{ key: "overlap" value {{ string_value: "{request.param}" }} }}\n'
+    write_model(repository, "tiny", tiny_onnx, device=DEVICES, more=MORE + overlap + complete(tiny_onnx, None))
     environment = {"TRITON_FPGA_TEST_FAULT": str(fault)}
     with serving(repository, COMPLETE, backend=BACKEND, environment=environment) as running:
         yield running

@@ -187,9 +187,10 @@ def quantise(
     weights_folded: bool = True,
     exclude: Sequence[str] = (),
     operators: Sequence[str] | None = None,
+    form: QuantFormat = QuantFormat.QDQ,
     **extra: object,
 ) -> Path:
-    """Quantise statically to QDQ form: U8S8, or S8S8 if `signed` (with symmetric activations unless told)."""
+    """Quantise statically, to QDQ form unless told: U8S8, or S8S8 if `signed` (symmetric unless told)."""
     logging.getLogger().setLevel(logging.ERROR)
     shape = tuple(axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim[1:])
     kind = QuantType.QInt8 if signed else QuantType.QUInt8
@@ -200,7 +201,7 @@ def quantise(
             source,
             path,
             Images(shape, model.graph.input[0].name),
-            quant_format=QuantFormat.QDQ,
+            quant_format=form,
             per_channel=per_channel,
             activation_type=kind,
             weight_type=QuantType.QInt8,

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fpga_ops.calibration import Calibration, WorkingPoint, read_calibration
+from fpga_ops.errors import ModelError
 from retrain.data.files import read_jets
 from retrain.data.jet_table import labelled_jets
 from retrain.errors import DataError
@@ -16,7 +18,7 @@ from retrain.evaluation.metrics import measured_auc
 from retrain.evaluation.samples import shifts
 from retrain.evaluation.sculpting import jensen_shannon, sculpting
 from retrain.evaluation.temperature import calibration_error, cross_entropy, fit_temperature, scaled
-from retrain.evaluation.working_points import working_point, write_working_points
+from retrain.evaluation.working_points import working_point, write_temperature, write_working_points
 from tests.retrain.jets import toy_jets
 
 JETS = toy_jets(4000)
@@ -62,6 +64,23 @@ def test_a_working_point_keeps_what_it_says(tmp_path: Path) -> None:
     assert list(content["working_points"]["points"]) == ["0.3", "0.5"]
     assert content["working_points"]["points"]["0.3"]["threshold"] == point["threshold"]
     assert [path.name for path in tmp_path.iterdir()] == ["model_card.json"]
+
+
+def test_what_is_written_is_read_by_the_service_and_holds_for_one_network(tmp_path: Path) -> None:
+    card = tmp_path / "model_card.json"
+    content = {"model": "top_tagger", "version": 3, "files": {"model.onnx": "sha256:aa"}}
+    card.write_text(json.dumps(content))
+    point = working_point(JETS, scores(1.5, 1), 0.3)
+    write_working_points(card, {0.3: {**point, "mass_sculpting": {"jsd": float("nan")}}}, {"jets": len(JETS)})
+    assert "NaN" not in card.read_text(), "which is no JSON"
+    write_temperature(card, {"value": 1.5, "jets": 7})
+    found = read_calibration(card)
+    assert (found.model, found.version, found.temperature) == ("top_tagger", "3", 1.5)
+    assert found.points == {"0.3": WorkingPoint(0.3, point["threshold"], 1.0, "top")}
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"files": {"model.onnx": "sha256:bb"}}))
+    with pytest.raises(ModelError, match="another network or rule of integers"):
+        read_calibration(card)
+    assert read_calibration(tmp_path / "no_card.json") == Calibration()
 
 
 @pytest.mark.parametrize("efficiency", [0.0, 1.0, 30.0, float("nan")])

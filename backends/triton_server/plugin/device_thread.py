@@ -1,4 +1,4 @@
-"""Calls of a device that may never return, from a thread of their own."""
+"""Calls of a device that may never return, from threads of their own."""
 
 import queue
 import threading
@@ -7,36 +7,68 @@ from typing import Any
 
 import numpy.typing as npt
 
+from fpga_ops.errors import DeviceError
+
 Arrays = Mapping[str, npt.NDArray[Any]]
+CALLS = 2
+"""Calls at once: the device computes for one, and the other is prepared and sent."""
 
 
-class DeviceThread:
-    """One thread that calls the device, so that a call that never returns can be given up."""
+class TakenOutError(DeviceError):
+    """The device was taken out of service before this call had its answer."""
+
+
+class DeviceThreads:
+    """Threads that call one device, so that a call that never returns can be given up."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[[Arrays], Any], Arrays] | None] = queue.SimpleQueue()
-        self._results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="device", daemon=True).start()
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._open: set[_Call] = set()
+        self._ended = False
+        for _ in range(CALLS):
+            threading.Thread(target=self._work, name="device", daemon=True).start()
 
     def call(self, function: Callable[[Arrays], Any], inputs: Arrays, timeout_s: float) -> Any:
-        """Call in the thread and wait. Raises what it raised, or TimeoutError."""
-        self._jobs.put((function, inputs))
+        """Call in a thread and wait. Raises what it raised, TimeoutError, or TakenOutError after `end`."""
+        call = _Call(function, inputs)
+        self._open.add(call)
+        self._calls.put(call)
         try:
-            result, error = self._results.get(timeout=timeout_s)
+            # Looked at after the call was put, while `end` says so before it lets the threads end.
+            if self._ended:
+                raise TakenOutError("the device was taken out of service")
+            result, error = call.result.get(timeout=timeout_s)
         except queue.Empty:
             raise TimeoutError(f"the device gave no answer in {timeout_s:g} s") from None
+        finally:
+            self._open.discard(call)
         if error is not None:
             raise error
         return result
 
-    def end(self) -> None:
-        """Let the thread end when its call returns."""
-        self._jobs.put(None)
+    def end(self, *, abandon: bool = False) -> None:
+        """Let the threads end when their calls have returned. ``abandon``: nobody waits for these any longer."""
+        self._ended = True
+        for _ in range(CALLS):
+            self._calls.put(None)
+        if abandon:
+            for call in list(self._open):
+                call.result.put((None, TakenOutError("the device hangs, and was taken out of service")))
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            function, inputs = job
+        while (call := self._calls.get()) is not None:
             try:
-                self._results.put((function(inputs), None))
+                call.result.put((call.function(call.inputs), None))
             except BaseException as error:  # noqa: BLE001 - handed to the caller, who judges it
-                self._results.put((None, error))
+                call.result.put((None, error))
+            del call  # it holds memory that is shared with the server
+
+
+class _Call:
+    """A function, its argument, and where the result, or what it raised, is waited for."""
+
+    __slots__ = ("function", "inputs", "result")
+
+    def __init__(self, function: Callable[[Arrays], Any], inputs: Arrays) -> None:
+        self.function, self.inputs = function, inputs
+        self.result: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.errors import DeviceError, FpgaOpsError, ModelError
-from triton_server.plugin.device_thread import Arrays, DeviceThread
+from triton_server.plugin.busy_time import BusyTime
+from triton_server.plugin.device_thread import Arrays, DeviceThreads
 from triton_server.plugin.device_trial import DeviceAbortedError
 from triton_server.protocol import FIRST, LAST, SPARE, Code, coded
 from triton_server.repository.known_answers import Golden
@@ -58,9 +59,11 @@ class NoDeviceError(FpgaOpsError):
 class Failover:
     """Runs on the first device of ``devices`` that works; ``load`` opens a network on a device.
 
-    ``run`` and ``self_test`` may be called from different threads; one inference runs at a time. ``on_failure`` is
-    told of each device that is taken out, ``on_settled`` of the end of each turn in which devices may have been opened:
-    what was opened has then answered, or was given up.
+    ``run`` and ``self_test`` may be called from any thread, and inferences overlap: the device is given the next batch
+    while it computes one (two calls at a time). Who finds it at fault keeps the others waiting while it looks for
+    another; what was under way on it is repeated there. ``on_failure`` is told of each device that is taken out,
+    ``on_settled`` of the end of each turn in which devices may have been opened: what was opened has then answered, or
+    was given up.
     """
 
     def __init__(
@@ -80,9 +83,10 @@ class Failover:
         self._timeout_s = timeout_s
         self._on_failure = on_failure
         self._on_settled = on_settled
-        self._network: Network | None = None
-        self._thread: DeviceThread | None = None
+        self._used: _Used | None = None
         self._lock = threading.Lock()
+        self._settled = False
+        self._busy = BusyTime()
         self._golden: Golden | None = None
         self.failures: list[Failure] = []
         self.description: dict[str, Any] = {}
@@ -113,7 +117,7 @@ class Failover:
     @property
     def alive(self) -> bool:
         """Whether a device is left: one in use, or one that is being opened in the place of another."""
-        return self._network is not None or (self._in_turn and not self._ended)
+        return self._used is not None or (self._in_turn and not self._ended)
 
     def run(self, inputs: Arrays) -> tuple[dict[str, npt.NDArray[Any]], float, dict[str, Any]]:
         """Infer; returns outputs, seconds on the device, and the description of the network that computed them.
@@ -126,21 +130,20 @@ class Failover:
         Raises InputError for inputs that no device would take, RequestFailedError for those that fail on a sound
         device, NoDeviceError when no device is left.
         """
+        with self._lock:  # held by whoever looks for another device
+            used = self._used if self._settled else None
+        error: BaseException | None = None
+        if used is not None:
+            try:
+                outputs, seconds = used.threads.call(used.network.run_timed, inputs, self._timeout_s)
+            except _FAILURES as failure:
+                error = failure
+            else:
+                if used is self._used:
+                    return outputs, self._busy.add(seconds), used.description
+                # It was taken out meanwhile, for a wrong answer perhaps: the next one says whether this is right.
         with self._turn():
-            absolved = ""
-            while True:
-                try:
-                    outputs, seconds = self._call(inputs)
-                except _FAILURES as error:
-                    device = self.device
-                    if absolved == device:
-                        raise RequestFailedError(f"the request fails on a sound device ({device}): {error}") from error
-                    if self._is_sound(error):
-                        absolved = device
-                    else:
-                        self._take_out(error)
-                else:
-                    return outputs, seconds, self.description
+            return self._repeat(inputs, used, error)
 
     def self_test(self) -> str | None:
         """Ask the known answer and replace a device that gives another. Returns what was wrong, or None."""
@@ -162,7 +165,30 @@ class Failover:
                 yield
             finally:
                 self._in_turn = False
+                self._settled = True
                 self._on_settled()
+
+    def _repeat(
+        self, inputs: Arrays, failed: "_Used | None", error: BaseException | None
+    ) -> tuple[dict[str, npt.NDArray[Any]], float, dict[str, Any]]:
+        """Infer while all others wait, after ``error`` on the device ``failed``, if it was tried at all."""
+        absolved: _Used | None = None
+        while True:
+            if error is not None and failed is self._used:  # else another request has found it at fault before
+                if absolved is failed:
+                    text = f"the request fails on a sound device ({self.device}): {error}"
+                    raise RequestFailedError(text) from error
+                if self._is_sound(error):
+                    absolved = failed
+                else:
+                    self._take_out(error)
+            failed = self._used
+            try:
+                outputs, seconds = self._call(inputs)
+            except _FAILURES as failure:
+                error = failure
+            else:
+                return outputs, self._busy.add(seconds), self.description
 
     def _ensure_right(self) -> None:
         while self._golden is not None:
@@ -192,10 +218,11 @@ class Failover:
         return outputs, made[0] if len(made) == 1 else None
 
     def _call(self, inputs: Arrays, *, features: bool = False) -> Any:
-        if self._thread is None or self._network is None:
+        used = self._used
+        if used is None:
             raise NoDeviceError(self._exhausted())
-        method = self._network.features if features else self._network.run_timed
-        return self._thread.call(method, inputs, self._timeout_s)
+        method = used.network.features if features else used.network.run_timed
+        return used.threads.call(method, inputs, self._timeout_s)
 
     def _take_out(self, error: BaseException) -> None:
         self._record(self.device, error)
@@ -220,7 +247,8 @@ class Failover:
                 network.close()
                 continue
             self.description, self.device = {**description, "device": device}, device
-            self._network, self._thread = network, DeviceThread()
+            self._settled = False
+            self._used = _Used(network, DeviceThreads(), self.description)
             return
         self._ended = True
         raise NoDeviceError(self._exhausted())
@@ -239,20 +267,20 @@ class Failover:
             cause = "aborted"
         elif isinstance(error, _OtherPrecisionError):
             cause = "precision"
-        elif self._network is None:
+        elif self._used is None:
             cause = "build"
         failure = Failure(device, cause, str(error) or type(error).__name__)
         self.failures.append(failure)
         self._on_failure(failure)
 
     def _drop(self, *, abandon: bool = False) -> None:
-        network, self._network = self._network, None
-        worker, self._thread = self._thread, None
-        if worker is not None:
-            worker.end()
-        if network is not None and not abandon:  # closing a device that hangs would hang
+        used, self._used = self._used, None
+        if used is None:
+            return
+        used.threads.end(abandon=abandon)
+        if not abandon:  # closing a device that hangs would hang
             try:
-                network.close()
+                used.network.close()
             except _FAILURES as error:
                 self._on_failure(Failure(self.device, "close", str(error)))
 
@@ -273,6 +301,15 @@ class _OtherPrecisionError(DeviceError):
 
 _FAILURES = (DeviceError, RuntimeError, MemoryError, TimeoutError, OSError)
 """What a device's failure looks like: our own error, pyopencl's (a RuntimeError), and the system's."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Used:
+    """The device in use."""
+
+    network: Network
+    threads: DeviceThreads
+    description: dict[str, Any]
 
 
 def split_rows(outputs: Arrays, counts: list[int]) -> list[dict[str, npt.NDArray[Any]]]:

@@ -5,7 +5,7 @@ Setting a Triton metric from Python is a message to the server's process, too sl
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from triton_server.workarounds.kept_metrics import keep
@@ -22,6 +22,7 @@ DESCRIPTIONS = {
     "fpga_self_tests_total": "Known-answer tests, by device and result",
     "fpga_thread_faults_total": "Faults of the plugin's own threads, by thread; each was logged and the thread goes on",
     "fpga_model_info": "Instances that answer with this device, precision and kernel now",
+    "fpga_working_point": "Instances whose scores above the threshold are this fraction of the class",
 }
 
 
@@ -59,15 +60,31 @@ class Provenance:
         self._move = move
         self._labels = labels
         self._told: dict[str, str] | None = None
+        self._points: list[dict[str, str]] = []
         self._lock = threading.Lock()
 
-    def tell(self, device: str, precision: str, kernel: str, choice: str) -> None:
-        """This answers now; ``choice`` is "first", "spare" or "last" of the devices that the model names."""
-        self._replace({**self._labels, "device": device, "precision": precision, "kernel": kernel, "choice": choice})
+    def tell(
+        self, device: str, precision: str, kernel: str, choice: str, more: Mapping[str, str] | None = None
+    ) -> None:
+        """This answers now; ``choice`` is "first", "spare" or "last" of the devices that the model names.
+
+        ``more`` are further labels, such as the temperature of scaled scores.
+        """
+        labels = {"device": device, "precision": precision, "kernel": kernel, "choice": choice}
+        self._replace({**self._labels, **labels, **(more or {})})
+
+    def tell_working_points(self, points: Sequence[Mapping[str, str]]) -> None:
+        """The cuts on this instance's scores, for as long as it answers: the gauge fpga_working_point."""
+        self._points = [{**self._labels, **point} for point in points]
+        for labels in self._points:
+            self._move("fpga_working_point", labels, 1.0)
 
     def withdraw(self) -> None:
         """Nothing of this instance answers any more."""
         self._replace(None)
+        points, self._points = self._points, []
+        for labels in points:
+            self._move("fpga_working_point", labels, -1.0)
 
     def _replace(self, labels: dict[str, str] | None) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from fpga_ops.calibration import RAW_PARAMETER
 from triton_server.errors import MalformedAnswerError
 from triton_server.protocol import KNOWN_ANSWER_ID
 from triton_server.server.control_api import Control, Json
@@ -78,6 +79,7 @@ def ask(control: Control, known: KnownAnswer, timeout_s: float) -> Answer:
     data = np.ascontiguousarray(known.input, dtype=_DTYPES[known.datatype]).tobytes()
     header = json.dumps({
         "id": KNOWN_ANSWER_ID,
+        "parameters": {RAW_PARAMETER: True},
         "inputs": [{
             "name": known.input_name, "shape": list(known.input.shape), "datatype": known.datatype,
             "parameters": {"binary_data_size": len(data)},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-SECTIONS = ("latency", "scaling", "remote", "breakdown", "table")
+SECTIONS = ("latency", "scaling", "remote", "breakdown", "table", "overlap")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 2, 4, 8, 10, 50, 100, 500], metavar="N")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.3, 0.5, 0.7, 0.8, 0.9, 0.95], metavar="SHARE")
     parser.add_argument("--rtt", type=float, nargs="+", default=[0.0, 10.0, 60.0], metavar="MS")
+    parser.add_argument("--device-ms", type=float, default=1.0, metavar="MS", help="of the pretended device, an image")
+    parser.add_argument("--host-ms", type=float, default=0.0, metavar="MS", help="of the processor before it, an image")
     parser.add_argument("--in-flight", type=int, default=48, metavar="N", help="requests in flight over the far link")
     parser.add_argument("--quick", action="store_true", help="short runs, fewer points: to see that it works")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")

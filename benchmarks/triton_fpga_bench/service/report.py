@@ -129,6 +129,8 @@ def markdown(numbers: Numbers) -> str:
             cells = [f"{numbers['breakdown'][model][key]:.3f}" for model in models]
             lines.append(f"| {label} | {' | '.join(cells)} |")
         lines.append("")
+    if numbers.get("overlap"):
+        lines += _overlap(numbers["overlap"])
     for what, reason in numbers.get("failed", {}).items():
         lines += [f"**Not measured, because it failed:** {what}: {reason.splitlines()[0]}", ""]
     lines += ["## In short", "", "| | |", "|---|---|"]
@@ -136,6 +138,23 @@ def markdown(numbers: Numbers) -> str:
         f"| `{key}` | {value if value is None else f'{value:.4g}'} |" for key, value in numbers["summary"].items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def _overlap(measured: Numbers) -> list[str]:
+    (ms,) = {found["device_ms"] for found in measured.values()}
+    counts = list(next(iter(next(iter(measured.values()))["per_s"].values())))
+    lines = ["## A device that leaves the processor alone", ""]
+    (host_ms,) = {found["host_ms"] for found in measured.values()}
+    what = f"Pretended: {ms:g} ms for each image, {1e3 / ms:.0f} a second at the most, and {host_ms:g} ms of the host."
+    lines += [f"{what} Answers per second:", ""]
+    lines += [
+        f"| model | the device gets | {' | '.join(f'{n} clients' for n in counts)} |",
+        "|---" * (len(counts) + 2) + "|",
+    ]
+    for model, found in measured.items():
+        for way, rates in found["per_s"].items():
+            lines.append(f"| {model} | {way} | {' | '.join(f'{rate:.0f}' for rate in rates.values())} |")
+    return [*lines, ""]
 
 
 def _plot_scaling(model: str, measured: Numbers, path: Path) -> None:

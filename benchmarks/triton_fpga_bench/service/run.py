@@ -19,7 +19,7 @@ from rich.console import Console
 from sonic_client.core.server_metrics import read_provenance
 from sonic_client.core.shared_memory import SMALLEST
 from sonic_client.errors import ClientError, ConfigurationError
-from triton_fpga_bench.service import far_link, inputs, measurements, report
+from triton_fpga_bench.service import far_link, inputs, measurements, pretended_device, report
 from triton_fpga_bench.service.client_load import Load, measure
 from triton_fpga_bench.service.light_load import Generator, Job
 from triton_fpga_bench.service.measurements import CONSTITUENTS, IMAGES, INPUTS, Model, Plan
@@ -38,7 +38,8 @@ def run_all(args: argparse.Namespace, console: Console) -> Numbers:
         models = measurements.find_models(plan)
         if not models:
             raise ConfigurationError(f"{plan.repository} serves neither {CONSTITUENTS} nor {IMAGES}")
-        numbers: Numbers = {"latency": {}, "scaling": {}, "remote": {}, "breakdown": {}, "failed": {}, **_about(plan)}
+        numbers: Numbers = {"latency": {}, "scaling": {}, "remote": {}, "breakdown": {}, "overlap": {}, "failed": {}}
+        numbers |= _about(plan)
         throughput: dict[str, float] = {}
 
         def attempt(what: str, make: Callable[[], None]) -> None:
@@ -75,6 +76,16 @@ def run_all(args: argparse.Namespace, console: Console) -> Numbers:
                 found = numbers["latency"][IMAGES]
                 rows = measurements.table(plan, models[IMAGES], found, throughput[IMAGES], numbers["device"])
                 numbers["table"] = [*rows, *measurements.PUBLISHED]
+        for name, model in models.items() if "overlap" in args.only else ():
+
+            def overlap(name: str = name, model: Model = model) -> None:
+                body = inputs.encode(name, INPUTS[name], model.rows[:1])
+                numbers["overlap"][name] = pretended_device.rates(
+                    plan.folder, plan.repository / name, body, device_ms=args.device_ms, host_ms=args.host_ms,
+                    seconds=plan.seconds / 2, turns=plan.turns,
+                )  # fmt: skip
+
+            attempt(f"{name}: a pretended device", overlap)
         if "remote" in args.only:
             numbers["remote_skipped"] = far_link.why_not()
             for name, model in {} if numbers["remote_skipped"] else models.items():
@@ -179,6 +190,12 @@ def _arguments() -> list[str]:
     return arguments[2:] if arguments[:2] == ["bench", "service"] else []
 
 
+def _pretended(numbers: Numbers, name: str) -> float | None:
+    """Answers per second to eight clients, overlapped."""
+    found = numbers["overlap"].get(name)
+    return None if found is None else float(found["per_s"]["overlapped"][8])
+
+
 def _summary(numbers: Numbers) -> Numbers:
     """The figures that others rely on; None where they were not measured."""
     latency, remote = numbers["latency"], numbers["remote"]
@@ -204,6 +221,8 @@ def _summary(numbers: Numbers) -> Numbers:
         ),
         "bytes_per_inference": main.get("bytes_per_inference"),
         "bytes_per_inference_image": latency.get(IMAGES, {}).get("bytes_per_inference"),
+        "pretended_device_per_s": _pretended(numbers, CONSTITUENTS),
+        "pretended_device_per_s_image": _pretended(numbers, IMAGES),
         "remote_throughput_ratio": far.get("throughput_ratio"),
         "remote_throughput_ratio_image": remote.get(IMAGES, {}).get("throughput_ratio"),
         "remote_throughput_ratio_image_gzip": remote.get(f"{IMAGES}, gzip", {}).get("throughput_ratio"),

@@ -13,7 +13,9 @@ from fpga_ops.commands.arguments import count
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("input", nargs="?", help="a .root (also root:// or https://), .parquet or .h5 file")
+    parser.add_argument(
+        "input", nargs="*", help="a .root (also root:// or https://), .parquet or .h5 file, or several in order"
+    )
     parser.add_argument("--out", required=True, help="the file to write: .root, .parquet or .h5")
     parser.add_argument("--tree", help="tree in the ROOT file (group in HDF5); not needed when there is one")
     parser.add_argument("--dry-run", action="store_true", help="say what the file holds, send and write nothing")
@@ -25,7 +27,10 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--server", default="triton+grpc://localhost:8001/top_tagger", metavar="URL",
         help="triton+grpc://host:port/model/version (or http, grpcs, https); several with commas. Default: %(default)s",
     )  # fmt: skip
-    parser.add_argument("--constituents", metavar="PREFIX", help="what the branches E, px, py, pz begin with")
+    parser.add_argument(
+        "--constituents", metavar="PREFIX[:NAMES]",
+        help="what the branches E, px, py, pz begin with; part_:pt,eta,phi,E says which of them, where there are more",
+    )  # fmt: skip
     parser.add_argument("--jets", metavar="NAME", help="collection of jets, such as FatJet (default: the usual one)")
     parser.add_argument(
         "--cluster", metavar="ALGORITHM:R[:PT]",
@@ -44,6 +49,13 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--bad", choices=("raise", "mask"), default="raise",
         help="a jet that cannot be tagged stops the job, or gets a missing score (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--working-point", type=float, action="append", default=[], metavar="E",
+        help="also write whether the score passes the version's cut for this efficiency, such as 0.3; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--card", type=Path, metavar="PATH", help="the version's model_card.json (default: what the server tells)"
+    )
     parser.add_argument("--chunk", type=count, default=5000, help="events at a time (default: %(default)s)")
     parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--in-flight", type=count, default=32, metavar="N", help="requests under way, a process")
@@ -83,10 +95,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from sonic_client.errors import ConfigurationError
-    from sonic_client.events.files import is_remote
     from sonic_client.events.understanding import Understanding
     from sonic_client.options import LocalModel, Options, Tls, token_from_environment
-    from sonic_client.tag_file import Job, examine, finish_parts, run_job
+    from sonic_client.tag_file import Job, examine, expand, finish_parts, run_job
 
     signal.signal(signal.SIGTERM, _stop)
     console = Console(stderr=True)
@@ -101,6 +112,12 @@ def run(args: argparse.Namespace) -> int:
             + (f"; {left} jets could not be tagged and have a missing score" if left else "")
             + (f"; {summary.resumed_events} events were done before" if summary.resumed_events else "")
         )
+        for flag, point in summary.provenance.get("working_points", {}).items():
+            console.print(
+                f"{flag}: {args.score} above {point['threshold']:.9g} (efficiency {point['efficiency']:g} of "
+                f"{point['label']}, version {summary.provenance['answered']['version']})",
+                highlight=False,
+            )
         return 0
 
     if "://" in args.out:
@@ -110,8 +127,6 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if args.finish is not None:
         return report(finish_parts(_find_parts(args.finish, args.input, out), out, overwrite=args.overwrite))
-    if args.input is None:
-        raise ConfigurationError("expected the name of a file to tag")
     options = Options(
         max_in_flight=args.in_flight,
         batch_size=args.batch,
@@ -122,10 +137,10 @@ def run(args: argparse.Namespace) -> int:
         fallback=None if args.local_model is None else LocalModel(args.local_model),
     )
     job = Job(
-        args.input if is_remote(args.input) else Path(args.input), out, args.server, args.tree, args.constituents,
+        expand(args.input), out, args.server, args.tree, args.constituents,
         tuple(args.keep), args.score, args.label, args.bad, args.chunk, options, jets=args.jets, cluster=args.cluster,
         one_jet_per_event=args.one_jet_per_event, unit=args.unit, any_version=args.any_version, metrics=args.metrics,
-        patience=args.patience,
+        patience=args.patience, working_points=tuple(args.working_point), card=args.card,
     )  # fmt: skip
 
     def understood(found: Understanding) -> None:
@@ -164,13 +179,13 @@ def run(args: argparse.Namespace) -> int:
     return report(summary)
 
 
-def _find_parts(given: str, source: str | None, out: Path) -> Path:
+def _find_parts(given: str, sources: list[str], out: Path) -> Path:
     """The folder of finished chunks that is meant."""
     from sonic_client.events.files import FileError
 
     if given and Path(given).is_dir():
         return Path(given)
-    name = given or source  # `--finish IN --out OUT` gives the input's name to the option
+    name = given or next(iter(sources), None)  # `--finish IN --out OUT` gives the input's name to the option
     folders = [one for one in sorted(out.parent.glob("*.parts")) if (one / "manifest.json").is_file()]
     if name is not None:
         wanted = f'"{Path(name).resolve()}"'

@@ -10,7 +10,9 @@ from sonic_client.core.timing import CallTiming
 from sonic_client.core.transports.base import Tensor
 
 PROVENANCE = ("device", "precision", "kernel", "version")
-"""What `Reply.provenance` has always; `isa`, a CPU's instruction set, is there where it is known."""
+"""What `Reply.provenance` has always."""
+_WHERE_KNOWN = ("isa", "temperature")
+"""A CPU's instruction set; what the logits of the scores were divided by, where they were."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Reply:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What answered: "device", "precision", "kernel" (a hash), "version", and "isa" where it is known.
+        """What answered: "device", "precision", "kernel" (a hash), "version"; "isa", "temperature" where there is one.
 
         From the response parameters, where the server sends them (Triton 2.55 and later can): then it is of this very
         answer. Else from the server's metrics page, which says what answers for this version at the time of asking (at
@@ -50,4 +52,4 @@ class Reply:
             said = self.metrics.provenance(self.model_version)
         found = {name: str(said.get(name, "")) for name in PROVENANCE}
         found["version"] = found["version"] or self.model_version
-        return found | ({"isa": str(said["isa"])} if said.get("isa") else {})
+        return found | {name: str(said[name]) for name in _WHERE_KNOWN if said.get(name)}

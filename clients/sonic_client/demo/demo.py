@@ -64,7 +64,7 @@ class Report:
 def read_sample(path: Path, jets: int | None = None) -> Sample:
     """Read labelled jets from a file with jagged constituents and is_top. Raises FileError or JetError."""
     source = open_source(path, None)
-    names = find_constituents(source.columns)
+    names = find_constituents(source.columns).names
     if "is_top" not in source.columns:
         raise JetError(f"{path}: there is no branch is_top; there are {', '.join(source.columns)}")
     arrays = source.read([*names.values(), "is_top"], 0, source.entries if jets is None else min(jets, source.entries))

@@ -2,72 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sonic_client.errors import JetError
+from sonic_client.events.coordinates import MOMENTUM_NAMES, Coordinates, find_coordinates
 from sonic_client.events.files import describe_names
 
-_ENERGY = ("E", "e", "energy", "Energy")
-_MASS = ("mass", "Mass", "m", "M")
-_MOMENTUM = (("px", "Px", "PX"), ("py", "Py", "PY"), ("pz", "Pz", "PZ"))
-_ANGLES = (("pt", "PT", "Pt"), ("eta", "Eta"), ("phi", "Phi"))
-FORMS: tuple[dict[str, tuple[str, ...]], ...] = (
-    {"E": _ENERGY, "px": _MOMENTUM[0], "py": _MOMENTUM[1], "pz": _MOMENTUM[2]},
-    {"mass": _MASS, "px": _MOMENTUM[0], "py": _MOMENTUM[1], "pz": _MOMENTUM[2]},
-    {"pt": _ANGLES[0], "eta": _ANGLES[1], "phi": _ANGLES[2], "E": _ENERGY},
-    {"pt": _ANGLES[0], "eta": _ANGLES[1], "phi": _ANGLES[2], "mass": _MASS},
-    {"pt": _ANGLES[0], "eta": _ANGLES[1], "phi": _ANGLES[2]},
-)
-"""Names of four-momentum components, best form first; the last is for massless constituents."""
-
 _LIKELY = ("const", "part", "cand", "pf")
+_COMPONENTS = {name: component for component, names in MOMENTUM_NAMES.items() for name in names}
+_FIRST = ("e", "energy", "mass", "m", "px", "pt")
+"""Names, one of which every momentum has: what stands before one of them may be the prefix of all."""
 
 
-def find_constituents(branches: Sequence[str], prefix: str | None = None) -> dict[str, str]:
-    """Component -> branch, such as {"E": "constituent_E", "px": ...}; the components are those of one of FORMS.
+def find_constituents(branches: Sequence[str], prefix: str | None = None) -> Coordinates:
+    """The branches of the constituents' components, such as {"E": "constituent_E", "px": ...}.
+
+    Where they describe the momenta more than once, as E, px, py, pz and a mass, they are all found: the first system
+    is used, and has to agree with the others when it is read.
 
     Args:
         branches: All branches of the tree.
         prefix: What the branches' names begin with; None looks for the only prefix that fits. Branches whose prefix
             holds "const", "part" or "cand" are preferred to others such as those of the jets themselves.
+            `part_:E,px,py,pz` also says which of the branches are to be used.
 
     Raises:
         JetError: No branches fit, or several sets do, or one component has two branches; it says which.
     """
-    there = set(branches)
-    found: dict[str, dict[str, str]] = {}
-    for form in FORMS:
-        for candidate in _prefixes(branches, next(iter(form.values()))) if prefix is None else [prefix]:
-            if candidate not in found and all(any(candidate + name in there for name in form[key]) for key in form):
-                found[candidate] = {key: _the_one(candidate, names, there) for key, names in form.items()}
-    if len(found) > 1:
-        likely = [key for key in found if any(word in key.lower() for word in _LIKELY)]
-        if len(likely) == 1:
-            return found[likely[0]]
+    chosen: list[str] | None = None
+    if prefix is not None:
+        prefix, chosen = _told(prefix)
+    found: dict[str, Coordinates | JetError] = {}
+    for candidate in _prefixes(branches) if prefix is None else [prefix]:
+        names = _names(branches, candidate)
+        if chosen is not None:
+            names = {name: branch for name, branch in names.items() if name in chosen}
+        coordinates = _coordinates(candidate, names)
+        if coordinates is not None:
+            found[candidate] = coordinates
+    likely = [key for key in found if any(word in key.lower() for word in _LIKELY)]
+    if len(found) > 1 and len(likely) != 1:
         raise JetError(
             f"several sets of branches could be the constituents: prefixes "
             f"{', '.join(repr(key) for key in list(found)[:8])}; name one with --constituents"
         )
     if not found:
         wanted = f"'{prefix}E', '{prefix}px', ..." if prefix is not None else "E, px, py, pz (or pt, eta, phi[, mass])"
+        if chosen is not None:
+            wanted = ", ".join(f"'{prefix}{name}'" for name in chosen) + " that make a momentum"
         raise JetError(f"no branches {wanted} with one common prefix; {describe_names(branches, prefix or 'part_px')}")
-    return next(iter(found.values()))
+    only = found[likely[0] if len(found) > 1 else next(iter(found))]
+    if isinstance(only, JetError):
+        raise only
+    return only
 
 
-def _the_one(prefix: str, names: Sequence[str], there: set[str]) -> str:
-    """The branch of a component; two for one component are not guessed at."""
-    given = [prefix + name for name in names if prefix + name in there]
-    if len(given) > 1:
-        raise JetError(f"{' and '.join(repr(name) for name in given)} both name one component; drop one of them")
-    return given[0]
+def _told(text: str) -> tuple[str, list[str] | None]:
+    """`part_:E,px,py,pz` -> `part_` and the names; a prefix may hold a colon of its own."""
+    prefix, colon, names = text.rpartition(":")
+    listed = [name.strip() for name in names.split(",")]
+    if colon and all(name.lower() in _COMPONENTS for name in listed):
+        return prefix, listed
+    return text, None
 
 
-def _prefixes(branches: Sequence[str], first: Sequence[str]) -> list[str]:
-    """What is left of the branches that end in the first component, where a word ends there."""
+def _names(branches: Sequence[str], prefix: str) -> dict[str, str]:
+    """Components' names to branches, of those that begin with a prefix."""
+    return {
+        branch.removeprefix(prefix): branch
+        for branch in branches
+        if branch.startswith(prefix) and branch.removeprefix(prefix).lower() in _COMPONENTS
+    }
+
+
+def _coordinates(prefix: str, names: Mapping[str, str]) -> Coordinates | JetError | None:
+    try:
+        coordinates = find_coordinates(names)
+    except JetError as error:  # no matter, if others are the constituents
+        return JetError(f"{error} (branches that begin with '{prefix}'); {_advice(prefix)}")
+    if coordinates is None:
+        return None
+    branches = {component: names[name] for component, name in coordinates.names.items()}
+    return replace(coordinates, names=branches, advice=_advice(prefix))
+
+
+def _advice(prefix: str) -> str:
+    return f"say which, such as --constituents '{prefix}:E,px,py,pz'"
+
+
+def _prefixes(branches: Sequence[str]) -> list[str]:
+    """What is left of the branches that end in a component's name, where a word ends there."""
     prefixes = []
     for branch in branches:
-        for name in first:
-            prefix = branch.removesuffix(name)
-            if prefix != branch and (not prefix or not prefix[-1].isalnum() or name[0].isupper()):
-                prefixes.append(prefix)
+        for name in _FIRST:
+            if branch.lower().endswith(name):
+                prefix, first = branch[: len(branch) - len(name)], branch[len(branch) - len(name)]
+                if not prefix or not prefix[-1].isalnum() or first.isupper():
+                    prefixes.append(prefix)
     return list(dict.fromkeys(prefixes))

@@ -66,17 +66,27 @@ class Clustered:
         """GeV in the file's unit of energy."""
         return self.collections[0].unit
 
+    def pinned(self, _events: Any) -> Clustered:
+        """The same."""
+        return self
+
     def in_unit(self, unit: float) -> Clustered:
         """The same with another unit of energy."""
         return replace(self, collections=tuple(replace(one, unit=unit) for one in self.collections))
 
     def assemble(self, events: Any) -> Assembled:
-        """Cluster some events. Candidates that are no numbers, or have no pT, are left out of the clustering."""
+        """Cluster some events. Candidates without pT, or of energy 0 or below (noise), are left out, as is usual.
+
+        Jets of an event with a candidate that is no number are faults.
+        """
         candidates = joined(self.collections, events)
         fields = ("E", "px", "py", "pz")
-        sound = (candidates["px"] != 0) | (candidates["py"] != 0)
+        finite = ak.ones_like(ak.fill_none(candidates["px"], 0.0, axis=-1), dtype=bool)
         for name in fields:
-            sound = sound & ak.fill_none(np.isfinite(candidates[name]), False, axis=-1)
+            finite = finite & ak.fill_none(np.isfinite(candidates[name]), False, axis=-1)
+        broken = ak.any(~finite, axis=-1)
+        candidates = candidates[finite]
+        sound = (candidates["px"] != 0) | (candidates["py"] != 0)
         candidates = ak.drop_none(candidates[sound & (candidates["E"] > 0)], axis=-1)
         jets, _ = follow(candidates, self._members(candidates), "the clustering")
         total = {name: ak.sum(jets[name], axis=-1) for name in fields}
@@ -87,7 +97,9 @@ class Clustered:
         written = {
             name: ak.values_astype(values[order], np.float32) for name, values in zip(WRITTEN, about, strict=True)
         }
-        return Assembled(jets[order], columns=written)
+        faults = ak.broadcast_arrays(broken, pt)[0] if len(pt) else ak.values_astype(pt, bool)
+        words = "is in an event with a candidate that has a NaN, infinite or missing component"
+        return Assembled(jets[order], ((faults, words),), written)
 
     def _members(self, candidates: Any) -> Any:
         """Numbers of the candidates in each jet: events x jets x constituents."""

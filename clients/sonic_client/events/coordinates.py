@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
+import awkward as ak
 import numpy as np
-from numpy.typing import NDArray
 
 from sonic_client.errors import JetError
-
-Floats = NDArray[np.float64]
 
 MOMENTUM_NAMES: Mapping[str, tuple[str, ...]] = {
     "E": ("e", "energy"),
@@ -51,42 +50,75 @@ EXPECTED = "E, px, py, pz, or pt, eta, phi and mass or E (pt, eta, phi alone are
 """For error messages."""
 
 
+AGREEMENT = 1e-3
+"""Fraction of a constituent's energy or momentum by which components that are given twice may differ: files keep
+single precision, and some less."""
+
+
 @dataclass(frozen=True)
 class Coordinates:
     """The components of four-momenta that were found.
 
     Attributes:
         names: Component ("E", "mass", "px", "py", "pz", "pt", "eta", "phi") to the name that it has.
+        systems: Sets of components that each make a momentum: the first is used, the others must agree with it.
+        advice: For the error when they do not.
     """
 
     names: Mapping[str, str]
+    systems: tuple[tuple[str, ...], ...]
+    advice: str = f"pass one form only: {EXPECTED}"
 
-    def cartesian(self, given: Mapping[str, Floats]) -> tuple[Floats, Floats, Floats, Floats]:
-        """(E, px, py, pz) of the components in `given`, float64 arrays of one shape by component, in GeV.
+    def cartesian(self, given: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
+        """(E, px, py, pz) of the components in `given`, float64 arrays (numpy or awkward) of one structure, in GeV.
 
         px = pt cos(phi), py = pt sin(phi), pz = pt sinh(eta); E^2 = p^2 + m|m|. A negative mass stands for a negative
         squared mass, as `ROOT::Math::PtEtaPhiM4D` and `vector` have it. Given components are passed on as they are.
+
+        Raises:
+            JetError: More is given than makes a momentum, and it disagrees; the message names the components.
         """
+        first, *others = self.systems
         with np.errstate(over="ignore", invalid="ignore"):
-            if "px" in self.names:
-                px, py = given["px"], given["py"]
-            else:
-                px, py = given["pt"] * np.cos(given["phi"]), given["pt"] * np.sin(given["phi"])
-            if "pz" in self.names:
-                pz = given["pz"]
-            else:
-                pt = given["pt"] if "pt" in self.names else np.hypot(px, py)
-                pz = pt * np.sinh(given["eta"])
-            if "E" in self.names:
-                energy = given["E"]
-            else:
-                mass = given["mass"] if "mass" in self.names else np.zeros_like(px)
-                energy = np.sqrt(np.maximum(px**2 + py**2 + pz**2 + mass * np.abs(mass), 0.0))
-        return energy, px, py, pz
+            momentum = _cartesian(first, given)
+            for other in others:
+                self._check(momentum, _cartesian(other, given), first, other)
+        return momentum
+
+    def _check(
+        self, momentum: Sequence[Any], again: Sequence[Any], first: tuple[str, ...], other: tuple[str, ...]
+    ) -> None:
+        energy, px, py, pz = momentum
+        allowed = AGREEMENT * np.maximum(np.abs(energy), np.sqrt(px**2 + py**2 + pz**2))
+        wrong = sum(int(ak.sum(np.abs(x - y) > allowed, axis=None)) for x, y in zip(momentum, again, strict=True))
+        if wrong:
+            raise JetError(
+                f"constituents: {', '.join(self.names.values())} describe the momenta more than once, and "
+                f"{', '.join(self.names[key] for key in first)} disagree with "
+                f"{', '.join(self.names[key] for key in other)}, so nothing says which are meant; {self.advice}"
+            )
+
+
+def _cartesian(system: Sequence[str], given: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
+    if "px" in system:
+        px, py = given["px"], given["py"]
+    else:
+        px, py = given["pt"] * np.cos(given["phi"]), given["pt"] * np.sin(given["phi"])
+    if "pz" in system:
+        pz = given["pz"]
+    else:
+        pt = given["pt"] if "pt" in system else np.hypot(px, py)
+        pz = pt * np.sinh(given["eta"])
+    if "E" in system:
+        return given["E"], px, py, pz
+    square = px**2 + py**2 + pz**2
+    if "mass" in system:
+        square = np.maximum(square + given["mass"] * np.abs(given["mass"]), 0.0)
+    return np.sqrt(square), px, py, pz
 
 
 def find_coordinates(names: Iterable[str]) -> Coordinates | None:
-    """The one coordinate system that some names make.
+    """The coordinate systems that some names make; the usual form first, (E, px, py, pz) before others.
 
     Args:
         names: Of fields, or of branches without their prefix.
@@ -95,7 +127,7 @@ def find_coordinates(names: Iterable[str]) -> Coordinates | None:
         The components, four or (massless) three; None if the names make no momentum.
 
     Raises:
-        JetError: The names make several, such as pt, eta, phi with a mass and an energy; it says which were found.
+        JetError: A component has two names, such as E and energy; it says which were found.
     """
     names = list(names)
     plain = _by_component(names, MOMENTUM_NAMES)
@@ -103,11 +135,11 @@ def find_coordinates(names: Iterable[str]) -> Coordinates | None:
     for found in (plain, everything):
         systems = _complete(found)
         if systems:
-            return _only(systems, found)
+            return _chosen(systems, found)
     if all(plain.get(key) for key in MASSLESS):
-        return _only([MASSLESS], plain)
+        return _chosen([MASSLESS], plain)
     if all(everything[key] for key in MASSLESS):
-        return _only([MASSLESS], everything)
+        return _chosen([MASSLESS], everything)
     return None
 
 
@@ -130,12 +162,12 @@ def _complete(found: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
     return systems
 
 
-def _only(systems: Sequence[tuple[str, ...]], found: Mapping[str, Sequence[str]]) -> Coordinates:
+def _chosen(systems: Sequence[tuple[str, ...]], found: Mapping[str, Sequence[str]]) -> Coordinates:
     used = dict.fromkeys(component for system in systems for component in system)
-    if len(systems) > 1 or any(len(found[component]) > 1 for component in used):
+    if any(len(found[component]) > 1 for component in used):
         there = ", ".join(name for component in used for name in found[component])
         raise JetError(
             f"constituents: {there} describe the momenta more than once, and nothing says which are meant; "
             f"pass one form only: {EXPECTED}"
         )
-    return Coordinates({component: found[component][0] for component in systems[0]})
+    return Coordinates({component: found[component][0] for component in used}, tuple(systems))

@@ -128,7 +128,7 @@ def _from_structured(jets: NDArray[Any]) -> NDArray[Any]:
         given = {component: np.asarray(data_of(values), np.float64) for component, values in fields.items()}
     except (TypeError, ValueError) as error:
         raise JetError(f"constituents: expected numbers in every field, got {jets.dtype} ({error})") from error
-    array = np.stack(coordinates.cartesian(given), axis=-1)
+    array: NDArray[Any] = np.stack(coordinates.cartesian(given), axis=-1)
     if not holds_mask(jets):
         return array
     hidden = np.logical_or.reduce([mask_of(values) for values in fields.values()])

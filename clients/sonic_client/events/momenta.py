@@ -8,30 +8,31 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
+from sonic_client.errors import JetError
+from sonic_client.events.coordinates import EXPECTED, Coordinates, find_coordinates
+
 WIDEST = 2.0
 """Distance in rapidity and azimuth from a jet's axis that no constituent of a usual jet (R up to 1.5) exceeds."""
 
 
-def cartesian(components: Mapping[str, Any], unit: float = 1.0) -> Any:
+def cartesian(components: Mapping[str, Any], unit: float = 1.0, coordinates: Coordinates | None = None) -> Any:
     """Records {E, px, py, pz} in GeV, float64, of the components' own structure.
 
     Args:
-        components: Arrays named (E, px, py, pz), (mass, px, py, pz), (pt, eta, phi, E), (pt, eta, phi, mass) or
-            (pt, eta, phi), the last being massless.
+        components: Arrays by component: any set of `events.coordinates`, such as (pt, eta, phi, mass).
         unit: What an energy is multiplied with to be in GeV: 0.001 for MeV.
+        coordinates: The systems that the components make; None finds them.
+
+    Raises:
+        JetError: More is given than makes a momentum, and it disagrees.
     """
     values = {name: ak.values_astype(array, np.float64) for name, array in components.items()}
     if unit != 1.0:
         values = {name: array if name in ("eta", "phi") else array * unit for name, array in values.items()}
-    if "pt" in values:
-        pt, phi = values["pt"], values["phi"]
-        values |= {"px": pt * np.cos(phi), "py": pt * np.sin(phi), "pz": pt * np.sinh(values["eta"])}
-    px, py, pz = values["px"], values["py"], values["pz"]
-    energy = values.get("E")
-    if energy is None:
-        square = px**2 + py**2 + pz**2
-        energy = np.sqrt(square + values["mass"] ** 2 if "mass" in values else square)
-    return ak.zip({"E": energy, "px": px, "py": py, "pz": pz})
+    systems = coordinates or find_coordinates(components)
+    if systems is None:
+        raise JetError(f"{', '.join(components)} make no four-momentum; expected {EXPECTED}")
+    return ak.zip(dict(zip(("E", "px", "py", "pz"), systems.cartesian(values), strict=True)))
 
 
 def too_wide(jets: Any) -> Any:

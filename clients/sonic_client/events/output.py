@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from sonic_client.errors import ClientError
 from sonic_client.events.files import SUFFIXES, FileError, is_remote, suffix_of
+from sonic_client.events.missing import without_options
 
 Chunk = Mapping[str, Any]
 """Columns of some events by name: awkward arrays, of the same types in every chunk."""
@@ -47,7 +49,10 @@ def enforce(array: Any, kind: Any) -> Any:
     """
     kind = ak.types.from_datashape(kind, highlevel=False) if isinstance(kind, str) else kind
     nullable = "?" in str(kind) or "option[" in str(kind)
-    result = ak.enforce_type(array, kind) if nullable else ak.drop_none(array, axis=None)
+    try:
+        result = ak.enforce_type(array, kind) if nullable else without_options(array)
+    except ValueError as error:
+        raise FileError(f"{array.type} cannot be taken as {kind}: {error}") from error
     if len(result) != len(array) or str(result.type.content) != str(kind):
         raise FileError(f"{array.type} cannot be taken as {kind}")
     return result
@@ -125,7 +130,7 @@ def try_out(path: Path, sample: Mapping[str, Any], tree: str) -> None:
 
 def _try(path: Path, sample: Mapping[str, Any], tree: str) -> None:
     try:
-        _writers()[path.suffix](path, iter([sample]), tree)
+        _writers()[path.suffix](path, iter([sample]), tree, "")
     except OSError:
         raise
     except Exception as error:  # whatever a library says, it cannot be written
@@ -134,11 +139,18 @@ def _try(path: Path, sample: Mapping[str, Any], tree: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def write(path: Path, chunks: Iterable[Chunk], tree: str) -> None:
-    """Write chunks one after the other into one file, which appears whole or not at all."""
+PROVENANCE = "provenance"
+"""Name of what an output says of itself, as JSON: an object in ROOT, file metadata in parquet, an attribute in HDF5."""
+
+
+def write(path: Path, chunks: Iterable[Chunk], tree: str, provenance: Mapping[str, Any] | None = None) -> None:
+    """Write chunks one after the other into one file, which appears whole or not at all.
+
+    `provenance` is put beside them, as JSON under the name `provenance`.
+    """
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        _writers()[path.suffix](temporary, iter(chunks), tree)
+        _writers()[path.suffix](temporary, iter(chunks), tree, json.dumps(provenance) if provenance else "")
         temporary.replace(path)
     except ClientError:
         raise
@@ -148,11 +160,11 @@ def write(path: Path, chunks: Iterable[Chunk], tree: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _writers() -> dict[str, Callable[[Path, Iterator[Chunk], str], None]]:
+def _writers() -> dict[str, Callable[[Path, Iterator[Chunk], str, str], None]]:
     return {".root": _write_root, ".parquet": _write_parquet, ".h5": _write_hdf5, ".hdf5": _write_hdf5}
 
 
-def _write_root(path: Path, chunks: Iterator[Chunk], tree: str) -> None:
+def _write_root(path: Path, chunks: Iterator[Chunk], tree: str, provenance: str) -> None:
     import uproot
 
     with uproot.recreate(path) as file:
@@ -168,6 +180,8 @@ def _write_root(path: Path, chunks: Iterator[Chunk], tree: str) -> None:
                 kinds = {name: values.type.content for name, values in chunk.items()}
                 target = file.mktree(tree, kinds, counter_name=counter)
             target.extend(dict(chunk))
+        if provenance:
+            file[PROVENANCE if tree != PROVENANCE else f"{PROVENANCE}_"] = provenance
 
 
 def arrow_table(chunk: Chunk) -> Any:
@@ -175,7 +189,7 @@ def arrow_table(chunk: Chunk) -> Any:
     return ak.to_arrow_table(ak.zip(dict(chunk), depth_limit=1), extensionarray=False)
 
 
-def _write_parquet(path: Path, chunks: Iterator[Chunk], _tree: str) -> None:
+def _write_parquet(path: Path, chunks: Iterator[Chunk], _tree: str, provenance: str) -> None:
     import pyarrow.parquet as pq
 
     # Not through awkward's own writer: it notes how nulls lay in memory in the first row group, and reading the others
@@ -183,7 +197,7 @@ def _write_parquet(path: Path, chunks: Iterator[Chunk], _tree: str) -> None:
     writer: Any = None
     try:
         for chunk in chunks:
-            table = arrow_table(chunk).replace_schema_metadata(None)
+            table = arrow_table(chunk).replace_schema_metadata({PROVENANCE: provenance} if provenance else None)
             if writer is None:
                 writer = pq.ParquetWriter(path, table.schema)
             writer.write_table(table)
@@ -192,10 +206,12 @@ def _write_parquet(path: Path, chunks: Iterator[Chunk], _tree: str) -> None:
             writer.close()
 
 
-def _write_hdf5(path: Path, chunks: Iterator[Chunk], _tree: str) -> None:
+def _write_hdf5(path: Path, chunks: Iterator[Chunk], _tree: str, provenance: str) -> None:
     import h5py
 
     with h5py.File(path, "w") as file:
+        if provenance:
+            file.attrs[PROVENANCE] = provenance
         for chunk in chunks:
             for name, values in chunk.items():
                 rows, dtype = _hdf5_rows(name, values)

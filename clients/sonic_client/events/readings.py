@@ -10,6 +10,8 @@ import awkward as ak
 import numpy as np
 
 from sonic_client.errors import JetError
+from sonic_client.events.coordinates import Coordinates
+from sonic_client.events.missing import without_options
 from sonic_client.events.momenta import cartesian
 
 
@@ -55,17 +57,24 @@ class Reading(Protocol):
     def in_unit(self, unit: float) -> Reading:
         """The same with another unit of energy."""
 
+    def pinned(self, events: Any) -> Reading:
+        """The same, holding on to what it found in the first events."""
+
     def assemble(self, events: Any) -> Assembled:
         """The jets of some events. Raises JetError when columns contradict each other."""
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Four-momenta of one kind of candidates: component -> column, one list an event."""
+    """Four-momenta of one kind of candidates: component -> column, one list an event.
+
+    `coordinates` are the systems that the columns make; None finds them.
+    """
 
     components: Mapping[str, str]
     unit: float = 1.0
     valid: str | None = None
+    coordinates: Coordinates | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -81,7 +90,7 @@ class Collection:
         rectangular = "var" not in str(next(iter(arrays.values())).type)
         arrays = {component: ak.from_regular(array, axis=None) for component, array in arrays.items()}
         self._same_lengths(arrays)
-        momenta = cartesian(arrays, self.unit)
+        momenta = cartesian(arrays, self.unit, self.coordinates)
         if self.valid is not None:
             momenta = momenta[ak.from_regular(events[self.valid], axis=None) != 0]
         if rectangular:
@@ -125,6 +134,10 @@ class Nested:
         """GeV in the file's unit of energy."""
         return self.collection.unit
 
+    def pinned(self, _events: Any) -> Nested:
+        """The same."""
+        return self
+
     def in_unit(self, unit: float) -> Nested:
         """The same with another unit of energy."""
         return replace(self, collection=replace(self.collection, unit=unit))
@@ -149,6 +162,10 @@ class Flat:
         """Columns to be read."""
         return tuple(name for row in self.table for name in row)
 
+    def pinned(self, _events: Any) -> Flat:
+        """The same."""
+        return self
+
     def in_unit(self, unit: float) -> Flat:
         """The same with another unit of energy."""
         return replace(self, unit=unit)
@@ -157,10 +174,16 @@ class Flat:
         """The jets of some events; constituents that are zero in all components are padding."""
         names = ("E", "px", "py", "pz")
         stacked = {
-            name: np.stack([ak.to_numpy(ak.fill_none(events[column], np.nan)) for column in row], axis=1)
+            name: np.stack([_plain(events[column]) for column in row], axis=1)
             for name, row in zip(names, self.table, strict=True)
         }
         return Assembled(Collection({name: name for name in names}, self.unit).momenta(ak.zip(stacked, depth_limit=1)))
+
+
+def _plain(column: Any) -> Any:
+    """One number an event as numpy; missing ones are NaN."""
+    layout = column.layout
+    return layout.data if layout.is_numpy else ak.to_numpy(ak.fill_none(column, np.nan))
 
 
 @dataclass(frozen=True)
@@ -172,7 +195,8 @@ class Linked:
         collection: The candidates.
         links: Column of the candidates' numbers: events x jets x n, or events x links if `jet` or `begin` is given.
         field: Member of the links that is the number, if they are records.
-        key: Member that names the collection that is pointed to, if there is one.
+        key: Member of the links that names the collection that is pointed to, or without `field` a column beside them.
+        target: What the key is of the collection in use, once the first events were seen; 0 is a link to nothing.
         jet: Column with the jet's number beside each link (CMS); -1 is a jet that was not kept.
         size: Column with one entry for each jet (its list's length counts), or the number of jets itself.
         begin: Column with the first link of each jet (podio), and `end` behind the last.
@@ -186,6 +210,7 @@ class Linked:
     links: str
     field: str | None = None
     key: str | None = None
+    target: int | None = None
     jet: str | None = None
     size: str | None = None
     begin: str | None = None
@@ -196,7 +221,8 @@ class Linked:
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns to be read."""
-        more = [name for name in (self.jet, self.size, self.begin, self.end) if name is not None]
+        key = None if self.field is not None else self.key
+        more = [name for name in (key, self.jet, self.size, self.begin, self.end) if name is not None]
         return tuple(dict.fromkeys([*self.collection.columns, self.links, *more]))
 
     @property
@@ -208,13 +234,36 @@ class Linked:
         """The same with another unit of energy."""
         return replace(self, collection=replace(self.collection, unit=unit))
 
+    def pinned(self, events: Any) -> Linked:
+        """The same, which from now on refuses links into another collection than the first of these events' links."""
+        keys = np.unique(self._keys(events))
+        return self if self.target is not None or not len(keys) else replace(self, target=int(keys[0]))
+
+    def _keys(self, events: Any) -> Any:
+        """The collections that links point into, those to nothing left out."""
+        if self.key is None:
+            return np.zeros(0, np.int64)
+        keys = ak.to_numpy(ak.flatten(self._key_of_links(events), axis=None))
+        return keys[keys != 0]
+
+    def _key_of_links(self, events: Any) -> Any:
+        if self.field is not None:
+            return _integers(events[self.links][self.key], self.links)
+        return _integers(events[self.key], str(self.key))
+
     def assemble(self, events: Any) -> Assembled:
         """The jets of some events; jets whose links cannot be followed are faults."""
-        candidates = self.collection.momenta(events)
+        candidates = whole(self.collection.momenta(events), self.collection)
         links = events[self.links]
-        if self.key is not None and len(np.unique(ak.to_numpy(ak.flatten(links[self.key], axis=None)))) > 1:
-            raise JetError(f"'{self.links}' points into several collections; only links into one can be followed")
-        numbers = ak.values_astype(links if self.field is None else links[self.field], np.int64)
+        numbers = _integers(links if self.field is None else links[self.field], self.links)
+        if self.key is not None:
+            into = {*np.unique(self._keys(events)).tolist(), *([] if self.target is None else [self.target])}
+            if len(into) > 1:
+                raise JetError(
+                    f"'{self.links}' points into several collections ({', '.join(map(str, sorted(into)[:4]))}); only "
+                    "links into one can be followed"
+                )
+            numbers = ak.where(self._key_of_links(events) == 0, -1, numbers)
         lost: tuple[tuple[Any, str], ...] = ()
         if self.jet is not None:
             numbers, lost = self._by_jet(events, numbers)
@@ -224,11 +273,16 @@ class Linked:
         return Assembled(jets, (*lost, *faults))
 
     def _by_jet(self, events: Any, numbers: Any) -> tuple[Any, tuple[tuple[Any, str], ...]]:
-        jet = ak.values_astype(events[self.jet], np.int64)
+        jet = _integers(events[self.jet], str(self.jet))
         if not ak.all(ak.num(jet, axis=1) == ak.num(numbers, axis=1)):
             raise JetError(f"'{self.jet}' and '{self.links}' have lists of different lengths")
         size = events[self.size]
-        counts = np.asarray(ak.num(size, axis=1) if size.ndim > 1 else size, dtype=np.int64)
+        if ak.any(ak.is_none(size)):
+            raise JetError(f"'{self.size}' is missing in event {int(ak.argmax(ak.is_none(size)))} of these")
+        lengths = ak.num(size, axis=1) if size.ndim > 1 else _integers(size, str(self.size))
+        counts = np.asarray(ak.to_numpy(lengths), dtype=np.int64)
+        if (counts < 0).any():
+            raise JetError(f"'{self.size}' is {counts.min()} in event {int(counts.argmin())} of these")
         event = np.repeat(np.arange(len(counts)), ak.to_numpy(ak.num(jet, axis=1)))
         flat, target = ak.to_numpy(ak.flatten(jet)), ak.to_numpy(ak.flatten(numbers))
         outside = (flat < -1) | (flat >= counts[event])
@@ -243,8 +297,7 @@ class Linked:
         return grouped, ((all_jets, f"is in an event where '{self.jet}' points to a jet that is not there"),)
 
     def _by_range(self, events: Any, numbers: Any) -> tuple[Any, tuple[tuple[Any, str], ...]]:
-        begin = ak.values_astype(events[self.begin], np.int64)
-        end = ak.values_astype(events[self.end], np.int64)
+        begin, end = _integers(events[self.begin], str(self.begin)), _integers(events[self.end], str(self.end))
         counts = ak.to_numpy(ak.num(begin, axis=1))
         if not np.array_equal(counts, ak.to_numpy(ak.num(end, axis=1))):
             raise JetError(f"'{self.begin}' and '{self.end}' have lists of different lengths")
@@ -289,6 +342,27 @@ def follow(candidates: Any, numbers: Any, links: str) -> tuple[Any, tuple[tuple[
     )
 
 
+def whole(candidates: Any, collection: Collection) -> Any:
+    """Candidates of events, none of which lacks its list. Raises JetError: a missing list is not an empty one."""
+    missing = ak.is_none(candidates)
+    if ak.any(missing):
+        name = next(iter(collection.components.values()))
+        raise JetError(f"'{name}' is missing in event {int(ak.argmax(missing))} of these")
+    return ak.drop_none(candidates, axis=0)  # at this level there is nothing to drop
+
+
+def _integers(array: Any, name: str) -> Any:
+    """Numbers that count or point, int64. Raises JetError for missing ones, and for any but integers."""
+    for axis in range(array.ndim):
+        if ak.any(ak.is_none(array, axis=axis), axis=None):
+            raise JetError(f"'{name}' ({array.type}) has missing values, and links cannot be missing")
+    array = without_options(array)
+    kind = str(array.type).rpartition("* ")[2]
+    if not kind.startswith(("int", "uint", "bool", "unknown")):
+        raise JetError(f"'{name}' ({array.type}) holds no integers, and links are")
+    return ak.values_astype(array, np.int64)
+
+
 def joined(collections: Sequence[Collection], events: Any) -> Any:
     """Records {E, px, py, pz} of all collections, one list an event."""
-    return ak.concatenate([collection.momenta(events) for collection in collections], axis=1)
+    return ak.concatenate([whole(one.momenta(events), one) for one in collections], axis=1)

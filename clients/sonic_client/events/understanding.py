@@ -23,7 +23,12 @@ from sonic_client.events.readings import Assembled, Collection, Nested, Reading
 SAMPLE = 200
 """Events that are looked at before anything is sent."""
 HARDEST = 10_000.0
-"""GeV. Jets whose median pT is above were surely written in MeV."""
+"""GeV. Jets with more pT were surely written in MeV: no collider of today makes them."""
+SOFTEST = 1.0
+"""GeV. Jets whose median pT is below were surely written in GeV and read as MeV."""
+MOST_HEAVY, HEAVY = 0.05, 5.0
+"""More than this fraction of constituents with an energy of this many times their momentum is no detector's: a proton
+has that below 0.2 GeV. Energies or masses are of another unit than momenta then."""
 UNITS = {"GeV": 1.0, "MeV": MEV}
 _OF_EVENTS = ("cand", "pf", "eflow", "track", "tower")
 
@@ -69,6 +74,7 @@ class Understanding:
         jets_per_event: Mean.
         constituents_per_jet: Median.
         median_pt: GeV.
+        files: How many files these events are in; the sample is of the first that holds any.
     """
 
     format: str
@@ -80,12 +86,15 @@ class Understanding:
     jets_per_event: float
     constituents_per_jet: float
     median_pt: float
+    files: int = 1
 
     def lines(self) -> list[str]:
         """A few lines for a person."""
         shown = ", ".join(self.branches[:8]) + (f" and {len(self.branches) - 8} more" if len(self.branches) > 8 else "")
         return [
-            f"{self.format}; {self.events} events" + (f" in '{self.tree}'" if self.tree else ""),
+            f"{self.format}; {self.events} events"
+            + (f" in '{self.tree}'" if self.tree else "")
+            + (f" of {self.files} files" if self.files > 1 else ""),
             f"branches: {shown}",
             f"first {self.sample} events: {self.jets_per_event:.3g} jets an event, {self.constituents_per_jet:.3g} "
             f"constituents a jet, pT {self.median_pt:.4g} GeV (medians), energies in {self.unit}",
@@ -128,11 +137,12 @@ def _refuse_jets(readings: Sequence[Reading], wanted: str) -> list[Reading]:
 
 
 def _by_prefix(source: Source, prefix: str | None) -> Collection:
-    components = find_constituents(source.columns, prefix)
+    coordinates = find_constituents(source.columns, prefix)
+    components = coordinates.names
     one = next(iter(components.values()))
     stem = one[: len(one) - len(one.rpartition("_")[2].rpartition(".")[2].rpartition("/")[2])]
     valid = f"{stem}valid"
-    return Collection(components, valid=valid if valid in source.columns else None)
+    return Collection(components, valid=valid if valid in source.columns else None, coordinates=coordinates)
 
 
 def _check_tied(source: Source, collection: Collection, choice: Choice, location: str | Path) -> None:
@@ -166,11 +176,21 @@ def _check_tied(source: Source, collection: Collection, choice: Choice, location
         )
 
 
-def judge(assembled: Assembled) -> Assembled:
-    """With jets that are too wide as a further fault."""
+def judge(assembled: Assembled, choice: Choice) -> Assembled:
+    """With jets that are too wide, or too hard (unless the user has said the unit), as further faults."""
     wide = too_wide(assembled.jets)
     words = f"has constituents further than {WIDEST:g} from its axis: it is no jet"
-    return replace(assembled, faults=(*assembled.faults, (wide, words)))
+    faults = [*assembled.faults, (wide, words)]
+    if choice.unit is None:
+        with np.errstate(all="ignore"):
+            hard = _pt(assembled.jets) > HARDEST
+        hard = ak.fill_none(hard, False, axis=-1)
+        faults.insert(-1, (hard, f"has a pT above {HARDEST:g} GeV: is it in MeV? Say --unit MeV (or GeV if it is so)"))
+    return replace(assembled, faults=tuple(faults))
+
+
+def _pt(jets: Any) -> Any:
+    return np.hypot(ak.sum(jets["px"], axis=-1), ak.sum(jets["py"], axis=-1))
 
 
 def without_faults(jets: Any, faults: tuple[tuple[Any, str], ...], bad: Bad, start: int) -> Any:
@@ -192,36 +212,54 @@ def without_faults(jets: Any, faults: tuple[tuple[Any, str], ...], bad: Bad, sta
     return ak.mask(jets, good)
 
 
-def understand(source: Source, reading: Reading, choice: Choice, location: str | Path) -> Understanding:
+def understand(source: Source, reading: Reading, choice: Choice, location: str | Path) -> tuple[Understanding, Reading]:
     """Look at the first events. Raises JetError for what cannot be jets, or is surely not in the unit assumed."""
     sample = min(SAMPLE, source.entries)
     with readable(f"{location}: the first {sample} events cannot be read"):
         events = source.read(list(reading.columns), 0, sample)
-    assembled = judge(reading.assemble(events))
+    reading = reading.pinned(events)
+    assembled = judge(reading.assemble(events), choice)
     jets = assembled.jets
     sizes = _numbers(ak.num(jets, axis=-1))
     wide = _numbers(assembled.faults[-1][0])
     several = sizes > 1
+    with np.errstate(all="ignore"):
+        pts = _numbers(_pt(jets))
+    pts = pts[np.isfinite(pts) & (pts > 0)]
+    median = float(np.median(pts)) if len(pts) else 0.0
     if np.count_nonzero(wide & several) * 2 > np.count_nonzero(several):
         raise JetError(
             f"{location}: {np.count_nonzero(wide)} of the first {len(sizes)} jets ({reading.name}) have constituents "
             f"further than {WIDEST:g} from their axis, so they are no jets. If these are candidates of whole events, "
             "cluster them: --cluster antikt:0.8"
         )
-    with np.errstate(all="ignore"):
-        pts = _numbers(np.hypot(ak.sum(jets["px"], axis=-1), ak.sum(jets["py"], axis=-1)))
-    pts = pts[np.isfinite(pts) & (pts > 0)]
-    median = float(np.median(pts)) if len(pts) else 0.0
-    if median > HARDEST and choice.unit is None:
-        raise JetError(
-            f"{location}: the jets' median pT would be {median:.3g} GeV, so the file is probably in MeV; say "
-            "--unit MeV (or --unit GeV if it is so)"
-        )
-    return Understanding(
+    if choice.unit is None:
+        _check_units(jets, median, reading, location)
+    found = Understanding(
         reading.name, source.tree, source.entries, reading.columns,
         next((name for name, unit in UNITS.items() if unit == reading.unit), f"{reading.unit:g} GeV"), sample,
         len(sizes) / max(1, sample), float(np.median(sizes)) if len(sizes) else 0.0, median,
     )  # fmt: skip
+    return found, reading
+
+
+def _check_units(jets: Any, median: float, reading: Reading, location: str | Path) -> None:
+    """Raises JetError where the jets' pT, or energies beside momenta, cannot be in the unit that is taken."""
+    if median > HARDEST or 0 < median < SOFTEST:
+        other = "MeV" if median > HARDEST else "GeV"
+        raise JetError(
+            f"{location}: the jets' median pT would be {median:.3g} GeV, so the file is probably in {other}; say "
+            f"--unit {other} (or --unit {'GeV' if other == 'MeV' else 'MeV'} if it is so)"
+        )
+    momentum = _numbers(np.sqrt(jets["px"] ** 2 + jets["py"] ** 2 + jets["pz"] ** 2))
+    with np.errstate(all="ignore"):
+        heavy = np.count_nonzero(_numbers(jets["E"]) > HEAVY * momentum)
+    if heavy > MOST_HEAVY * len(momentum):
+        raise JetError(
+            f"{location}: {heavy} of the first {len(momentum)} constituents ({reading.name}) have energies of more "
+            f"than {HEAVY:g} times their momenta: energies or masses are in another unit than momenta, or none; "
+            "name the right branches, such as --constituents part_:pt,eta,phi, or say --unit GeV if it is so"
+        )
 
 
 def _numbers(values: Any) -> Any:

@@ -11,8 +11,10 @@ groups in each (images * rows * ceil(width / PIX)), A array steps a pixel group,
 Time: all loops of a layer run together at one iteration a cycle, so a layer takes what `features` takes, longer by
 what it waits for weights. While one part of the weights is used the next is loaded: that takes at least its words, and
 at least (bytes - bytes already in the reader's channel) / external-memory bytes a cycle; what memory delivers beyond
-the need waits in the channel (`weight_depth`) for the next part; words that stay on the chip need no bytes. The next
-layer's first weights are loaded during the last part and the drain; what is then missing is counted to that layer.
+the need waits in the channel (`weight_depth`) for the next part, but not more than the layers need whose descriptors
+are here; what stays on the chip needs no bytes. Each group's constants come with its weights, from the same memory: in
+OpenCL spread as they are, in RTL from one bank, whose ports of weights have so much less. The next layer's first
+weights are loaded during the last part and the drain; what is then missing is counted to that layer.
 The last `lag + r - 1` iterations are the drain: the array is idle, because the next layer may read what is still on
 its way. From there to the first iteration of the next layer it takes the board's `restart`. Interleaved images share
 weights and drains.
@@ -30,9 +32,11 @@ from fpga_ops.overlay.geometry import Geometry
 from fpga_ops.overlay.lower import WORD_BYTES
 from fpga_ops.overlay.plan import Plan, array_parts
 
-SERVICE_MS = 0.464
-"""What the service adds to each request and does not hide behind the device: 683 a second were served of a pretended
-device's 1000 (eight clients on two cores, docs/benchmarks/service.md), so 1 / 683 - 1 / 1000 s."""
+SERVICE_MS = 0.285
+"""What the service adds to each request and does not hide behind the device: of a pretended device's 1000 images a
+second 778 were served (eight clients on two cores, docs/benchmarks/service.md), so 1 / 778 - 1 / 1000 s."""
+SERVICE_LEAST_MS = 0.887
+"""What two cores take for each request at least, beside SERVICE_MS: of a pretended device of 0.1 ms 853 were served."""
 
 
 def trips(descriptor: Descriptor) -> dict[str, int]:
@@ -94,23 +98,81 @@ class LayerTime:
         return self.ideal / self.cycles if self.cycles else 0.0
 
 
+PORT = 64
+"""Bytes a cycle of a port of the RTL (PORT in overlay_pkg.sv)."""
+LATENCY_NS = 200.0
+"""Of external memory, from a request to its first beat: an assumption for DDR4 and HBM behind their controllers."""
+TRANSFER = 12
+"""Cycles of the RTL's own that a LOAD or a STORE takes to begin and to end."""
+AHEAD = 3
+"""Layers after the present one whose descriptors the readers may have."""
+
+
+@dataclass(frozen=True)
+class External:
+    """External memory as the readers see it.
+
+    Attributes:
+        rate: Bytes a cycle, all banks.
+        constants: Bytes a cycle of the constants' reader.
+        burden: Bytes of all banks that a byte of constants costs: 1 where everything is spread over them, their number
+            where constants lie in one that weights share, 0 where they have one of their own.
+        latency: Cycles from a request to its first beat, which an image waits for. 0: the OpenCL kernels, where it is
+            taken for a part of the launch.
+    """
+
+    rate: float
+    constants: float
+    burden: float = 1.0
+    latency: int = 0
+
+
+def external(board: Board, geometry: Geometry, clock_mhz: float) -> External:
+    """What a board's memory is for a geometry at a clock."""
+    rate = board.bytes_per_cycle(clock_mhz)
+    if not board.takes_rtl:
+        return External(rate, rate)
+    channels, one = rtl_channels(board, geometry, clock_mhz)
+    ports = max(1, geometry.wb // PORT)
+    burden = 0.0 if channels > ports else float(channels)
+    return External(one * min(channels, ports), min(float(PORT), one), burden, round(LATENCY_NS * clock_mhz / 1e3))
+
+
+def rtl_channels(board: Board, geometry: Geometry, clock_mhz: float) -> tuple[int, float]:
+    """Memories that the RTL's ports have, and bytes a cycle of each.
+
+    A bank or more for every port of weights and one for the rest; where there are fewer, ports share what there is.
+    """
+    channels = min(board.banks, max(1, geometry.wb // PORT) + 1)
+    return channels, board.bytes_per_cycle(clock_mhz) / board.banks * (board.banks // channels)
+
+
 class _Weights:
     """The stream of weights: how many bytes are in the reader's channel."""
 
-    def __init__(self, geometry: Geometry, bytes_per_cycle: float) -> None:
-        self.wb, self.rate = geometry.wb, min(bytes_per_cycle, float(geometry.wb))
+    def __init__(self, geometry: Geometry, memory: External) -> None:
+        self.wb, self.rate = geometry.wb, min(memory.rate, float(geometry.wb))
         self.capacity, self.ahead = float(geometry.weight_depth * geometry.wb), 0.0
         self.delivered = 0.0
         self.late = 0.0  # cycles that the next layer waits for its first weights
 
-    def part(self, steps: float, words: int, outside: float) -> float:
-        """Cycles of a part that has so many steps while so many words are loaded, a share of them from outside."""
+    def part(self, steps: float, words: int, outside: float, beside: float = 0.0) -> float:
+        """Cycles of a part that has so many steps while so many words are loaded, a share of them from outside.
+
+        `beside` is what memory must deliver besides, in bytes of weights.
+        """
         needed = words * self.wb * outside
-        cycles = max(steps, float(words), (needed - self.ahead) / self.rate)
+        cycles = max(steps, float(words), (needed + beside - self.ahead) / self.rate)
         before = self.ahead
-        self.ahead = min(self.capacity, self.ahead + self.rate * cycles - needed)
+        self.ahead = min(self.capacity, self.ahead + self.rate * cycles - needed - beside)
         self.delivered += self.ahead - before + needed
         return cycles
+
+    def limit(self, following: float) -> None:
+        """Nothing is here but what the layers ahead need."""
+        before = self.ahead
+        self.ahead = min(self.ahead, following)
+        self.delivered += self.ahead - before
 
     def idle(self, cycles: float) -> None:
         """Cycles in which none are taken."""
@@ -125,20 +187,41 @@ def outside_share(descriptor: Descriptor, geometry: Geometry) -> float:
     return (words - min(words, max(0, geometry.resident_words - base))) / words if words else 1.0
 
 
+def _rtl_transfer(descriptor: Descriptor, geometry: Geometry) -> float:
+    """Cycles of a LOAD or a STORE in RTL where memory keeps up.
+
+    `former` takes the words of a row while it gives out its groups, but for those that the first one needs.
+    """
+    d = descriptor
+    if d.op is Op.STORE:
+        return float(d["outputs"] * d["acts"] * (geometry.stored_bytes // PORT))
+    results = d["outputs"] * geometry.nh
+    if not d["byte_step"]:
+        return float(max(results, d["load_words"]))
+    first = (geometry.pix - 1) * d["byte_step"] + max(d["byte_taps"], d["byte_step"]) - d["byte_pad"]
+    return float(results + d["images"] * d["rows"] * -(-first // PORT))
+
+
+def _constants_outside(descriptor: Descriptor, geometry: Geometry) -> int:
+    """Groups of a layer whose constants come from external memory."""
+    groups, base = descriptor["groups"], descriptor["par_base"]
+    return groups - min(groups, max(0, geometry.resident_blocks - base))
+
+
 def layer_time(
     geometry: Geometry,
     descriptor: Descriptor,
-    bytes_per_cycle: float,
+    memory: External,
     weights: _Weights,
     following: float = 1.0,
     restart: int = 0,
 ) -> LayerTime:
-    """Time of one layer at `bytes_per_cycle` of external memory; moves the stream of weights on.
+    """Time of one layer; moves the stream of weights on.
 
     Args:
         geometry: The overlay's.
         descriptor: The layer.
-        bytes_per_cycle: Of external memory.
+        memory: External memory.
         weights: The stream.
         following: Share of the next convolution's weights that comes from outside.
         restart: `Board.restart`.
@@ -149,34 +232,58 @@ def layer_time(
         count = trips(d)
         moved = d["load_words"] * WORD_BYTES if d.op is Op.LOAD else count["sink"] * geometry.stored_bytes
         work = float(max(d["outputs"] * d["period"], count["former"]))
+        rate = memory.rate
+        if memory.latency:
+            work, rate, restart = _rtl_transfer(d, geometry), memory.constants, TRANSFER
+            restart += memory.latency if d.op is Op.LOAD else 0
         # images and weights share external memory; nothing is put aside for later
         ahead = d["next_words"] * geometry.wb * following / weights.rate
-        wait = max(0.0, max(moved / bytes_per_cycle, ahead, float(d["next_words"])) - work)
+        wait = max(0.0, max(moved / rate, ahead, float(d["next_words"])) - work)
         cycles = work + wait + restart
         weights.late = 0.0
         return LayerTime(d.name, d.tensor, d.op.name, cycles, 0.0, work, 0.0, wait, restart, 0, moved)
     work = float(d["outputs"] * d["period"])
     busy, own, delivered = 0.0, outside_share(d, geometry), weights.delivered
     parts = array_parts(d)
+    outside = _constants_outside(d, geometry)
+    beside = outside * 16 * geometry.lane * memory.burden / max(1, sum(times for times, _, _ in parts))
     beyond = 0.0  # what the last part, whose steps are done, takes to load the next layer's first weights
     for index, (times, steps, words) in enumerate(parts):
         for _ in range(times):
             needed = steps * d["period"] / d["acts"]
-            took = weights.part(needed, words, following if index == len(parts) - 1 else own)
+            took = weights.part(needed, words, following if index == len(parts) - 1 else own, beside)
             busy, beyond = busy + took, took - needed
     fill = float(d["lag"] + d["out_words"] - 1 + restart)
     late = weights.late
-    wait = late + max(0.0, busy - beyond - work)
-    weights.late = max(0.0, beyond - fill)  # results drain meanwhile
+    # a layer's first constants come while the one before it drains
+    constants = outside * 16 * geometry.lane / memory.constants
+    if geometry.resident_blocks:
+        constants += (d["groups"] - outside) * 16 * geometry.lane / PORT
+    loading = late + max(0.0, busy - beyond - work)
+    wait = max(loading, constants - work - fill)
+    weights.late = max(0.0, beyond - fill - (wait - loading))  # results drain meanwhile
     later = (weights.late - late) * weights.rate  # bytes that come in the next layer instead
-    weights.idle(max(0.0, fill - beyond))
+    weights.idle(max(0.0, fill - beyond) + (wait - loading if not beside else 0.0))
     results = float(d["outputs"] * (d["period"] - d["acts"]))
     shape = work - results - ideal
-    moved = round(d["w_words"] * geometry.wb * own) + d["groups"] * 16 * geometry.lane
+    moved = round(d["w_words"] * geometry.wb * own) + outside * 16 * geometry.lane
     return LayerTime(
         d.name, d.tensor, d.op.name, work + wait + fill, ideal, shape, results, wait, fill, d.macs, moved,
         weights.delivered - delivered - later,
     )  # fmt: skip
+
+
+def layer_times(plan: Plan, memory: External, restart: int = 0) -> tuple[LayerTime, ...]:
+    """Time of every layer of a run, in order."""
+    geometry, descriptors = plan.geometry, plan.descriptors
+    weights = _Weights(geometry, memory)
+    shares = [outside_share(d, geometry) for d in descriptors]
+    needs = [d["w_words"] * geometry.wb * share for d, share in zip(descriptors, shares, strict=True)]
+    made = []
+    for i, d in enumerate(descriptors):
+        made.append(layer_time(geometry, d, memory, weights, [*shares, 1.0][i + 1], restart))
+        weights.limit(sum(needs[i + 1 : i + 1 + AHEAD]) - d["next_words"] * geometry.wb * [*shares, 1.0][i + 1])
+    return tuple(made)
 
 
 @dataclass(frozen=True)
@@ -218,25 +325,20 @@ class Prediction:
         return self.plan.images * 1e3 / self.latency_ms
 
     def served_per_s(self, host_ms: float) -> float:
-        """Requests of one image that the service answers: one at a time, as its fail-over has them today.
+        """Requests of one image that the service answers, which sends the next while the device computes.
 
         Args:
             host_ms: What the host does for an image (quantisation), measured.
         """
-        alone = (self.device_ms + self.transfer_ms) / self.plan.images + self.launch_ms
-        return 1e3 / (alone + host_ms + SERVICE_MS)
+        device = self.device_ms / self.plan.images
+        sending = host_ms + self.transfer_ms / self.plan.images + self.launch_ms
+        return 1e3 / (max(device, sending, SERVICE_LEAST_MS) + SERVICE_MS)
 
 
 def predict(plan: Plan, board: Board, clock_mhz: float | None = None) -> Prediction:
     """Model one run of a plan on a board; `clock_mhz` defaults to the upper end of the board's range."""
     clock = clock_mhz or board.clock_mhz
-    rate = board.bytes_per_cycle(clock)
-    weights = _Weights(plan.geometry, rate)
-    shares = [outside_share(d, plan.geometry) for d in plan.descriptors]
-    layers = tuple(
-        layer_time(plan.geometry, d, rate, weights, following, board.restart)
-        for d, following in zip(plan.descriptors, [*shares[1:], 1.0], strict=True)
-    )
+    layers = layer_times(plan, external(board, plan.geometry, clock), board.restart)
     cycles = sum(layer.cycles for layer in layers)
     device_ms = cycles / clock / 1e3
     losses = {

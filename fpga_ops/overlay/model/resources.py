@@ -130,7 +130,7 @@ def estimate(geometry: Geometry, map_words: tuple[int, int], board: Board) -> Re
     lanes = g.cw * g.pix  # results requantised, and added to, in a cycle
     pairs = g.arithmetic == "int8-pairs" and family.pairs > family.products
     per_block = family.pairs if pairs else family.products
-    array_dsp = ceil_div(g.macs, per_block)
+    array_dsp = ceil_div(g.macs, per_block * g.array_clock)
     requantiser_dsp = family.lane_blocks * lanes + LAYER_MULTIPLIERS
     depth = g.depths()
     word, vector = lanes * 8, g.map_word_bytes * 8
@@ -155,6 +155,8 @@ def estimate(geometry: Geometry, map_words: tuple[int, int], board: Board) -> Re
     used[family.deep] += sum(g.pix * g.nh * memory_blocks(g.cw * 8, n, family.deep) for n in map_words if n)
     if g.resident_words:
         used[family.deep] += memory_blocks(g.wb * 8, g.resident_words, family.deep)
+    if g.resident_blocks:
+        used[family.deep] += memory_blocks(512, g.resident_blocks * ceil_div(16 * g.lane, 64), family.deep)
     used[family.wide] += (
         memory_blocks(g.lane * g.vec * 8, 2 * g.weight_tiles, family.wide)
         + memory_blocks(word, depth["RESULT_DEPTH"], family.wide)

@@ -1,6 +1,9 @@
-// Reads the requantiser's constants, one block of BLOCK bytes for each group of output channels.
-module constants import overlay_pkg::*; #(parameter int BLOCK = 512) (
-  input  logic clk, reset,
+// Reads the requantiser's constants, one block of BLOCK bytes for each group of output channels. The first `resident`
+// beats stay on the chip.
+module constants import overlay_pkg::*; #(parameter int BLOCK = 512, RESIDENT = 0) (
+  input  logic clk, reset, forget, load,
+  input  logic [31:0] resident,
+  output logic loaded,
   input  logic layer_valid,
   input  layer_t layer,
   output logic layer_pop,
@@ -22,9 +25,11 @@ module constants import overlay_pkg::*; #(parameter int BLOCK = 512) (
   logic [PORT*8-1:0] beat;
 
   assign layer_pop = layer_valid && (ready || !wanted);
-  axi_reader #(.BYTES(PORT), .DEPTH(2 * BEATS > 2 * BURST ? 2 * BEATS : 2 * BURST)) reader (
-    .clk, .reset, .job(layer_valid && wanted), .job_ready(ready), .start(base + 64'(layer[F_PAR_BASE]) * BLOCK),
-    .beats(layer[F_GROUPS] * BEATS), .arvalid, .arready, .araddr, .arlen, .rvalid, .rdata,
+  resident_reader #(
+    .BYTES(PORT), .DEPTH(2 * BEATS > 2 * BURST ? 2 * BEATS : 2 * BURST), .RESIDENT(RESIDENT)
+  ) reader (
+    .clk, .reset, .forget, .load, .resident, .loaded, .base, .job(layer_valid && wanted), .job_ready(ready),
+    .first(layer[F_PAR_BASE] * BEATS), .beats(layer[F_GROUPS] * BEATS), .arvalid, .arready, .araddr, .arlen, .rvalid, .rdata,
     .valid(beat_valid), .data(beat), .pop(beat_valid && beat_ready), .count
   );
   gearbox #(.IN(PORT), .OUT(BLOCK), .UNIT(PORT)) widen (

@@ -2,7 +2,7 @@
 // results to them. A layer's reads start when all results before it are stored, so no other order is needed.
 module maps import overlay_pkg::*; #(
   parameter int PIX = 7, CW = 32, NH = 1, WORDS = 1024, MUL_BITS = 31, ACT_DEPTH = 16,
-  localparam int BITS = $clog2(WORDS), BANK = $clog2(PIX), VECTOR = NH * CW * 8, WORD = PIX * CW * 8
+  localparam int BITS = $clog2(WORDS), BANK = PIX > 1 ? $clog2(PIX) : 1, VECTOR = NH * CW * 8, WORD = PIX * CW * 8
 ) (
   input  logic clk, reset,
   input  logic [1:0] layer_valid,         // sender's, receiver's
@@ -31,8 +31,8 @@ module maps import overlay_pkg::*; #(
   logic [PIX-1:0][BITS-1:0] address;
   logic [PIX-1:0][BANK-1:0] bank;
   logic [PIX-1:0] in_map;
-  logic [BITS-1:0] skip_address, write_address;
-  logic [1:0][NH-1:0] write;
+  logic [PIX-1:0][BITS-1:0] skip_address, write_address;
+  logic [1:0][PIX-1:0][NH-1:0] write;
   logic [WORD-1:0] write_data;
   logic [1:0][PIX-1:0][VECTOR-1:0] data;
   logic [PIX-1:0][VECTOR-1:0] from_in, act_word;
@@ -65,8 +65,8 @@ module maps import overlay_pkg::*; #(
     for (genvar b = 0; b < PIX; b++) begin : banks
       wire skips = skip_read && skip_mem == (m != 0);
       map_bank #(.CW(CW), .NH(NH), .DEPTH(WORDS)) one (
-        .clk, .read_address(skips ? skip_address : address[b]), .read_data(data[m][b]), .write(write[m]),
-        .write_address, .write_data(write_data[b*CW*8 +: CW*8])
+        .clk, .read_address(skips ? skip_address[b] : address[b]), .read_data(data[m][b]), .write(write[m][b]),
+        .write_address(write_address[b]), .write_data(write_data[b*CW*8 +: CW*8])
       );
     end
   end

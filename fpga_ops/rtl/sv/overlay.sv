@@ -6,14 +6,19 @@
 //
 // Ports are AXI4 without what is never used (IDs, locks, write bursts longer than a beat): five that read, of them
 // `w` of WB / PB ports side by side, and one that writes. `start` begins a batch of `runs` runs of a program of `layers`
-// descriptors; `done` lasts a cycle, with `status` 0 or 1 + the index of a descriptor that failed its checksum.
+// descriptors; `done` lasts a cycle, with `status` 0 or 1 + the index of a descriptor that failed its checksum. `load`,
+// between batches, brings the first words of weights and beats of constants onto the chip, where they stay; a batch may
+// start when they are `loaded`.
 module overlay import overlay_pkg::*; #(
   parameter int VEC = 32, LANE = 64, PIX = 7, WB = 64, TILES = 512, WEIGHT_DEPTH = 256, MAP_WORDS = 4096, FORM = PLAIN,
-  ACC_BITS = 32, MUL_BITS = 31,
+  ACC_BITS = 32, MUL_BITS = 31, RESIDENT = 0, RESIDENT_BLOCKS = 0,
   localparam int CW = gcd(VEC, LANE), NH = VEC / CW, PB = WB < PORT ? WB : PORT, WPORTS = WB / PB,
   BLOCK = LANE * 16
 ) (
   input  logic clk, reset,
+  input  logic load,
+  input  logic [31:0] load_weights, load_constants,
+  output logic loaded,
   input  logic start,
   input  logic [15:0] layers,
   input  logic [31:0] runs,
@@ -78,6 +83,8 @@ module overlay import overlay_pkg::*; #(
     );
   end
 
+  logic [1:0] here;
+  assign loaded = &here;
   logic image_valid, image_pop, block_valid, block_pop, weight_valid, weight_pop, act_valid, act_pop;
   logic acc_valid, acc_pop, result_valid, result_pop, store_valid, store_pop, stored, finished;
   logic [WORD*8-1:0] image_word, result;
@@ -90,13 +97,15 @@ module overlay import overlay_pkg::*; #(
     .base(image_base), .arvalid(arvalid[1]), .arready(arready[1]), .araddr(araddr[1]), .arlen(arlen[1]), .rvalid(rvalid[1]),
     .rdata(rdata[1]), .valid(image_valid), .word(image_word), .pop(image_pop), .count(filled[0])
   );
-  constants #(.BLOCK(BLOCK)) blocks (
-    .clk, .reset(clear), .layer_valid(valid[CONSTANTS]), .layer(layer[CONSTANTS]), .layer_pop(pop[CONSTANTS]),
+  constants #(.BLOCK(BLOCK), .RESIDENT(RESIDENT_BLOCKS * BLOCK / PORT)) blocks (
+    .clk, .reset(clear), .forget(reset), .load, .resident(load_constants), .loaded(here[0]),
+    .layer_valid(valid[CONSTANTS]), .layer(layer[CONSTANTS]), .layer_pop(pop[CONSTANTS]),
     .base(constants_base), .arvalid(arvalid[2]), .arready(arready[2]), .araddr(araddr[2]), .arlen(arlen[2]),
     .rvalid(rvalid[2]), .rdata(rdata[2]), .valid(block_valid), .block, .pop(block_pop), .count(filled[1])
   );
-  weights #(.WB(WB), .PB(PB), .DEPTH(WEIGHT_DEPTH)) streams (
-    .clk, .reset(clear), .layer_valid(valid[WEIGHTS]), .layer(layer[WEIGHTS]), .layer_pop(pop[WEIGHTS]),
+  weights #(.WB(WB), .PB(PB), .DEPTH(WEIGHT_DEPTH), .RESIDENT(RESIDENT)) streams (
+    .clk, .reset(clear), .forget(reset), .load, .resident(load_weights), .loaded(here[1]),
+    .layer_valid(valid[WEIGHTS]), .layer(layer[WEIGHTS]), .layer_pop(pop[WEIGHTS]),
     .base(weights_base), .arvalid(w_arvalid), .arready(w_arready), .araddr(w_araddr), .arlen(w_arlen),
     .rvalid(w_rvalid), .rdata(w_rdata), .valid(weight_valid), .word(weight_word), .pop(weight_pop), .count(filled[2])
   );

@@ -1,8 +1,11 @@
-// Walks a layer's windows and makes the addresses: each cycle one vector of channels for each of PIX pixels of a row.
-// Pixel x lies in bank x mod PIX, so neighbours (PIX is odd: also every second one) are read together. All addresses
-// grow by additions; what needs a multiplication or a division by PIX is made once, while the layer before it drains.
+// Walks a layer's windows and makes the addresses: each cycle one vector of channels for each of PIX pixels. Pixel i of a
+// map (rows follow each other every in_pitch pixels) lies in bank i mod PIX, so neighbours (PIX is odd: also every second
+// one) are read together. The pixels of a group are those of a row, or where `wrap` says so go on in the next one: then
+// source and result have the same rows, so the group's positions stay neighbours for every tap, and only what is padding
+// differs from pixel to pixel. All positions grow by additions; what needs a multiplication or a division by PIX is made
+// once, while the layer before it drains.
 module sender import overlay_pkg::*; #(
-  parameter int PIX = 7, BITS = 12, localparam int BANK = $clog2(PIX)
+  parameter int PIX = 7, BITS = 12, localparam int BANK = PIX > 1 ? $clog2(PIX) : 1
 ) (
   input  logic clk, reset,
   input  logic layer_valid,
@@ -17,36 +20,60 @@ module sender import overlay_pkg::*; #(
   output logic [PIX-1:0][BANK-1:0] bank,  // of each pixel
   output logic [PIX-1:0] in_map
 );
-  localparam int BIAS = 64;               // pixel groups; keeps x positive
+  localparam int BIAS = 1 << 14;          // pixel groups; keeps the divided number positive
   typedef logic signed [15:0] pixel_t;
   typedef logic [23:0] word_t;            // addresses wrap harmlessly where padding lies
+  typedef struct packed {word_t word; logic [BANK:0] rest;} place_t;  // pixel `rest` of the group that begins at `word`
   typedef enum logic [1:0] {IDLE, SETUP, WAIT, RUN} state_t;
   state_t state;
   layer_t d;
+  function automatic place_t moved(input place_t from, input place_t by, input word_t vecs);
+    logic [BANK+1:0] rest;
+    rest = {1'b0, from.rest} + {1'b0, by.rest};
+    moved.word = from.word + by.word + (rest >= (BANK+2)'(PIX) ? vecs : '0);
+    moved.rest = (BANK+1)'(rest >= (BANK+2)'(PIX) ? rest - (BANK+2)'(PIX) : rest);
+  endfunction
 
-  // once a layer
-  logic [3:0] setup;
-  pixel_t setup_x;                        // of pixel `setup`, before bias
-  word_t row_step, y_step, x_step, first_row;
-  pixel_t pixel_step;
-  logic [PIX-1:0][BANK-1:0] first_bank, now_bank;
-  word_t [PIX-1:0] first_offset, now_offset;
-  pixel_t [PIX-1:0] first_x, now_x;
-  wire [15:0] biased = 16'(setup_x) + 16'(BIAS * PIX);
-  wire [15:0] block_of = biased / 16'(PIX);
-  // counters, innermost first, and the addresses that belong to them
+  // once a layer: a number of pixels a cycle is divided by PIX, and becomes a place in the next
+  logic [4:0] setup;
+  logic [23:0] divide, quotient;
+  logic [BANK:0] rest;
+  pixel_t setup_x, setup_y, x_step, y_step;       // of pixel `setup` of a group; from a group to the next
+  place_t divided, start, tap_step, row_step, y_place;
+  place_t [PIX-1:0] relative;                     // of pixel 0, of the others as distance from it
+  pixel_t [PIX-1:0] first_x, first_y, x, y_in_group;
+  wire word_t vecs = word_t'(d[F_IN_VECS][15:0]);
+  wire goes_on = d[F_WRAP] != 0 && 32'(setup_x) + 32'd1 == d[F_WRAP];
+  always_comb begin
+    divide = 24'(BIAS * PIX);
+    if (setup < 5'(PIX)) divide += 24'(setup) * 24'(d[F_STRIDE_X][15:0]);
+    else if (setup == 5'(PIX)) divide += 24'(d[F_IN_PITCH][15:0]);
+    else if (setup == 5'(PIX + 1)) divide += 24'(d[F_STRIDE_Y][15:0]) * 24'(d[F_IN_PITCH][15:0]);
+    else divide -= 24'(d[F_PAD_Y][15:0]) * 24'(d[F_IN_PITCH][15:0]) + 24'(d[F_PAD_X][15:0]);
+    divided.word = (quotient - 24'(BIAS)) * vecs;
+    divided.rest = rest;
+  end
+  // counters, innermost first, and the places that belong to them
   logic [15:0] cv, kx, ky, xg, y, n, group;
-  word_t vec_address, image_address, row_address, group_address, tap_address, now_address;
-  pixel_t in_y, first_y, group_x;
+  word_t vec_address;
+  place_t image_place, row_place, group_place, window_place, tap_place;
+  pixel_t tap_x, tap_y, row_y;
   wire last_cv = cv + 16'd1 == d[F_RED_VECS][15:0], last_kx = kx + 16'd1 == d[F_TAPS_X][15:0];
   wire last_ky = ky + 16'd1 == d[F_TAPS_Y][15:0], last_xg = xg + 16'd1 == d[F_COLS][15:0];
   wire last_y = y + 16'd1 == d[F_ROWS][15:0], last_n = n + 16'd1 == d[F_IMAGES][15:0];
   wire last_group = group + 16'd1 == d[F_GROUPS][15:0];
   wire go = state == RUN && room;
-  wire word_t images_start = vec_address + (last_n ? word_t'(d[F_GROUP_VECS]) : '0);
-  wire word_t image_start = last_n ? images_start + first_row : image_address + word_t'(d[F_IN_STEP]);
+  place_t next_image, next_row, next_group, next_window;
+  always_comb begin
+    next_image = image_place;
+    next_image.word = last_n ? start.word + vec_address + word_t'(d[F_GROUP_VECS]) : image_place.word + word_t'(d[F_IN_STEP]);
+    next_row = moved(row_place, y_place, vecs);
+    next_group = group_place;
+    next_group.word = group_place.word + word_t'(d[F_STRIDE_X][15:0]) * vecs;
+    next_window = moved(window_place, row_step, vecs);
+  end
   // stage 1: for each pixel where it lies; stage 2: for each bank what it reads
-  logic sent1, row_in_map;
+  logic sent1;
   logic [PIX-1:0][BANK-1:0] bank1;
   logic [PIX-1:0][BITS-1:0] address1;
   logic [PIX-1:0] in_map1;
@@ -55,30 +82,37 @@ module sender import overlay_pkg::*; #(
   assign in_mem = d[F_IN_MEM][0];
   assign store = d[F_OP] == 32'(OP_STORE);
   assign pad_value = d[F_PAD_VALUE][7:0];
-  assign row_in_map = in_y >= 0 && in_y < pixel_t'(d[F_IN_H]);
 
   always_ff @(posedge clk) begin
     case (state)
       IDLE: if (layer_pop) begin
         d <= next_layer;
         setup <= '0;
-        setup_x <= -pixel_t'(next_layer[F_PAD_X]);
+        {setup_x, setup_y} <= '0;
         if (next_layer[F_OP] != 32'(OP_LOAD) && next_layer[F_OP] != 32'(OP_END)) state <= SETUP;
       end
       SETUP: begin
-        setup <= setup + 4'd1;
-        setup_x <= setup_x + pixel_t'(d[F_STRIDE_X]);
-        for (int p = 0; p < PIX; p++) if (setup == 4'(p)) begin
-          first_bank[p] <= BANK'(biased - block_of * 16'(PIX));
-          first_offset[p] <= word_t'($signed(block_of - 16'(BIAS))) * word_t'(d[F_IN_VECS]);
-          first_x[p] <= setup_x;
+        setup <= setup + 5'd1;
+        quotient <= divide / 24'(PIX);
+        rest <= (BANK+1)'(divide % 24'(PIX));
+        if (setup < 5'(PIX)) begin
+          setup_x <= goes_on ? 16'sd0 : setup_x + pixel_t'(d[F_STRIDE_X]);
+          if (goes_on) setup_y <= setup_y + 16'sd1;
         end
-        row_step <= word_t'(d[F_IN_COLS][15:0]) * word_t'(d[F_IN_VECS][15:0]);
-        x_step <= word_t'(d[F_STRIDE_X][15:0]) * word_t'(d[F_IN_VECS][15:0]);
-        pixel_step <= pixel_t'(d[F_STRIDE_X]) * pixel_t'(PIX);
-        y_step <= row_step * word_t'(d[F_STRIDE_Y][15:0]);
-        first_row <= word_t'(d[F_IN_BASE]) - row_step * word_t'(d[F_PAD_Y][15:0]);
-        if (setup == 4'(PIX > 3 ? PIX - 1 : 3)) state <= WAIT;
+        for (int p = 0; p < PIX; p++) begin
+          if (setup == 5'(p)) {first_x[p], first_y[p]} <= {setup_x, setup_y};
+          if (setup == 5'(p + 1)) relative[p] <= divided;
+        end
+        if (setup == 5'(PIX)) {x_step, y_step} <= {setup_x, setup_y};
+        if (setup == 5'(PIX + 1)) row_step <= divided;
+        if (setup == 5'(PIX + 2)) y_place <= divided;
+        if (setup == 5'(PIX + 3)) begin
+          start <= divided;
+          start.word <= divided.word + word_t'(d[F_IN_BASE]);
+          state <= WAIT;
+        end
+        tap_step <= d[F_TAP_STEP] == 32'd1 ? {24'd0, (BANK+1)'(1 % PIX)} : {vecs, (BANK+1)'(0)};
+        if (PIX == 1) tap_step <= {vecs, (BANK+1)'(0)};
       end
       WAIT: if (clear_to_run) state <= RUN;
       default: if (go && last_cv && last_kx && last_ky && last_xg && last_y && last_n && last_group) state <= IDLE;
@@ -86,49 +120,44 @@ module sender import overlay_pkg::*; #(
     if (state == WAIT) begin
       {cv, kx, ky, xg, y, n, group} <= '0;
       vec_address <= '0;
-      {image_address, row_address, group_address, tap_address, now_address} <= {5{first_row}};
-      in_y <= -pixel_t'(d[F_PAD_Y]);
-      first_y <= -pixel_t'(d[F_PAD_Y]);
-      group_x <= '0;
-      now_bank <= first_bank;
-      now_offset <= first_offset;
-      now_x <= first_x;
+      {image_place, row_place, group_place, window_place, tap_place} <= {5{start}};
+      tap_x <= -pixel_t'(d[F_PAD_X]);
+      tap_y <= -pixel_t'(d[F_PAD_Y]);
+      row_y <= '0;
+      {x, y_in_group} <= {first_x, first_y};
     end else if (go) begin
       cv <= last_cv ? 16'd0 : cv + 16'd1;
-      now_address <= now_address + 24'd1;
       if (last_cv) begin                                         // the next tap of the row
         kx <= last_kx ? 16'd0 : kx + 16'd1;
-        now_address <= tap_address;
-        for (int p = 0; p < PIX; p++)
-          if (last_kx) begin
-            now_bank[p] <= first_bank[p];
-            now_offset[p] <= first_offset[p];
-            now_x[p] <= first_x[p];
-          end else begin
-            now_x[p] <= now_x[p] + pixel_t'(d[F_TAP_STEP]);
-            if (d[F_TAP_STEP] != 32'd1 || now_bank[p] == BANK'(PIX - 1))
-              now_offset[p] <= now_offset[p] + word_t'(d[F_IN_VECS]);
-            if (d[F_TAP_STEP] == 32'd1) now_bank[p] <= now_bank[p] == BANK'(PIX - 1) ? '0 : now_bank[p] + 1'b1;
-          end
+        tap_x <= last_kx ? -pixel_t'(d[F_PAD_X]) : tap_x + pixel_t'(d[F_TAP_STEP]);
+        tap_place <= moved(tap_place, tap_step, vecs);
         if (last_kx) begin                                       // the window's next row
           ky <= last_ky ? 16'd0 : ky + 16'd1;
-          in_y <= last_ky ? first_y : in_y + 16'sd1;
-          tap_address <= tap_address + row_step;
-          now_address <= tap_address + row_step;
+          tap_y <= last_ky ? -pixel_t'(d[F_PAD_Y]) : tap_y + 16'sd1;
+          {window_place, tap_place} <= {2{next_window}};
           if (last_ky) begin                                     // the next pixel group
             xg <= last_xg ? 16'd0 : xg + 16'd1;
-            group_x <= last_xg ? 16'sd0 : group_x + pixel_step;
-            {group_address, tap_address, now_address} <= {3{group_address + x_step}};
+            {group_place, window_place, tap_place} <= {3{next_group}};
+            for (int p = 0; p < PIX; p++) begin
+              x[p] <= x[p] + x_step;
+              y_in_group[p] <= y_in_group[p] + y_step;
+              if (d[F_WRAP] != 0 && 32'(x[p]) + 32'(x_step) >= d[F_WRAP]) begin
+                x[p] <= x[p] + x_step - pixel_t'(d[F_WRAP]);
+                y_in_group[p] <= y_in_group[p] + y_step + 16'sd1;
+              end
+            end
             if (last_xg) begin                                   // the next row
               y <= last_y ? 16'd0 : y + 16'd1;
-              in_y <= last_y ? -pixel_t'(d[F_PAD_Y]) : first_y + pixel_t'(d[F_STRIDE_Y]);
-              first_y <= last_y ? -pixel_t'(d[F_PAD_Y]) : first_y + pixel_t'(d[F_STRIDE_Y]);
-              {row_address, group_address, tap_address, now_address} <= {4{row_address + y_step}};
+              row_y <= last_y ? 16'sd0 : row_y + pixel_t'(d[F_STRIDE_Y]);
+              {row_place, group_place, window_place, tap_place} <= {4{next_row}};
+              {x, y_in_group} <= {first_x, first_y};
               if (last_y) begin                                  // the next image, then the next channels
                 n <= last_n ? 16'd0 : n + 16'd1;
-                if (last_n) group <= group + 16'd1;
-                vec_address <= images_start;
-                {image_address, row_address, group_address, tap_address, now_address} <= {5{image_start}};
+                if (last_n) begin
+                  group <= group + 16'd1;
+                  vec_address <= vec_address + word_t'(d[F_GROUP_VECS]);
+                end
+                {image_place, row_place, group_place, window_place, tap_place} <= {5{next_image}};
               end
             end
           end
@@ -136,10 +165,15 @@ module sender import overlay_pkg::*; #(
       end
     end
     sent1 <= go;
-    bank1 <= now_bank;
     for (int p = 0; p < PIX; p++) begin
-      address1[p] <= BITS'(now_address + now_offset[p]);
-      in_map1[p] <= row_in_map && now_x[p] + group_x >= 0 && now_x[p] + group_x < pixel_t'(d[F_IN_W]);
+      place_t at;
+      pixel_t map_x, map_y;
+      at = moved(tap_place, relative[p], vecs);
+      map_x = x[p] + tap_x;
+      map_y = y_in_group[p] + row_y + tap_y;
+      bank1[p] <= BANK'(at.rest);
+      address1[p] <= BITS'(at.word + word_t'(cv));
+      in_map1[p] <= map_x >= 0 && map_x < pixel_t'(d[F_IN_W]) && map_y >= 0 && map_y < pixel_t'(d[F_IN_H]);
     end
     read <= sent1;
     bank <= bank1;

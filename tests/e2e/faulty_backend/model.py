@@ -1,14 +1,17 @@
 """The real plugin over a device that breaks on demand, for the tests of fail-over.
 
 The device "first" is the reference under another name. What the file named by TRITON_FPGA_TEST_FAULT says, it does:
-missing (it does not open), lost, memory, hang, lock (it hangs with Python's lock), wrong, poison, sleep, abort. "lost"
-may be followed by what tests/support/faulty_driver.c shall do. "unbuildable" never opens.
+missing (it does not open), lost, memory, hang, lock (it hangs with Python's lock), wrong, poison, sleep, abort, held
+(it computes until the file says something else), pair and pair-lost (two calls wait for each other; and are lost).
+"lost" may be followed by what tests/support/faulty_driver.c shall do. "unbuildable" never opens. In ".calls" beside the
+file is how many calls are under way.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,33 @@ class FaultyNetwork:
     def __init__(self, network: Any, name: str) -> None:
         self.network, self.name = network, name
         self.answers: dict[int, Any] = {}
+        self.meeting, self.met = threading.Barrier(2), False
+        self.calls, self.lock = 0, threading.Lock()
 
     def run_timed(self, inputs: Any) -> Any:
+        self.count(1)
+        try:
+            return self.run_faulty(inputs)
+        finally:
+            self.count(-1)
+
+    def count(self, step: int) -> None:
+        with self.lock:
+            self.calls += step
+            part = Path(os.environ["TRITON_FPGA_TEST_FAULT"]).with_suffix(".part")
+            part.write_text(str(self.calls))
+            part.rename(part.with_suffix(".calls"))
+
+    def run_faulty(self, inputs: Any) -> Any:
         fault = _fault()
+        if fault.startswith("pair"):
+            if not self.met:
+                self.meeting.wait(20)
+                self.met = True
+            if fault == "pair-lost":
+                raise fpga_ops.DeviceError("device lost")
+        while _fault() == "held":
+            time.sleep(0.01)
         if fault.startswith("lost"):
             raise fpga_ops.DeviceError("device lost")
         if fault == "memory":

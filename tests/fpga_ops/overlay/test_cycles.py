@@ -14,7 +14,7 @@ from fpga_ops.commands import predict as predict_command
 from fpga_ops.errors import DeviceError, InputError
 from fpga_ops.overlay import DoesNotFitError, Geometry, boards, plan
 from fpga_ops.overlay.descriptor import Op
-from fpga_ops.overlay.model.cycles import predict
+from fpga_ops.overlay.model.cycles import SERVICE_LEAST_MS, SERVICE_MS, predict
 from fpga_ops.overlay.model.explore import Space, explore, pareto
 from fpga_ops.overlay.model.resources import estimate, map_capacity, memory_blocks
 from fpga_ops.overlay.model.roofline import points
@@ -39,7 +39,8 @@ def resnet50():
     [
         ("stratix10", "tagger", 1, 960), ("stratix10", "tagger", 2, 990), ("stratix10", "resnet50", 2, 980),
         ("arria10", "tagger", 1, 220), ("arria10", "resnet50", 1, 190), ("agilex7", "tagger", 2, 2200),
-        ("u250", "tagger", 1, 950), ("u55c", "tagger", 1, 950), ("f2", "tagger", 1, 800), ("v80", "tagger", 1, 1550),
+        ("u250", "tagger", 1, 950), ("u55c", "tagger", 1, 950), ("f2", "tagger", 1, 800), ("v80", "tagger", 1, 1650),
+        ("stratix10-rtl", "tagger", 1, 1100), ("u250-2x", "tagger", 1, 1900),
     ],
 )  # fmt: skip
 def test_goals_are_modelled_on_geometries_that_fit(request, board, network, images, inferences):
@@ -101,7 +102,7 @@ def test_requantisers_and_additions_are_counted():
     assert resources.used["alm"] - narrow.used["alm"] == 4 * 19 * 288
     amd = estimate(boards.load("u250").geometry, (3584, 3584), boards.load("u250"))
     assert amd.used["dsp"] == 32 * 64 * 7 // 2 + 4 * 32 * 7 + 24
-    assert amd.used["uram"] == 57 * 12 + 2 * 7 * 4  # 49,152 words of 4096 bits, and the maps
+    assert amd.used["uram"] == 57 * 12 + 8 * 4 + 2 * 7 * 4  # 49,152 words of 4096 bits, 16,384 of 512, and the maps
 
 
 def test_the_lag_is_more_than_twice_the_latency():
@@ -268,7 +269,9 @@ def test_board_files_are_complete(name):
 
 
 def test_unknown_boards_are_refused():
-    with pytest.raises(DeviceError, match="there are: agilex7, arria10, f2, stratix10, u250, u55c, v80"):
+    with pytest.raises(
+        DeviceError, match="there are: agilex7, arria10, f2, stratix10, stratix10-rtl, u250, u250-2x, u55c, v80"
+    ):
         boards.load("../../etc/passwd")
 
 
@@ -298,7 +301,12 @@ def test_predict_prints_what_scripts_rely_on(tagger, monkeypatch, capsys, tmp_pa
     assert table["host_ms"] > 0
     alone = predict(plan(tagger, boards.load("stratix10").geometry, 1), boards.load("stratix10"))
     assert table["served_per_s"] == pytest.approx(alone.served_per_s(table["host_ms"]), rel=1e-3)
-    assert table["served_per_s"] < alone.serial_inferences_per_s < alone.inferences_per_s
+    assert table["served_per_s"] < alone.inferences_per_s
+    assert alone.served_per_s(0.1) == pytest.approx(1e3 / (alone.device_ms + SERVICE_MS)), "the rest is hidden"
+    rates = [1e3 / (ms + SERVICE_MS) for ms in (1.0, SERVICE_LEAST_MS)]
+    assert rates == pytest.approx([778, 853], abs=1), "measured with devices of 1 ms and of 0.1 ms"
+    sent_ms = 5.0 + alone.transfer_ms + alone.launch_ms
+    assert alone.served_per_s(5.0) == pytest.approx(1e3 / (sent_ms + SERVICE_MS)), "a host too slow for the device"
     assert table["resources"]["dsp"]["used"] <= table["resources"]["dsp"]["of"]
     assert len(table["layers"]) == 57
     assert plot.stat().st_size > 10_000

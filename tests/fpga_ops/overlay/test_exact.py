@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fpga_ops.errors import DeviceError
-from fpga_ops.ir import reference
 from fpga_ops.ir.network import Add, IntegerNetwork
 from fpga_ops.ir.requantise import add_rule
 from fpga_ops.overlay import Geometry, OverlayExecutable
 from fpga_ops.overlay.device_process import COUNTERS
 from fpga_ops.overlay.model.cycles import trips
-from tests.fpga_ops.overlay.conftest import Emulate, integer_images
+from tests.fpga_ops.overlay.checks import check_bits, check_float_images, integer_images
+from tests.fpga_ops.overlay.conftest import Emulate
 from tests.support import networks
 
 SMALL = Geometry(16, 16, 7)
@@ -25,11 +25,7 @@ pytestmark = pytest.mark.timeout(900)  # the emulator's threads spin, which a bu
 
 def check(executable: OverlayExecutable, network: IntegerNetwork, count: int = 1, seed: int = 5) -> None:
     """Bits, and with counters the iterations of every loop."""
-    images = integer_images(network, count, seed)
-    want = reference.run_integers(network, images)
-    got = executable.run_integers(images)
-    for name in network.outputs:
-        assert np.array_equal(got[name], want[name]), f"{name}: {(got[name] != want[name]).sum()} differ"
+    check_bits(executable, network, count, seed)
     if executable.settings.counters:
         assert executable.trip_counts is not None
         for counted in executable.trip_counts:
@@ -231,13 +227,7 @@ def test_random_networks(emulate: Emulate, seed: int, geometry: Geometry, images
 
 def test_float_images_in_onnx_layout_out(emulate: Emulate) -> None:
     network = head_net()
-    images = networks.random_images(network, 2, np.random.default_rng(0))
-    got = emulate(network, SMALL).run(images)
-    want = reference.ReferenceExecutable(network).run(images)
-    assert got.keys() == want.keys()
-    for name, value in want.items():
-        assert got[name].shape == value.shape
-        assert np.array_equal(got[name], value)
+    check_float_images(emulate(network, SMALL), network)
 
 
 @pytest.mark.slow

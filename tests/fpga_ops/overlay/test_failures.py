@@ -16,7 +16,8 @@ from fpga_ops.overlay import compile as compile_overlay
 from fpga_ops.overlay.build import bitstream, emulator
 from fpga_ops.overlay.build.bitstream import Manifest
 from fpga_ops.runtime import emulator_place
-from tests.fpga_ops.overlay.conftest import Emulate, integer_images
+from tests.fpga_ops.overlay.checks import integer_images
+from tests.fpga_ops.overlay.conftest import Emulate
 from tests.support import networks
 
 SMALL = Geometry(16, 16, 7)

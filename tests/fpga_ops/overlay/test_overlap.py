@@ -12,7 +12,8 @@ import pytest
 from fpga_ops.errors import DeviceError
 from fpga_ops.ir import reference
 from fpga_ops.overlay import Geometry, device_process
-from tests.fpga_ops.overlay.conftest import Emulate, integer_images
+from tests.fpga_ops.overlay.checks import integer_images
+from tests.fpga_ops.overlay.conftest import Emulate
 from tests.support import networks
 
 SMALL = Geometry(16, 16, 7)

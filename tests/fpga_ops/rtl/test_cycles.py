@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from fpga_ops.errors import InputError
 from fpga_ops.overlay import Geometry, boards
 from fpga_ops.overlay.descriptor import Op
-from fpga_ops.overlay.model.cycles import _Weights, layer_time, predict
+from fpga_ops.overlay.model.cycles import External, layer_times, predict
 from fpga_ops.overlay.plan import plan
 from fpga_ops.rtl import Memory, RtlExecutable, pipeline_lag
 from fpga_ops.rtl.prediction import simulated
-from tests.fpga_ops.overlay.conftest import integer_images
+from tests.fpga_ops.overlay.checks import integer_images
 from tests.fpga_ops.overlay.test_exact import conv_net
 from tests.fpga_ops.rtl.conftest import Simulate
 from tests.fpga_ops.rtl.test_exact import SMALL
@@ -21,14 +22,11 @@ from tests.support import networks
 TRANSFERS = (Op.LOAD, Op.STORE)  # begin with the latency of external memory, which the model does not have
 
 
-def compare(executable: RtlExecutable, rate: float) -> list[tuple[str, Op, int, float]]:
+def compare(executable: RtlExecutable, memory: External) -> list[tuple[str, Op, int, float]]:
     """(layer, operation, cycles counted, cycles modelled) of a run."""
-    geometry = executable.geometry
-    weights = _Weights(geometry, rate)
-    rows = []
-    for d, counted in zip(executable.plan.descriptors, executable.layers[0], strict=True):
-        rows.append((d.name, d.op, counted.cycles, layer_time(geometry, d, rate, weights).cycles))
-    return rows
+    times = layer_times(executable.plan, memory)
+    layers = zip(executable.plan.descriptors, executable.layers[0], times, strict=True)
+    return [(d.name, d.op, counted.cycles, modelled.cycles) for d, counted, modelled in layers]
 
 
 @pytest.mark.timeout(600)
@@ -39,7 +37,7 @@ def test_every_layer_takes_what_the_model_says(simulate: Simulate, images: int) 
     geometry = replace(SMALL, lag=pipeline_lag(SMALL, "plain"))
     executable = simulate(network, geometry, images=images)
     executable.run_integers(integer_images(network, images))
-    for name, op, counted, modelled in compare(executable, geometry.wb):
+    for name, op, counted, modelled in compare(executable, External(geometry.wb, geometry.wb)):
         if op not in TRANSFERS:
             assert counted == modelled, name
 
@@ -58,6 +56,8 @@ def test_a_network_that_waits_for_weights_keeps_memory_busy(simulate: Simulate, 
     )  # fmt: skip
     assert sum(layer.waits["weights"] for layer in executable.layers[0]) > 0.25 * executable.cycles
     assert executable.cycles - executable.checking_cycles == pytest.approx(needed / rate, rel=0.02)
+    modelled = layer_times(planned, External(rate, rate, latency=40))
+    assert executable.cycles - executable.checking_cycles == pytest.approx(sum(x.cycles for x in modelled), rel=0.03)
 
 
 def test_queues_hold_no_more_than_they_can(simulate: Simulate) -> None:
@@ -88,6 +88,8 @@ def test_a_prediction_from_simulated_cycles(simulate: Simulate) -> None:
     modelled = predict(plan(network, geometry), board, 300.0)
     counted = simulated(modelled, network, board)
     assert counted.cycles == pytest.approx(modelled.cycles, rel=0.03)
+    with pytest.raises(InputError, match=r"stratix10 takes the overlay in OpenCL.*stratix10-rtl, u250"):
+        simulated(modelled, network, boards.load("stratix10"))
     assert counted.cycles == sum(layer.cycles for layer in counted.layers)
     assert counted.device_ms == pytest.approx(counted.cycles / 300e3)
     for a, b in zip(counted.layers, modelled.layers, strict=True):

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fpga_ops.ir import reference
+from fpga_ops.commands.tables import read_network
+from fpga_ops.errors import DeviceError
 from fpga_ops.ir.network import IntegerNetwork
-from fpga_ops.overlay import Geometry
+from fpga_ops.overlay import Geometry, OverlayExecutable, boards, plan
+from fpga_ops.overlay.descriptor import Op
 from fpga_ops.rtl import Memory, RtlExecutable
-from tests.fpga_ops.overlay.conftest import integer_images
+from tests.e2e.conftest import MODEL_REPOSITORY
+from tests.fpga_ops.overlay.checks import check_bits, check_float_images
 from tests.fpga_ops.overlay.test_exact import LAYERS, dense_net
 from tests.fpga_ops.rtl.conftest import Simulate
 from tests.support import networks
+from triton_fpga_bench.overlay.simulated_cycles import compare
 
 SMALL = Geometry(16, 16, 7)
-HALVES = Geometry(16, 24, 5, wb=32, weight_tiles=64)  # vectors of two stored words, three result words, a narrow port
+HALVES = Geometry(  # vectors of two stored words, three result words, a narrow port
+    16, 24, 5, wb=32, weight_tiles=64, joined_rows=True, resident_words=100, resident_blocks=5
+)  # fmt: skip
 STRICT = Memory(
     channels=2, latency=61, row_bytes=1024, row_miss=17, refresh_every=700, refresh_for=90, bytes_per_cycle=19.0,
     stall=0.3,
@@ -27,11 +35,7 @@ pytestmark = pytest.mark.timeout(600)  # the first use of a geometry builds its 
 
 def check(executable: RtlExecutable, network: IntegerNetwork, count: int = 1, seed: int = 5) -> None:
     """Bits, and that every layer of every run was counted."""
-    images = integer_images(network, count, seed)
-    want = reference.run_integers(network, images)
-    got = executable.run_integers(images)
-    for name in network.outputs:
-        assert np.array_equal(got[name], want[name]), f"{name}: {(got[name] != want[name]).sum()} differ"
+    check_bits(executable, network, count, seed)
     runs = -(-count // executable.plan.images)
     assert len(executable.layers) == runs
     assert all(layer.cycles > 0 for run in executable.layers for layer in run)
@@ -52,16 +56,18 @@ def test_slow_memory_that_stalls_at_random(simulate: Simulate, layer: str) -> No
 
 
 @pytest.mark.parametrize("memory", [Memory(), STRICT], ids=["fast", "slow"])
-@pytest.mark.parametrize("layer", ["3x3", "uneven", "odd groups", "residual", "pool", "head", "add"])
-def test_vectors_of_several_words(simulate: Simulate, layer: str, memory: Memory) -> None:
+@pytest.mark.parametrize("layer", LAYERS)
+def test_vectors_of_several_words_in_joined_rows(simulate: Simulate, layer: str, memory: Memory) -> None:
+    """Maps narrower than a group of pixels and wider ones; weights and constants partly on the chip."""
     network = LAYERS[layer]()
     check(simulate(network, HALVES, memory=memory), network, 2)
 
 
 @pytest.mark.parametrize("images", [1, 2, 3])
-def test_batches_and_interleaved_images(simulate: Simulate, images: int) -> None:
-    network = networks.resnet((1, 1), 16, (32, 32, 1), classes=10)
-    executable = simulate(network, SMALL, max_batch=5, images=images)
+@pytest.mark.parametrize("geometry", [SMALL, HALVES], ids=["apart", "joined"])
+def test_batches_and_interleaved_images(simulate: Simulate, images: int, geometry: Geometry) -> None:
+    network = networks.resnet((1, 1), 16, (39, 25, 1), classes=10)
+    executable = simulate(network, geometry, max_batch=5, images=images)
     for count in (1, 5, 2):  # a batch leaves nothing behind
         check(executable, network, count, seed=count)
 
@@ -99,17 +105,46 @@ def test_random_networks(simulate: Simulate, seed: int, geometry: Geometry, imag
 
 def test_float_images_in_onnx_layout_out(simulate: Simulate) -> None:
     network = LAYERS["head"]()
-    images = networks.random_images(network, 2, np.random.default_rng(0))
-    got = simulate(network, SMALL).run(images)
-    want = reference.ReferenceExecutable(network).run(images)
-    assert got.keys() == want.keys()
-    for name, value in want.items():
-        assert got[name].shape == value.shape
-        assert np.array_equal(got[name], value)
+    check_float_images(simulate(network, SMALL), network)
+
+
+def test_joined_rows_take_fewer_groups_of_pixels() -> None:
+    """Rows of 14 pixels in groups of 5: 40 groups for 14 rows of 3."""
+    network = LAYERS["3x3"]()
+    shape = network.tensors[network.steps[0].source].shape
+    apart, joined = (plan(network, replace(HALVES, joined_rows=flag)) for flag in (False, True))
+    groups = [next(d["rows"] * d["cols"] for d in p.descriptors if d.op is Op.CONV) for p in (apart, joined)]
+    assert groups == [shape[0] * -(-shape[1] // 5), -(-shape[0] * shape[1] // 5)]
+    assert max(joined.map_words) < max(apart.map_words)
+
+
+def test_opencl_refuses_joined_rows() -> None:
+    with pytest.raises(DeviceError, match="rows are joined in RTL alone"):
+        OverlayExecutable(LAYERS["3x3"](), 1, HALVES)
+
+
+def shipped_tagger() -> IntegerNetwork:
+    newest = max((MODEL_REPOSITORY / "top_tagger").glob("[0-9]*"), key=lambda path: int(path.name))
+    return read_network(str(newest / "model.onnx"))
+
+
+FULL_SIZE = {
+    "resnet18": lambda: networks.resnet((2, 2, 2, 2), 64, (224, 224, 1), bottleneck=False),
+    "resnet18-rgb": lambda: networks.resnet((2, 2, 2, 2), 64, (224, 224, 3), bottleneck=False),
+    "tagger": shipped_tagger,
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("planes", [1, 3])
-def test_resnet18_at_full_size(simulate: Simulate, planes: int) -> None:
-    network = networks.resnet((2, 2, 2, 2), 64, (224, 224, planes), bottleneck=False)
-    check(simulate(network), network)
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size_on_the_u250s_array(name: str) -> None:
+    """The board's geometry and memory: the reference's bits, and of every layer the model's cycles within 2%."""
+    board = boards.load("u250")
+    board = replace(board, geometry=replace(board.geometry, map_words=(4096, 4096)))  # one array for all
+    compared = compare(FULL_SIZE[name](), board, board.clock_mhz)
+    assert compared.equal
+    for row in compared.rows:
+        if row.op not in ("LOAD", "STORE"):
+            assert row.simulated == pytest.approx(row.modelled, rel=0.02, abs=1), row
+        if row.op == "CONV":
+            assert row.waits["constants"] == 0, row  # they are on the chip, as the weights are

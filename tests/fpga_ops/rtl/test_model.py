@@ -12,9 +12,9 @@ import fpga_ops
 from fpga_ops.devices import devices
 from fpga_ops.errors import DeviceError
 from fpga_ops.overlay import Geometry
-from fpga_ops.overlay.descriptor import FIELDS, Op
+from fpga_ops.overlay.descriptor import RTL_FIELDS, Op
 from fpga_ops.rtl import Memory, model
-from tests.fpga_ops.overlay.conftest import integer_images
+from tests.fpga_ops.overlay.checks import integer_images
 from tests.fpga_ops.overlay.test_exact import LAYERS
 from tests.fpga_ops.rtl.conftest import Simulate
 from tests.fpga_ops.rtl.test_exact import SMALL
@@ -35,7 +35,7 @@ def test_sources_have_no_warning(geometry: Geometry, form: model.Form) -> None:
     if geometry.wb == 96:
         with pytest.raises(DeviceError, match="wb 96"):
             model.parameters(geometry, (1, 1), form)
-        geometry = Geometry(16, 24, 5, wb=128)
+        geometry = Geometry(16, 24, 5, wb=128, resident_words=100, resident_blocks=20)
     model.lint(model.parameters(geometry, (1, 1), form))
 
 
@@ -51,7 +51,7 @@ def test_fields_are_those_of_the_descriptor() -> None:
     text = (model.source_directory() / "overlay_pkg.sv").read_text()
     enum = re.search(r"typedef enum int \{(.*?)\}", text, re.DOTALL)
     assert enum is not None
-    assert re.findall(r"F_(\w+)", enum.group(1)) == [name.upper() for name in FIELDS]
+    assert re.findall(r"F_(\w+)", enum.group(1)) == [name.upper() for name in RTL_FIELDS]
     codes = re.search(r"\{(OP_END.*?)\}", text)
     assert codes is not None
     assert re.findall(r"OP_(\w+)", codes.group(1)) == [op.name for op in Op]
@@ -137,8 +137,8 @@ def test_a_corrupt_descriptor_stops_the_batch(simulate: Simulate, monkeypatch: p
     network = LAYERS["1x1"]()
     encode = executable.encode
 
-    def corrupt(descriptors):  # type: ignore[no-untyped-def]
-        table = encode(descriptors)
+    def corrupt(descriptors, fields):  # type: ignore[no-untyped-def]
+        table = encode(descriptors, fields)
         table[2, 5] ^= 64
         return table
 

@@ -38,7 +38,11 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="signal efficiency whose cut on the first model's score goes into its model card, such as 0.3",
     )  # fmt: skip
     parser.add_argument(
-        "--temperature-data", type=Path, nargs="+", default=None, help="jets on which the scores' temperature is fitted"
+        "--temperature-data",
+        type=Path,
+        nargs="+",
+        default=None,
+        help="jets on which the scores' temperature is fitted; of a version, it goes into the model card",
     )
     parser.add_argument(
         "--device", default=None, help="score on this device, as the service does (default: onnxruntime)"
@@ -57,22 +61,25 @@ def run(args: argparse.Namespace) -> int:
     from retrain.errors import DataError
     from retrain.evaluation.judging import Judged, figures, write_figures, write_scores
     from retrain.evaluation.samples import shifts
+    from retrain.evaluation.scoring import check_tagger
 
     models = _named(args.models)
     names = [OWN, *(name for name, _ in args.sample)]
     if len(set(names)) != len(names):
         raise DataError(f"samples need different names, and '{OWN}' is that of --data; got {', '.join(names[1:])}")
     _check_card(args)
+    for path in models.values():
+        check_tagger(path, on_device=args.device is not None)
+    known = read_all(args.baseline_data).require_both_classes() if args.baseline_data else None
     sets = {OWN: read_all(args.data), **{name: read_all([path]) for name, path in args.sample}}
     sets = {
         name: shuffled(jets, args.seed).take(slice(0, args.jets)).require_both_classes() for name, jets in sets.items()
     }
     scores = {name: _scores(models, jets, name, args) for name, jets in sets.items()}
-    if args.baseline_data:
+    if known is not None:
         from retrain.evaluation.baseline import baseline_scores, train_baseline
         from retrain.evaluation.substructure import high_level_features
 
-        known = read_all(args.baseline_data).require_both_classes()
         total = len(known) + sum(map(len, sets.values()))
         with progress_bar("baseline features", total, args.json) as advance:
             baseline = train_baseline(high_level_features(known, advance), known.is_top, args.seed)
@@ -144,6 +151,7 @@ def _temperature(models: dict[str, Path], judged: Judged, args: argparse.Namespa
     from retrain.data.files import read_all
     from retrain.data.jet_table import shuffled
     from retrain.evaluation import temperature
+    from retrain.evaluation.working_points import write_temperature
 
     first = next(iter(models))
     jets = shuffled(read_all(args.temperature_data), args.seed).take(slice(0, args.jets)).require_both_classes()
@@ -153,6 +161,8 @@ def _temperature(models: dict[str, Path], judged: Judged, args: argparse.Namespa
     for name, scores in (("before", judged.scores[first]), ("after", temperature.scaled(judged.scores[first], value))):
         result[f"cross_entropy_{name}"] = temperature.cross_entropy(judged.jets.is_top, scores)
         result[f"calibration_error_{name}"] = temperature.calibration_error(judged.jets.is_top, scores)
+    if _card(args).is_file():
+        write_temperature(_card(args), {**result, "files": [path.name for path in args.temperature_data]})
     return result
 
 

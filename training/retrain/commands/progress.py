@@ -20,7 +20,10 @@ class RateColumn(ProgressColumn):
 
 @contextmanager
 def progress_bar(title: str, total: int, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error; the yielded function is told how many more items are done."""
+    """A bar on standard error; the yielded function is told how many more items are done.
+
+    It is gone again where an error comes before the first item.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -30,4 +33,9 @@ def progress_bar(title: str, total: int, quiet: bool = False) -> Iterator[Callab
     )
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
         task = progress.add_task(title, total=total)
-        yield lambda done: progress.advance(task, done)
+        try:
+            yield lambda done: progress.advance(task, done)
+        except BaseException:
+            # what is wrong from the start is said without a bar of nothing before it
+            progress.live.transient = not progress.tasks[0].completed
+            raise

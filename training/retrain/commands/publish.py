@@ -32,11 +32,13 @@ def run(args: argparse.Namespace) -> int:
     from functools import partial
 
     from retrain.commands.progress import progress_bar
+    from retrain.publishing.publish import live_servers
     from retrain.publishing.release import Candidate, judge_taggers, publish_neutrino, publish_taggers
 
     candidate = Candidate(args.files, args.training, args.training_data, args.test_data, args.events)
     bar = partial(progress_bar, quiet=args.json)
     _, quantisation = candidate.records()
+    live_servers(args.server)  # judging takes minutes
     if quantisation.get("task") == "neutrinos":
         published = [publish_neutrino(candidate, args.repository, bar, args.server, args.force)]
     else:

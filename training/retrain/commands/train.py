@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         rounding=args.rounding,
     )
     examples = task.read(args.data, args.seed)
+    teacher = read_teacher(args.teacher, settings) if args.teacher else None
     done = {stage.size: 0 for stage in settings.stages}
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # Fabric starts this command once a process
     total = sum(stage.steps * stage.batch_size for stage in settings.stages)
@@ -107,7 +108,6 @@ def run(args: argparse.Namespace) -> int:
             if entry is not None and args.json and first:
                 print(json.dumps(entry), flush=True)
 
-        teacher = read_teacher(args.teacher, settings) if args.teacher else None
         record = run_training(
             examples, args.validation, settings, args.output, args.initial, not args.no_resume, report, teacher
         )

@@ -5,35 +5,28 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
-import numpy as np
-
-from fpga_ops.runtime.terminal import standard_output_on_standard_error
 from retrain.errors import MissingDependencyError
 
 
-@cache
 def load_fastjet() -> Any:
-    """The `fastjet` module, its banner already printed, to standard error.
+    """The `fastjet` module as the client loads it, its banner already printed, to standard error.
 
     Raises:
         MissingDependencyError: It is not installed.
     """
     try:
-        import awkward as ak
-        import fastjet
-        import vector
+        from sonic_client.errors import ConfigurationError
+        from sonic_client.events import clustering
     except ImportError as error:
+        raise MissingDependencyError(f"{error}: pip install 'triton-fpga[training]'") from error
+    try:
+        return clustering.load_fastjet()
+    except ConfigurationError as error:
         raise MissingDependencyError(
             "clustering and N-subjettiness need fastjet: pip install 'triton-fpga[generator]'"
         ) from error
-    vector.register_awkward()
-    one = ak.zip({name: np.ones(1) for name in ("px", "py", "pz", "E")}, with_name="Momentum4D")
-    with standard_output_on_standard_error():
-        fastjet.ClusterSequence(ak.unflatten(one, [1]), fastjet.JetDefinition(fastjet.antikt_algorithm, 0.4))
-    return fastjet
 
 
 @contextmanager

@@ -44,6 +44,15 @@ def onnx_scores(
     return _probabilities(session, name, len(jets), feed, progress)[:, 1]
 
 
+def check_tagger(model: Path, *, on_device: bool) -> None:
+    """Whether a file can be asked at all, before anything is asked of another one; a device is asked for constituents.
+
+    Raises:
+        CheckpointError: It is not one of the taggers.
+    """
+    _session(model, (CONSTITUENTS,) if on_device else (CONSTITUENTS, IMAGES))
+
+
 def engine_scores(
     model: Path, jets: Jets, device: str | None = None, progress: Callable[[int], None] = lambda _: None
 ) -> NDArray[np.float64]:
@@ -127,7 +136,8 @@ def _session(model: Path | onnx.ModelProto, inputs: tuple[str, ...]) -> tuple[An
     outputs = [entry.name for entry in session.get_outputs()]
     if PROBABILITIES not in outputs or len(names) != 1 or names[0] not in inputs:
         expected = f"input {' or '.join(inputs)} and output {PROBABILITIES}"
-        raise CheckpointError(f"expected {expected}, got {names} and {outputs}")
+        file = f"{model}: " if isinstance(model, Path) else ""
+        raise CheckpointError(f"{file}expected {expected}, got {names} and {outputs}")
     return session, names[0]
 
 

@@ -1,4 +1,4 @@
-"""Working points: the cuts on the score that keep a given fraction of top jets, kept in a version's model card."""
+"""What an evaluation puts into a version's model card: cuts that keep a fraction of top jets, and a temperature."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from retrain.data.jet_table import Jets
+from fpga_ops.calibration import TEMPERATURE, WORKING_POINTS, judged_network
+from retrain.data.jet_table import LABELS, Jets
 from retrain.errors import DataError
 from retrain.evaluation.judging import working_cut
 from retrain.evaluation.metrics import Scores, background_rejection
-
-CARD_KEY = "working_points"
 
 
 def working_point(jets: Jets, scores: Scores, signal_efficiency: float) -> dict[str, float]:
@@ -46,6 +45,8 @@ def working_point(jets: Jets, scores: Scores, signal_efficiency: float) -> dict[
 def write_working_points(card: Path, points: Mapping[float, Mapping[str, Any]], sample: dict[str, Any]) -> None:
     """Put working points into a version's `model_card.json`; the file is replaced whole.
 
+    Their thresholds are on the network's own scores: a service that scales them converts the thresholds as well.
+
     Args:
         card: The card of the version that was judged.
         points: What `working_point` gave, by signal efficiency.
@@ -54,19 +55,39 @@ def write_working_points(card: Path, points: Mapping[float, Mapping[str, Any]], 
     Raises:
         DataError: There is no card, or it is not JSON.
     """
+    ordered = {f"{efficiency:g}": point for efficiency, point in sorted(points.items())}
+    _write(card, WORKING_POINTS, {"label": LABELS[1], "temperature": 1.0, "sample": sample, "points": ordered})
+
+
+def write_temperature(card: Path, found: Mapping[str, Any]) -> None:
+    """Put a fitted temperature (`value`, and what it does) into a version's `model_card.json`, replaced whole.
+
+    Nothing is scaled by it unless the model's configuration says `temperature_scaling`.
+
+    Raises:
+        DataError: There is no card, or it is not JSON.
+    """
+    _write(card, TEMPERATURE, dict(found))
+
+
+def _write(card: Path, key: str, block: dict[str, Any]) -> None:
     try:
         content = json.loads(card.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{card}: no such file; working points belong to a version in a model repository") from None
+        raise DataError(f"{card}: no such file; {key} belong to a version in a model repository") from None
     except ValueError as error:
         raise DataError(f"{card}: not JSON ({error})") from error
-    content[CARD_KEY] = {
-        "sample": sample,
-        "points": {f"{efficiency:g}": point for efficiency, point in sorted(points.items())},
-    }
+    content[key] = {**judged_network(content), **_finite(block)}
     temporary = card.with_name(f".{card.name}.new")
     try:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         temporary.replace(card)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for NaN and infinities, as of few jets: JSON has neither."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from fpga_ops.calibration import RAW_PARAMETER
 from fpga_ops.runtime.onnxruntime_import import exact_session_options, import_onnxruntime
 from retrain.errors import MissingDependencyError, PublishError
 from retrain.publishing.versions import GOLDEN_FILE, Version, damaged_files, versions, withdraw, write_version
@@ -52,9 +53,7 @@ def publish(
         ModelError: `fpga_ops` cannot serve the network.
     """
     with _lock(repository / model):
-        replicas = addresses(server) if server is not None else []
-        for replica in replicas:
-            _require_server(replica)
+        replicas = live_servers(server)
         known = versions(repository, model)
         if known and not force:
             _require_not_worse(known[-1], card)
@@ -169,6 +168,18 @@ def _client(server: str) -> Any:
     return http.InferenceServerClient(server, network_timeout=30.0, connection_timeout=5.0)
 
 
+def live_servers(server: str | None) -> list[str]:
+    """The addresses behind `server`, each of which is live; none without a server.
+
+    Raises:
+        PublishError: One is not, or the name is not known.
+    """
+    replicas = addresses(server) if server is not None else []
+    for replica in replicas:
+        _require_server(replica)
+    return replicas
+
+
 def _require_server(server: str) -> None:
     client = _client(server)
     try:
@@ -209,7 +220,10 @@ def confirm_served(server: str, version: Version, timeout: float = LOAD_TIMEOUT)
         for row, expected in zip(answers["input"], answers["probabilities"], strict=True):
             tensor = http.InferInput(name, [1, *row.shape], "FP32")
             tensor.set_data_from_numpy(row[None])
-            answer = client.infer(version.model, [tensor], str(version.number)).as_numpy("probabilities")
+            reply = client.infer(
+                version.model, [tensor], str(version.number), parameters={RAW_PARAMETER: True}
+            )  # the known answers are the network's own, also where the service scales them
+            answer = reply.as_numpy("probabilities")
             off = float(np.abs(answer[0] - expected).max())
             if not off <= SCORE_TOLERANCE:
                 raise PublishError(f"{server}: version {version.number} answers wrongly, a score is off by {off:.3g}")

@@ -18,7 +18,7 @@ from retrain.data.jet_table import shuffled
 from retrain.errors import PublishError
 from retrain.evaluation.baseline import baseline_scores, train_baseline
 from retrain.evaluation.judging import Judged
-from retrain.evaluation.scoring import map_probabilities, onnx_scores
+from retrain.evaluation.scoring import check_tagger, map_probabilities, onnx_scores
 from retrain.evaluation.substructure import high_level_features
 from retrain.publishing.card import (
     BASELINE,
@@ -65,12 +65,15 @@ class Candidate:
 
 def judge_taggers(candidate: Candidate, bar: Bar) -> Judged:
     """Scores of the quantised and the float network and of the baseline on the test jets."""
+    files = {SERVED: candidate.files / "top_tagger.onnx", FLOAT: candidate.files / "float.onnx"}
+    for file in files.values():
+        check_tagger(file, on_device=False)
     known = read_all([candidate.training_data]).require_both_classes()
     test = shuffled(read_all([candidate.test_data]), 0).take(slice(0, candidate.events)).require_both_classes()
     scores = {}
-    for name, file in ((SERVED, "top_tagger"), (FLOAT, "float")):
+    for name, file in files.items():
         with bar(f"scores, {name}", len(test)) as advance:
-            scores[name] = onnx_scores(candidate.files / f"{file}.onnx", test, progress=advance)
+            scores[name] = onnx_scores(file, test, progress=advance)
     with bar("baseline", len(known) + len(test)) as advance:
         baseline = train_baseline(high_level_features(known, advance), known.is_top)
         scores[BASELINE] = baseline_scores(baseline, high_level_features(test, advance))

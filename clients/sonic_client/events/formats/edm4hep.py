@@ -36,9 +36,13 @@ def _readings(names: Names) -> list[Linked]:
             continue
         links = next((link for link in (f"_{jets}_particles.index", f"{jets}#1.index") if link in names), None)
         if links is not None and f"{jets}.particles_end" in names:
+            key = links.replace(".index", ".collectionID")
             found.append(
-                Linked(f"FCC EDM4hep, {jets}", particles[0], links, begin=name, end=f"{jets}.particles_end", jets=jets)
-            )
+                Linked(
+                    f"FCC EDM4hep, {jets}", particles[0], links, begin=name, end=f"{jets}.particles_end", jets=jets,
+                    key=key if key in names else None,
+                )
+            )  # fmt: skip
     return found
 
 

@@ -34,10 +34,11 @@ def _readings(names: Names) -> list[Linked]:
     found = []
     for match in filter(None, map(_LINKS.fullmatch, names)):
         inside = match["member"] is None
+        key = "m_persKey" if inside else match.string.replace("m_persIndex", "m_persKey")
         found.append(
             Linked(
                 f"ATLAS PHYSLITE, {match['jets']}", objects[0], match.string, jets=match["jets"],
-                field="m_persIndex" if inside else None, key="m_persKey" if inside else None,
+                field="m_persIndex" if inside else None, key=key if inside or key in names else None,
             )
         )  # fmt: skip
     return sorted(found, key=lambda reading: "LargeR" not in reading.jets)

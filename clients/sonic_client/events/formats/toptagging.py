@@ -19,10 +19,11 @@ def _table(names: Names) -> tuple[tuple[str, ...], ...]:
     stems = [stem for stem in (_stem(names, first) for first in _FIRST) if stem is not None]
     if len(stems) < len(_FIRST):
         return ()
-    there = set(names)
-    numbers = sorted(int(name.removeprefix(stems[0])) for name in there if re.fullmatch(rf"{stems[0]}\d+", name))
-    complete = [n for n in numbers if all(f"{stem}{n}" in there for stem in stems)]
-    return tuple(tuple(f"{stem}{n}" for n in complete) for stem in stems) if complete == numbers else ()
+    numbers = [{name.removeprefix(stem) for name in names if re.fullmatch(rf"{stem}\d+", name)} for stem in stems]
+    if any(one != numbers[0] for one in numbers):  # a component more or less would be another jet
+        return ()
+    ordered = sorted(numbers[0], key=int)
+    return tuple(tuple(f"{stem}{n}" for n in ordered) for stem in stems)
 
 
 FORMAT = Format(

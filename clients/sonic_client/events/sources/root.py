@@ -14,6 +14,9 @@ _KINDS = ("TTree", "ROOT::RNTuple", "ROOT::Experimental::RNTuple", "TNtuple", "T
 EVENT_TREES = ("Events", "events", "CollectionTree", "Delphes", "tree")
 """What experiments call the tree of the events, among others with metadata: CMS, FCC, ATLAS, Delphes, JetClass."""
 
+_REMOTE_S = 30
+"""Seconds for each of a remote server's answers; XRootD's own default tries for minutes to reach one."""
+
 
 class RootSource:
     """One tree of a ROOT file. Of a record in an RNTuple the members are columns: `jets.pt`."""
@@ -22,15 +25,18 @@ class RootSource:
         import uproot
 
         try:
-            self._file = uproot.open(str(location) if is_remote(location) else Path(location))
+            if is_remote(location):
+                self._file = uproot.open(str(location), timeout=_REMOTE_S)
+            else:
+                self._file = uproot.open(Path(location))
         except ImportError as error:
             raise FileError(
                 f"{location}: reading by this protocol needs another package: pip install 'triton-fpga[xrootd]' "
                 f"for root://, 'aiohttp' for https:// ({str(error).strip().splitlines()[0]})"
             ) from error
         try:
-            self._tree = self._file[_choose(location, self._file, tree)]
-            self.tree = str(self._tree.name)
+            self.tree = _choose(location, self._file, tree)
+            self._tree = self._file[self.tree]
             self.entries = int(self._tree.num_entries)
             self._branches, self.counters = _leaves(self._tree)
         except BaseException:
@@ -61,7 +67,7 @@ def _choose(location: str | Path, file: Any, tree: str | None) -> str:
         for only in (trees, usual):
             if len(only) == 1:
                 return str(only[0])
-    elif tree in trees:
+    elif tree in trees or file.classnames(cycle=True).get(tree) in _KINDS:  # also `Events;1`
         return tree
     wanted = "a tree must be named with --tree" if tree is None else f"there is no tree '{tree}'"
     shown = ", ".join(trees[:8]) + (f" and {len(trees) - 8} more" if len(trees) > 8 else "")
