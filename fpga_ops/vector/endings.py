@@ -44,7 +44,8 @@ def fixed_point(rule: Requantise) -> tuple[npt.NDArray[np.int32], npt.NDArray[np
     multiplier = rule.multiplier.astype(np.int64) << np.where(rule.multiplier == 0, 0, up)
     if multiplier.max(initial=0) >= 1 << 31:
         return None
-    return multiplier.astype(np.int32), np.maximum(shift - HALF, 0).astype(np.int32), rule.offset << up
+    beyond, offset = np.maximum(shift - HALF, 0), rule.offset << up
+    return multiplier.astype(np.int32), beyond.astype(np.int32), offset.astype(np.int64)
 
 
 def float_sum(rule: AddRule) -> tuple[float, float, float] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from fpga_ops.ir import exact, reference
@@ -14,8 +15,8 @@ from fpga_ops.vector import endings
 from tests.support import networks
 
 
-def float32_sum(constants: tuple[float, float, float]) -> np.ndarray:
-    """Every sum as the kernel does it, each operation rounded once; exact fractions of Python decide."""
+def float32_sum(constants: tuple[float, float, float]) -> npt.NDArray[np.int64]:
+    """Every sum as the kernel does it, each operation rounded once."""
     a, b, c = (np.float32(value) for value in constants)
     y, r = np.meshgrid(np.arange(256.0), np.arange(256.0), indexing="ij")
     inner = (r.astype(np.longdouble) * b + c).astype(np.float32)

@@ -313,20 +313,20 @@ def test_the_head_in_the_kernel(kind: str, workers: int, cache: Path) -> None:
                 executable.scores({"image": np.full_like(image, np.nan)})
         if number % 3 == 0:
             assert np.array_equal(executable.run(images[number % 10])[end.source], integers[number % 10][end.source])
-        came = executable.of_one(image) if len(image) == 1 else None
+        came = executable.run_single(image) if len(image) == 1 else None
         came = executable.scores({"image": image}) if came is None else came
         return came["y"].dtype == np.float32 and np.array_equal(came["y"], expected[number % 10])
 
     assert all(map(work, range(20)))
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(work, range(200)))
-    kept = [executable.of_one(images[0]["image"]) for _ in range(40)]
+    kept = [executable.run_single(images[0]["image"]) for _ in range(40)]
     assert all(one is not None and np.array_equal(one["y"], expected[0]) for one in kept)
     assert len({id(one) for one in kept}) == 40
     with pytest.raises(NotFiniteError):
-        executable.of_one(np.full_like(images[0]["image"], np.inf))
+        executable.run_single(np.full_like(images[0]["image"], np.inf))
     executable.close()
-    assert executable.of_one(images[0]["image"]) is None
+    assert executable.run_single(images[0]["image"]) is None
     with pytest.raises(DeviceError, match="closed"):
         executable.scores(images[0])
 
@@ -340,14 +340,14 @@ def test_one_image_without_a_head(cache: Path) -> None:
 
     def work(number: int) -> bool:
         image = images[number % 4]
-        came = executable.of_one(image[name]) or executable.run(image)
+        came = executable.run_single(image[name]) or executable.run(image)
         return all(np.array_equal(came[key], value) for key, value in expected[number % 4].items())
 
     assert all(map(work, range(8)))
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(80)))
     executable.close()
-    assert executable.of_one(images[0][name]) is None
+    assert executable.run_single(images[0][name]) is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.float32(np.frombuffer(b"\1\0\x80\xff", np.float32)[0])])
@@ -586,8 +586,9 @@ def test_limits_are_the_largest_bytes_that_16_bits_hold() -> None:
     matrix = rng.integers(-128, 128, (3, 60)).astype(np.int8)
     matrix[:, :8] = [[127, 127, -128, -128, 127, -128, 64, 64], [1, 0, 0, -1, 9, 0, 3, 3], [0] * 8]
     first, second = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
-    pairs = matrix.reshape(3, -1, 2).transpose(1, 0, 2).astype(int)
-    for pair, limit in zip(pairs, packing.limits(matrix), strict=True):
+    for pair, limit in zip(
+        matrix.reshape(3, -1, 2).transpose(1, 0, 2).astype(int), packing.limits(matrix), strict=True
+    ):
         sums = first[..., None] * pair[:, 0] + second[..., None] * pair[:, 1]
         beyond = ((sums > 32767) | (sums < -32768)).any(-1)
         assert not beyond[first + second <= limit].any()
