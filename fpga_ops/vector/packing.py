@@ -73,6 +73,24 @@ def pack_checked(matrix: npt.NDArray[np.int8], vectors: int) -> Bytes:
     return np.concatenate([front, pack_weights(matrix, vectors, 4)])
 
 
+def pack_fixed(
+    constants: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]], channels: int, vectors: int
+) -> Bytes:
+    """Per panel: multipliers, shifts, and of each 16 channels the offsets of even ones, then of odd ones.
+
+    Args:
+        constants: Of `endings.fixed_point`; channels past them are zero.
+        channels: Stored.
+        vectors: 16-channel vectors of a panel.
+    """
+    multiplier, shift, offset = (np.zeros(channels, values.dtype) for values in constants)
+    for full, values in zip((multiplier, shift, offset), constants, strict=True):
+        full[: len(values)] = values
+    sides = offset.reshape(-1, 8, 2).swapaxes(1, 2)
+    parts = [part.reshape(-1, 16 * vectors).view(np.uint8) for part in (multiplier, shift, np.ascontiguousarray(sides))]
+    return np.concatenate(parts, axis=1).ravel()
+
+
 def pack_parameters(rule: Requantise, channels: int, vectors: int) -> Bytes:
     """Per panel: float64 slopes, float64 intercepts; channels past the rule's are zero."""
     full = np.zeros((2, channels), np.float64)

@@ -26,7 +26,7 @@ from fpga_ops.ir.network import (
     sources,
     step_operations,
 )
-from fpga_ops.vector import packing, winograd
+from fpga_ops.vector import endings, packing, winograd
 from fpga_ops.vector.isa import InstructionSet
 from fpga_ops.vector.layout import ALIGNMENT, VECTOR, Arena, Layout, round_up, stored_channels
 from fpga_ops.vector.shapes import ConvShape, geometry, pool_constants
@@ -344,11 +344,13 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
     shape, matrix = geometry(step, source.channels, written.channels, output, pooled, relu=relu)
     tile = context.table.choose(shape)
     rule, add = step.requantise, step.add
+    fixed = endings.fixed_point(rule) if isa.short_ends else None
+    sums = endings.float_sum(add) if isa.short_ends and add is not None else None
     vectors = 4 if tile.winograd else tile.vectors
     conv_shape = ConvShape(
         shape, tile, source.pitch, shape.width if layer.pool else written.pitch,
         places[step.residual].pitch if step.residual is not None else shape.width, _plain(rule), _plain(add),
-        pool_constants(layer.pool, written) if layer.pool else (),
+        fixed is not None, sums is not None, pool_constants(layer.pool, written) if layer.pool else (),
     )  # fmt: skip
     layer.shape = conv_shape
     layer.case = context.cases.setdefault(conv_shape, len(context.cases))
@@ -369,9 +371,13 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
         layer.group_bytes = layer.panel_bytes * tile.panels
     layer.parameters = constants.put(
         packing.PARAMETER_BYTES * written.channels,
-        partial(packing.pack_parameters, rule, written.channels, vectors),
+        partial(packing.pack_fixed, fixed, written.channels, vectors)
+        if fixed is not None
+        else partial(packing.pack_parameters, rule, written.channels, vectors),
     )
     layer.rule = _rule(add, rule)
+    if sums is not None:
+        layer.rule = (*map(_bits, sums), *layer.rule[len(sums) :])
     panels = written.channels // (16 * vectors)
     layer.panels, layer.groups = tile.panels, panels // tile.panels
     if tile.winograd:

@@ -194,6 +194,10 @@ class ConvShape:
     residual_pitch: int
     plain: bool
     plain_sum: bool
+    fixed: bool = False
+    """Requantisation ends in integers."""
+    float_sum: bool = False
+    """The sum ends in float32."""
     pool: tuple[int, ...] = ()
     """kernel y, x, stride y, x, top, left, output width of a fused pool."""
 
@@ -220,7 +224,8 @@ class ConvShape:
             "NV": t.vectors, "PIXELS_OUTER": int(t.pixels_outer), "GROUP_OUT": g.group_out, "GROUP_IN": g.group_in,
             "ONE_ROW": int(window_step or bool(self.pool) or (g.width % t.pixels == 0 and t.strip % t.pixels == 0)),
             "CONTIGUOUS": int(window_step and g.pixels > MANY_PIXELS),
-            "RESIDUAL": int(g.residual), "PLAIN": int(self.plain),
+            "RESIDUAL": int(g.residual), "FIXED": int(self.fixed), "FLOAT_SUM": int(self.float_sum),
+            "PLAIN": int(self.plain),
             "PLAIN_SUM": int(self.plain_sum), "AHEAD": int(g.window * t.vectors * 16 >= 24000 and not self.pool),
             "BLOCK": g.segment, "CHECKED": int(g.form(entry).checked), "LIMIT_BYTES": limit_bytes(g.window),
         }  # fmt: skip

@@ -12,6 +12,7 @@
 //   PIXELS_OUTER  1: for each tile of pixels all panels of the task; 0: for each panel all tiles
 //   GROUP_OUT/IN  output channels of a convolution group, and how far its source channels are from the last group's
 //   RESIDUAL      1: a second tensor is added after requantisation
+//   FIXED, FLOAT_SUM  1 if the convolution ends in integers, the sum in float32 (endings.cl)
 //   PLAIN, PLAIN_SUM  1 if the convolution, the sum has no ties or bounds to mind (endings.cl)
 //   CONTIGUOUS    1: pixels' windows follow each other in memory (1x1, stride 1), and there are many
 //   AHEAD         1: fetch the next task's weights meanwhile
@@ -21,7 +22,7 @@
 //
 // Weights are packed per panel of 16*NV output channels, `rule[PANEL_BYTES]` bytes from each other: [step of STEP_BYTES bytes][vector]
 // [16 channels][bytes of the step]. Parameters of a panel: float64 slopes, then float64
-// intercepts of its channels.
+// intercepts of its channels, or if FIXED what endings.cl says.
 
 #define PANEL (NV * 16)
 #define PARAMETERS (PANEL * 2) // doubles
@@ -258,12 +259,12 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restri
   // requantise, add, store; constants are read once for all pixels, so each vector goes through all of them in turn
   #pragma unroll
   for (int j = 0; j < NV; ++j) {
-    const double16 slope = vload16(j, parameters), intercept = vload16(j, parameters + PANEL);
     #pragma unroll
     for (int i = 0; i < MR; ++i) {
-      int16 z = requantise16(sum[i][j], slope, intercept, rule, PLAIN);
+      int16 z = requantise_vector(sum[i][j], parameters, j, PANEL, rule, FIXED, PLAIN);
 #if RESIDUAL
-      z = add16(z, vload16(j, residual + RES_PLACE(m + i)), rule, PLAIN_SUM);
+      const uchar16 r = vload16(j, residual + RES_PLACE(m + i));
+      z = FLOAT_SUM ? add_float16(z, r, rule) : add16(z, r, rule, PLAIN_SUM);
 #endif
       vstore16(convert_uchar16(z), j, output + PLACE(m + i));
     }

@@ -163,7 +163,6 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* param
       for (int v = 0; v < 4; ++v)
         if (!edge_y || v < 2) columns[v][u] = r[v];
     }
-    const double16 slope = vload16(j, parameters), intercept = vload16(j, parameters + 64);
     #pragma unroll
     for (int v = 0; v < 4; ++v) {
       if (edge_y && v > 1) continue;
@@ -176,9 +175,10 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* param
         if (top + v >= OH || left + u >= OW) continue;
 #endif
         const int16 sum = as_int16(r[u] * INVERSE_OF_9) >> (TWOS(v, edge_y) + TWOS(u, edge_x));
-        int16 z = requantise16(sum, slope, intercept, rule, PLAIN);
+        int16 z = requantise_vector(sum, parameters, j, 64, rule, FIXED, PLAIN);
 #if RESIDUAL
-        z = add16(z, vload16(j, residual + RES_AT(top + v, left + u)), rule, PLAIN_SUM);
+        const uchar16 other = vload16(j, residual + RES_AT(top + v, left + u));
+        z = FLOAT_SUM ? add_float16(z, other, rule) : add16(z, other, rule, PLAIN_SUM);
 #endif
         vstore16(convert_uchar16(z), j, output + OUT_AT(top + v, left + u));
       }
