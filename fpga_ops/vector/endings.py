@@ -59,9 +59,9 @@ def float_sum(rule: AddRule) -> tuple[float, float, float] | None:
     if table.result.shape[1] == 1:
         return None
     near = np.nonzero(table.distance < NEAR)
-    every = np.indices(table.result.shape)
+    y, r = np.indices(table.result.shape)
     for constants in _candidates(rule.slope, rule.residual_slope, rule.intercept + rule.increment):
-        if _holds(constants, *near, table.result[near]) and _holds(constants, *every, table.result):
+        if _holds(constants, near[0], near[1], table.result[near]) and _holds(constants, y, r, table.result):
             return constants
     return None
 

@@ -83,9 +83,10 @@ def pack_fixed(
         channels: Stored.
         vectors: 16-channel vectors of a panel.
     """
-    multiplier, shift, offset = (np.zeros(channels, values.dtype) for values in constants)
-    for full, values in zip((multiplier, shift, offset), constants, strict=True):
-        full[: len(values)] = values
+    used = len(constants[0])
+    multiplier, shift = np.zeros((2, channels), np.int32)
+    offset = np.zeros(channels, np.int64)
+    multiplier[:used], shift[:used], offset[:used] = constants
     sides = offset.reshape(-1, 8, 2).swapaxes(1, 2)
     parts = [part.reshape(-1, 16 * vectors).view(np.uint8) for part in (multiplier, shift, np.ascontiguousarray(sides))]
     return np.concatenate(parts, axis=1).ravel()
