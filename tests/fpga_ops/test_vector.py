@@ -581,6 +581,23 @@ def test_products_that_16_bits_do_not_hold(weights: str, cache: Path) -> None:
         executable.close()
 
 
+def test_words_are_kept_for_all_panels_of_a_task(cache: Path) -> None:
+    """On a map that large, what wide steps multiply is made once for a tile; it ends in integers and float32."""
+    network = one_convolution(64, 128, (40, 40), residual=True)
+    step = network.steps[-1]
+    assert isinstance(step, Conv)
+    weights = np.random.default_rng(2).integers(-128, 128, step.weights.shape).astype(np.int8)
+    network = replace(network, steps=(*network.steps[:-1], replace(step, weights=weights)))
+    for name in sets_here():
+        executable = vector.compile(network, 2, cache_dir=cache, isa=name)
+        shape = executable.plan.shapes[-1]
+        if isa.by_name(name).saturates:
+            assert shape.tile.pixels_outer
+            assert shape.geometry.form(isa.by_name(name)).checked
+        assert_equal(network, executable, (2,))
+        executable.close()
+
+
 def test_limits_are_the_largest_bytes_that_16_bits_hold() -> None:
     rng = np.random.default_rng(4)
     matrix = rng.integers(-128, 128, (3, 60)).astype(np.int8)
