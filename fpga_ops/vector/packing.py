@@ -89,7 +89,8 @@ def pack_fixed(
     multiplier[:used], shift[:used], offset[:used] = constants
     sides = offset.reshape(-1, 8, 2).swapaxes(1, 2)
     parts = [part.reshape(-1, 16 * vectors).view(np.uint8) for part in (multiplier, shift, np.ascontiguousarray(sides))]
-    return np.concatenate(parts, axis=1).ravel()
+    packed: Bytes = np.concatenate(parts, axis=1).ravel()
+    return packed
 
 
 def pack_parameters(rule: Requantise, channels: int, vectors: int) -> Bytes:
