@@ -70,7 +70,7 @@ def cuts(
 
     best = sorted(choices, key=cost)
     # bytes of weights; where a tile is widened, that is done once for all panels of its task
-    near = 140000 if isa.saturates or isa.flushes else 40000
+    near = 300000 if isa.saturates or isa.flushes else 40000
     panel = geometry.window * 16 * vectors * geometry.form(isa).weight_bytes
     return [(strip, per_task, per_task > 1 and panel * per_task <= near) for strip, per_task, _, _ in best]
 
