@@ -4,6 +4,8 @@ An entry holds the plan of the vector engine, packed weights included, and what 
 by the SHA-256 of the model's file, and carries that of any external data; only a file that was imported without an
 error gets one. It is arrays, then JSON that says what they are, then a check sum over all: nothing in it is executed
 or unpickled. One that is damaged, or was made by other code, for another device or of other bytes, is made again.
+It is no safetensors file: those have no check sum, and put arrays at multiples of 8 bytes, where the kernels' memory
+begins at pages; the classes' JSON, which is most of the code here, would remain.
 
 What `read` needs is imported here; numpy, which takes as long to import as an entry to read, by those who use it.
 """
