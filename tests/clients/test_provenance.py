@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from sonic_client import Client, prepare
 from sonic_client.core.admin_key import ADMIN_HEADER
-from sonic_client.core.server_metrics import ModelMetrics, find_metrics, parse_provenance
+from sonic_client.core.server_metrics import ModelMetrics, find_metrics, parse_provenance, read_metric
 from sonic_client.core.url import parse
 from tests.clients.fake_server import FakeTriton, serving
 from tests.clients.jets import random_jets
@@ -78,6 +79,27 @@ def test_only_what_answers_counts() -> None:
     assert parse_provenance(PAGE, "top_tagger", "2")["isa"] == "avx2"
     two = PAGE.replace("} 0", "} 1").replace('version="1"', 'version="2"')
     assert parse_provenance(two, "top_tagger", "2")["device"] == "cpu, fpga"
+
+
+@pytest.mark.parametrize("name", ["a}b", 'a"b', "a\\b", "a\nb", 'x",version="9', "{}", "a b", "ü"])
+def test_names_that_need_care(name: str) -> None:
+    """What the usual writer of this format writes is read back."""
+    registry = CollectorRegistry()
+    gauge = Gauge("fpga_model_info", "What answers.", ["model", "device"], registry=registry)
+    gauge.labels(model=name, device="cpu").set(1)
+    gauge.labels(model="other", device=name).set(1e-3)
+    text = generate_latest(registry).decode()
+    assert parse_provenance(text, name) == {"model": name, "device": "cpu"}
+    assert parse_provenance(text, "other")["device"] == name
+    with metrics_page(text) as url:
+        assert read_metric(url, "fpga_model_info", "other") == 1e-3
+
+
+@pytest.mark.parametrize("line", ["} NaN", "} 1 1700000000000", "} +Inf\r", "} ", "} one", " 1", ""])
+def test_lines_that_are_none_or_say_more(line: str) -> None:
+    text = 'fpga_model_info{model="m",device="cpu"' + line + '\nfpga_model_info{model="m",device="fpga"} 1\n'
+    expected = "cpu, fpga" if line.startswith(("} 1", "} +Inf")) else "fpga"
+    assert parse_provenance(text, "m")["device"] == expected
 
 
 @pytest.mark.parametrize(

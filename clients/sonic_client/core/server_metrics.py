@@ -17,8 +17,11 @@ from sonic_client.core.proxy import opener
 from sonic_client.core.url import ServerUrl
 from sonic_client.errors import ConfigurationError
 
-_GAUGE = r"^{name}\{{(?P<labels>[^}}]*)\}}\s+(?P<value>\S+)$"
+_LABELS = r'(?:[^}"\n]|"(?:[^"\\\n]|\\.)*")*'
+_VALUE = r"[-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|Inf|NaN)"
+_SAMPLE = re.compile(rf"^(\w+)\{{({_LABELS})\}}[ \t]+({_VALUE})(?:[ \t]+-?\d+)?[ \t\r]*$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_ESCAPED = re.compile(r"\\(.)")
 
 _TRITON_PORTS = (8000, 8001)
 _TRITON_METRICS_PORT = 8002
@@ -39,8 +42,8 @@ def read_provenance(metrics_url: str, model: str, timeout: float = 5.0) -> dict[
 
 def read_metric(metrics_url: str, name: str, model: str, timeout: float = 5.0) -> float:
     """Sum of a metric's values over everything but the model; 0 when there is none."""
-    pattern = re.compile(rf'^{re.escape(name)}\{{[^}}]*model="{re.escape(model)}"[^}}]*\}}\s+(\S+)$', re.MULTILINE)
-    return sum(float(value) for value in pattern.findall(_page(metrics_url, timeout)))
+    samples = _samples(_page(metrics_url, timeout), name)
+    return sum(value for labels, value in samples if labels.get("model") == model)
 
 
 def parse_provenance(text: str, model: str, version: str = "") -> dict[str, str]:
@@ -58,9 +61,18 @@ def parse_provenance(text: str, model: str, version: str = "") -> dict[str, str]
 
 def _answering(text: str, name: str) -> Iterator[dict[str, str]]:
     """Labels of every gauge of a name that counts an instance."""
-    for match in re.finditer(_GAUGE.format(name=name), text, re.MULTILINE):
-        if float(match["value"]) > 0:
-            yield dict(_LABEL.findall(match["labels"]))
+    return (labels for labels, value in _samples(text, name) if value > 0)
+
+
+def _samples(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:
+    """Labels and value of every sample of a name, in Prometheus' text format."""
+    for metric, inside, value in _SAMPLE.findall(text):
+        if metric == name:
+            yield {label: _ESCAPED.sub(_unescaped, content) for label, content in _LABEL.findall(inside)}, float(value)
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return "\n" if match[1] == "n" else match[1]
 
 
 def _page(metrics_url: str, timeout: float) -> str:
