@@ -57,10 +57,11 @@ test-numpy2: .venv-numpy2/.installed ## numpy 2, which the wheel's Triton alone 
 
 check-extras: $(VENV)/.dev ## every extra resolves on every Python that is promised
 	@for python in 3.11 3.12 3.13; do for extra in $$($(BIN)/python docker/lock.py --extras); do \
-	    $(BIN)/uv pip compile --quiet pyproject.toml --extra $$extra --python-version $$python --only-binary :all: \
+	    echo "$$python $$extra"; \
+	done; done | xargs -P 8 -L 1 sh -c '\
+	    $(BIN)/uv pip compile --quiet pyproject.toml --extra $$2 --python-version $$1 --only-binary :all: \
 	        --python-platform x86_64-manylinux_2_36 --output-file /dev/null || exit 1; \
-	    echo "$$extra resolves on Python $$python"; \
-	done; done
+	    echo "$$2 resolves on Python $$1"' check-extras
 
 test-slow: $(VENV)/.dev ## full-size networks, on the emulator too
 	$(BIN)/triton-fpga emulator install

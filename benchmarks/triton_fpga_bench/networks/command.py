@@ -25,6 +25,7 @@ from fpga_ops.importer import import_proto
 from fpga_ops.importer.onnx_reader import read_model
 from fpga_ops.inspection.compare import compare
 from fpga_ops.loading import load
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from triton_fpga_bench.networks import sources
 
 
@@ -139,9 +140,9 @@ def row(outcome: Outcome) -> str:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """The page that is kept."""
-    import onnxruntime
     import torch
 
+    onnxruntime = import_onnxruntime()
     day = datetime.datetime.now(datetime.UTC).date()
     lines = [
         "# Networks of others",
