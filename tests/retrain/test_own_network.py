@@ -1,4 +1,4 @@
-"""The page "bring your own network", as it stands: from a torch module to answers of the real server."""
+"""The tutorial "a network of your own", as it stands: from a torch module to answers of the real server."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.training
 
 @pytest.mark.timeout(600)
 def test_from_a_torch_module_to_a_served_model(tmp_path: Path) -> None:
-    page = DOCS / "how-to" / "bring-your-own-network.md"
+    page = DOCS / "tutorials" / "a-network-of-your-own.md"
     (block,) = [block for block in blocks(page) if block.language == "python"]
     done = subprocess.run([sys.executable, "-c", block.text], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
