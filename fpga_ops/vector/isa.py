@@ -44,7 +44,6 @@ class InstructionSet:
         weight_bytes: Of one packed weight.
         saturates: Sums of 16 bits do: bytes are multiplied where they cannot, elsewhere words (`shapes.Form`).
         flushes: Sums are float32 and must move to integers before they leave 2^24.
-        short_ends: Four float64 a register make sums end sooner in integers and float32 (`endings.py`).
         pairs: It sums products of words in pairs, which Winograd's form takes.
     """
 
@@ -58,7 +57,6 @@ class InstructionSet:
     saturates: bool = False
     flushes: bool = False
     pairs: bool = True
-    short_ends: bool = False
 
     @property
     def portable(self) -> bool:
@@ -83,7 +81,7 @@ SETS = (
     InstructionSet(
         "avx512bw", "AVX-512 without VNNI", (frozenset({"avx512f", "avx512bw", "avx512vl"}),), 32, 16, saturates=True
     ),
-    InstructionSet("avx2", "AVX2", (frozenset({"avx2", "fma"}),), saturates=True, short_ends=True),
+    InstructionSet("avx2", "AVX2", (frozenset({"avx2", "fma"}),), saturates=True),
     PORTABLE,
 )
 """Best first. `portable` works everywhere."""

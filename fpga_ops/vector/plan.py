@@ -344,8 +344,8 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
     shape, matrix = geometry(step, source.channels, written.channels, output, pooled, relu=relu)
     tile = context.table.choose(shape)
     rule, add = step.requantise, step.add
-    fixed = endings.fixed_point(rule) if isa.short_ends else None
-    sums = endings.float_sum(add) if isa.short_ends and add is not None else None
+    fixed = endings.fixed_point(rule)
+    sums = endings.float_sum(add) if add is not None else None
     vectors = 4 if tile.winograd else tile.vectors
     conv_shape = ConvShape(
         shape, tile, source.pitch, shape.width if layer.pool else written.pitch,
