@@ -36,7 +36,7 @@ def runs_here(page: Path) -> bool:
 
 @pytest.mark.server
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("page", filter(runs_here, USED), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", list(filter(runs_here, USED)), ids=lambda page: page.stem)
 def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
     with read(page, tmp_path):
         pass
