@@ -263,7 +263,7 @@ class VectorExecutable:
             self._keep = []
 
     def layer_times(self) -> npt.NDArray[np.uint64]:
-        """Time stamps (CPU cycles of the counter) of the last inference: its start, then the end of each layer.
+        """Time stamps uint64[layers + 1] (CPU cycles) of the last inference: its start, then the end of each layer.
 
         Layers overlap unless the executable was compiled with `serial=True`.
         """

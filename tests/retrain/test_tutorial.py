@@ -16,7 +16,9 @@ from tests.docs.running import read
 pytestmark = [pytest.mark.training, pytest.mark.server]
 
 PAGE = DOCS / "tutorials" / "retrain-and-publish.md"
-SMALLER = (("--jets 2000", "--jets 300"), ("64:4000:64:2e-3", "64:320:32:2e-3"), ("--validation 400", "--validation 100"))
+SMALLER = (
+    ("--jets 2000", "--jets 300"), ("64:4000:64:2e-3", "64:320:32:2e-3"), ("--validation 400", "--validation 100"),
+)  # fmt: skip
 
 
 @pytest.mark.timeout(1200)
