@@ -139,7 +139,7 @@ def _side_by_side(one: onnx.ModelProto, two: onnx.ModelProto) -> onnx.ModelProto
 def head_inputs(
     model: Path, constituents: NDArray[np.float32], progress: Callable[[int], None] = lambda _: None
 ) -> NDArray[np.float32]:
-    """What the head of a quantised tagger is given, float32[N, 2 + globals]: its logits on the best device, and `GLOBALS`.
+    """What the head of a quantised tagger is given, float32[N, 5]: its logits on the best device, and `GLOBALS`.
 
     `constituents` is float32[N, 200, 4], (E, px, py, pz) in GeV.
     """
