@@ -235,6 +235,11 @@ class OpenCLDevice:
         return "FPGA Emulation" in self.platform
 
     @property
+    def float_lanes(self) -> int:
+        """Floats that a vector register holds."""
+        return int(self.handle.native_vector_width_float)
+
+    @property
     def language(self) -> tuple[int, int]:
         """Highest OpenCL C version that programs may ask for."""
         text = str(self.handle.opencl_c_version).removeprefix("OpenCL C").split()[0]
