@@ -15,6 +15,7 @@ import uproot
 
 from sonic_client import Client, JetError
 from sonic_client.events.files import open_source
+from sonic_client.events.formats import store_gate
 from sonic_client.tag_file import Job, examine, run_job
 from tests.clients.fake_server import FakeTriton, serving
 from tests.clients.jets import narrow_jets
@@ -23,6 +24,8 @@ JETS = narrow_jets(9, seed=11, most=12)
 COUNTS = np.array([2, 0, 3, 1, 3])
 EVENTS = ak.unflatten(JETS, COUNTS)
 """Five events with jets."""
+FLOW_KEY = max(store_gate.keys("GlobalFlowObjects"))
+"""What ATLAS links into these flow objects say."""
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +319,7 @@ def test_atlas_physlite_in_mev(tmp_path: Path, url: str, expected: np.ndarray) -
     links = [[[p for j, p in zip(js, ps, strict=True) if j == n] for n in range(count)]
              for js, ps, count in zip(jet.to_list(), place.to_list(), COUNTS, strict=True)]  # fmt: skip
     numbers = ak.Array(links)
-    columns[f"{jets}constituentLinks"] = ak.zip({"m_persKey": numbers * 0 + 77, "m_persIndex": numbers})
+    columns[f"{jets}constituentLinks"] = ak.zip({"m_persKey": numbers * 0 + FLOW_KEY, "m_persIndex": numbers})
     path = write_tree(tmp_path / "in.root", columns, "CollectionTree", "RNTuple")
     _, found = examine(Job(path, tmp_path / "out.root", url))
     assert (found.unit, found.format) == ("MeV", "ATLAS PHYSLITE, AnalysisLargeRJets")

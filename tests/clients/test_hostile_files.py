@@ -22,6 +22,7 @@ from tests.clients.jets import narrow_jets
 from tests.clients.test_formats import (
     COUNTS,
     EVENTS,
+    FLOW_KEY,
     JETS,
     agree,
     angles,
@@ -148,7 +149,7 @@ def physlite(path: Path, scale: float = 1000.0, **changes: Any) -> Path:
         [[p for j, p in zip(js, ps, strict=True) if j == n] for n in range(count)]
         for js, ps, count in zip(jet.to_list(), place.to_list(), COUNTS, strict=True)
     ])  # fmt: skip
-    keys = ak.to_list(numbers * 0 + 77)
+    keys = ak.to_list(numbers * 0 + FLOW_KEY)
     for (event, number, entry), key in changes.get("keys", {}).items():
         keys[event][number][entry] = key
     links = ak.zip({"m_persKey": ak.Array(keys), "m_persIndex": numbers})
@@ -175,7 +176,7 @@ def test_links_into_another_collection_are_refused_whatever_the_chunks(
     entries = [(4, jet, n) for jet, size in enumerate(sizes[4]) for n in range(size)]
     path = physlite(tmp_path / "in.root", keys=dict.fromkeys(entries if whole else entries[:1], 78))
     for bad in ("raise", "mask"):
-        with pytest.raises(JetError, match=r"points into several collections \(77, 78\)"):
+        with pytest.raises(JetError, match=rf"points into several collections \(78, {FLOW_KEY}\)"):
             tag(path, url, chunk=chunk, bad=bad)
 
 
