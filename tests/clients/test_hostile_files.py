@@ -56,6 +56,36 @@ def parquet(path: Path, columns: dict[str, Any]) -> Path:
     return path
 
 
+# ---- numbers that no momentum has
+
+
+def test_a_negative_pt_is_one_jets_fault(tmp_path: Path, url: str, expected: np.ndarray) -> None:
+    """It would turn a constituent round without anybody noticing."""
+    parts = {name: double(values) for name, values in angles(double(JETS)).items()}
+    pt = ak.to_list(parts["pt"])
+    pt[4][0] *= -1
+    path = write_tree(tmp_path / "in.root", {f"part_{k}": v for k, v in (parts | {"pt": ak.Array(pt)}).items()})
+    with pytest.raises(JetError, match=r"jet \d .*has a None, NaN or infinite component, or a negative pt"):
+        tag(path, url)
+    scores = ak.to_numpy(tag(path, url, bad="mask"))
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [4]
+    assert np.allclose(np.delete(scores, 4), np.delete(expected, 4), atol=2e-6)
+    with Client(url) as client, pytest.raises(JetError, match="negative pt"):
+        client.tag(parts | {"pt": ak.Array(pt)})
+
+
+@pytest.mark.parametrize("event", [3, 215])
+def test_masses_of_another_unit_behind_what_is_looked_at_first(tmp_path: Path, url: str, event: int) -> None:
+    jets = narrow_jets(220, seed=5, most=8)
+    parts = {name: double(values) for name, values in angles(double(jets)).items()}
+    parts["mass"] = ak.where(ak.local_index(jets.E, axis=0) == event, parts["mass"] * 0 + 1e6, parts["mass"])
+    path = write_tree(tmp_path / "in.root", {f"part_{name}": values for name, values in parts.items()})
+    with pytest.raises(JetError, match=f"event {event} has constituents most of whose energies are more than 5 times"):
+        tag(path, url, chunk=50)
+    assert np.flatnonzero(np.isnan(ak.to_numpy(tag(path, url, chunk=50, bad="mask")))).tolist() == [event]
+    tag(path, url, chunk=50, unit="GeV")
+
+
 # ---- more components than four
 
 
