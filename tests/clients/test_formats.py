@@ -326,7 +326,7 @@ def test_atlas_physlite_in_mev(tmp_path: Path, url: str, expected: np.ndarray) -
     agree(tag(path, url), expected)
 
 
-@pytest.mark.parametrize("kind", ["TTree", "RNTuple"])
+@pytest.mark.parametrize("kind", ["TTree", "RNTuple", "old TTree"])
 def test_fcc_edm4hep(tmp_path: Path, url: str, expected: np.ndarray, kind: str) -> None:
     candidates, jet, place = shuffled()
     order = ak.argsort(jet, axis=1, stable=True)
@@ -334,7 +334,7 @@ def test_fcc_edm4hep(tmp_path: Path, url: str, expected: np.ndarray, kind: str) 
     ends = ak.Array([np.cumsum(row).tolist() for row in sizes.to_list()])
     members = {"energy": double(candidates.E)}
     momentum = {axis: double(candidates[f"p{axis}"]) for axis in "xyz"}
-    if kind == "TTree":
+    if "TTree" in kind:
         columns = {f"ReconstructedParticles.momentum.{axis}": values for axis, values in momentum.items()}
         columns |= {f"ReconstructedParticles.{name}": values for name, values in members.items()}
         columns |= {
@@ -342,6 +342,13 @@ def test_fcc_edm4hep(tmp_path: Path, url: str, expected: np.ndarray, kind: str) 
             "Jet.particles_end": ends,
             "_Jet_particles.index": place[order],
         }
+        if kind == "old TTree":  # with links to tracks before those to particles, and Delphes' names for other things
+            columns["Jet#2.index"] = columns.pop("_Jet_particles.index")
+            columns |= {
+                "Jet#1.index": columns["Jet#2.index"][:, ::-1],
+                "EFlowTrack.type": place,
+                "EFlowTrack.chi2": place,
+            }
     else:
         records = ak.zip(members | {"momentum": ak.zip(momentum)})
         columns = {
@@ -349,7 +356,7 @@ def test_fcc_edm4hep(tmp_path: Path, url: str, expected: np.ndarray, kind: str) 
             "Jet": ak.zip({"particles_begin": ends - sizes, "particles_end": ends}),
             "_Jet_particles": ak.zip({"index": place[order]}),
         }
-    path = write_tree(tmp_path / "in.root", columns, "events", kind)
+    path = write_tree(tmp_path / "in.root", columns, "events", kind.removeprefix("old "))
     agree(tag(path, url), expected)
 
 
