@@ -156,9 +156,12 @@ class Parts:
 
     def read(self, numbers: Sequence[int], names: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The chunks, in order."""
-        import pyarrow.parquet as pq
+        return (read_part(self.part(number), names) for number in numbers)
 
-        for number in numbers:
-            table = pq.read_table(self.part(number), memory_map=False)
-            rows = ak.from_arrow(table)
-            yield {name: rows[f"c{i}"] for i, name in enumerate(names)}
+
+def read_part(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The columns of one stored chunk."""
+    import pyarrow.parquet as pq
+
+    rows = ak.from_arrow(pq.read_table(path, memory_map=False))
+    return {name: rows[f"c{i}"] for i, name in enumerate(names)}

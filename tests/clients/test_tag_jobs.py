@@ -335,3 +335,17 @@ def test_finished_parts_survive_an_output_that_fails(job: Job, tmp_path: Path, s
         finish_parts(job.parts, tmp_path / "there.root")
     assert finish_parts(job.parts, tmp_path / "there.root", overwrite=True).tagged == 12
     assert columns_of(tmp_path / "there.root")["top_score"] == expected(server[1])
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\0b"])
+def test_a_score_has_a_name(job: Job, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="expected a name for the new column"):
+        replace(job, score=name)
+
+
+def test_a_name_may_hold_what_urls_take_for_their_own(job: Job, server: tuple[Versioned, str]) -> None:
+    path = Path(job.source).with_name("a?b#c%20d.parquet")
+    path.write_bytes(Path(job.source).read_bytes())
+    out = job.output.with_name("x?y.root.h5")
+    run_job(replace(job, source=path, output=out))
+    assert columns_of(out)["top_score"] == expected(server[1])

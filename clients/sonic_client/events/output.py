@@ -12,6 +12,7 @@ import awkward as ak
 import numpy as np
 
 from sonic_client.errors import ClientError
+from sonic_client.events.arrow_types import plain_table
 from sonic_client.events.files import SUFFIXES, FileError, is_remote, suffix_of
 from sonic_client.events.missing import without_options
 
@@ -131,12 +132,35 @@ def try_out(path: Path, sample: Mapping[str, Any], tree: str) -> None:
 def _try(path: Path, sample: Mapping[str, Any], tree: str) -> None:
     try:
         _writers()[path.suffix](path, iter([sample]), tree, "")
+        check_back(sample, _read_back(path, tree, sample))
     except OSError:
         raise
     except Exception as error:  # whatever a library says, it cannot be written
         raise FileError(f"cannot be written ({type(error).__name__}: {error})") from error
     finally:
         path.unlink(missing_ok=True)
+
+
+def check_back(written: Chunk, back: Mapping[str, Any]) -> None:
+    """Raises ValueError where what was read back is not what was written: libraries write more than they read."""
+    for name, values in written.items():
+        if name not in back or repr(ak.to_list(back[name])) != repr(ak.to_list(values)):  # NaN is equal to itself there
+            raise ValueError(f"'{name}' ({values.type.content}) does not come back as it was written")
+
+
+def _read_back(path: Path, tree: str, sample: Chunk) -> Mapping[str, Any]:
+    """What a written file holds, by the library that others will read it with."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        rows = ak.from_arrow(pq.read_table(path, memory_map=False))
+        return {name: rows[name] for name in sample}
+    if path.suffix == ".root":
+        import uproot
+
+        with uproot.open(path) as file:
+            return {name: file[tree][name].array() for name in sample}
+    return sample  # HDF5 is written here by the column's type, with nothing left to a library
 
 
 PROVENANCE = "provenance"
@@ -178,6 +202,9 @@ def _write_root(path: Path, chunks: Iterator[Chunk], tree: str, provenance: str)
                     return next(name for i in range(len(taken) + 1) if (name := f"n{'_' * i}{counted}") not in taken)
 
                 kinds = {name: values.type.content for name, values in chunk.items()}
+                for name, kind in kinds.items():  # uproot writes rectangles in lists so that nobody can read them
+                    if isinstance(kind, ak.types.ListType) and not isinstance(kind.content, ak.types.NumpyType):
+                        raise TypeError(f"'{name}': a list in a TTree holds numbers, not {kind.content}")
                 target = file.mktree(tree, kinds, counter_name=counter)
             target.extend(dict(chunk))
         if provenance:
@@ -185,8 +212,8 @@ def _write_root(path: Path, chunks: Iterator[Chunk], tree: str, provenance: str)
 
 
 def arrow_table(chunk: Chunk) -> Any:
-    """A table of plain Arrow types, that any reader of parquet understands."""
-    return ak.to_arrow_table(ak.zip(dict(chunk), depth_limit=1), extensionarray=False)
+    """A table of plain Arrow types, that any reader of parquet understands, the same for chunks of the same types."""
+    return plain_table(ak.to_arrow_table(ak.zip(dict(chunk), depth_limit=1), extensionarray=False))
 
 
 def _write_parquet(path: Path, chunks: Iterator[Chunk], _tree: str, provenance: str) -> None:
