@@ -29,7 +29,11 @@ class Tls:
         if (self.certificate is None) != (self.key is None):
             raise ConfigurationError("mutual TLS needs both a certificate and its key")
         for file in (self.ca, self.certificate, self.key):
-            if file is not None and not Path(file).is_file():
+            try:
+                there = file is None or Path(file).is_file()
+            except OSError as error:
+                raise ConfigurationError(f"TLS file {file} cannot be read: {error.strerror}") from error
+            if not there:
                 raise ConfigurationError(f"TLS file {file} does not exist")
 
     def contents(self) -> tuple[bytes | None, bytes | None, bytes | None]:
@@ -210,4 +214,7 @@ def token_from_environment() -> Token | None:
     if file:
         return Path(file)
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")) / f"bt_u{os.getuid()}"
-    return runtime if runtime.is_file() else None
+    try:
+        return runtime if runtime.is_file() else None
+    except OSError:  # somebody else's folder, as after `sudo`
+        return None

@@ -282,7 +282,8 @@ def identity(location: Location) -> tuple[int, int]:
     try:
         stat = Path(location).stat()
     except OSError as error:
-        raise FileError(f"{location}: no such file") from error
+        words = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+        raise FileError(f"{location}: {words}") from error
     return stat.st_size, stat.st_mtime_ns
 
 

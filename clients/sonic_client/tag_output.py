@@ -35,7 +35,11 @@ def finish_parts(folder: Path, output: Path, *, overwrite: bool = False) -> Summ
     Raises FileError when chunks are missing, or the output cannot hold a column; the chunks stay then.
     """
     check_target(output, overwrite)
-    if not (folder / "manifest.json").is_file():
+    try:
+        there = (folder / "manifest.json").is_file()
+    except OSError as error:
+        raise FileError(f"{folder}: {error.strerror or error}") from error
+    if not there:
         raise FileError(f"{folder}: there are no finished chunks (manifest.json)")
     with Parts(folder) as parts:
         return assemble(parts, output, 0)

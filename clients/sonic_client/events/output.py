@@ -35,6 +35,15 @@ def check_target(output: Path | str, overwrite: bool) -> None:
     path = Path(output)
     if path.suffix not in SUFFIXES:
         raise FileError(f"{path}: expected a name ending in {', '.join(SUFFIXES)}")
+    try:
+        _check_place(path, overwrite)
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}") from error
+
+
+def _check_place(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise FileError(f"{path} is a folder, not a file to write")
     if path.exists() and not overwrite:
