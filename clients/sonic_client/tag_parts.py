@@ -100,8 +100,12 @@ class Parts:
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest, which is at any time the old one or the new one."""
         temporary = self.folder / f"{_MANIFEST}.tmp"
-        temporary.write_text(json.dumps(self.manifest | facts, indent=2) + "\n")
-        temporary.replace(self.folder / _MANIFEST)
+        manifest = json.dumps(self.manifest | facts, indent=2) + "\n"
+        try:
+            temporary.write_text(manifest)
+            temporary.replace(self.folder / _MANIFEST)
+        except OSError as error:
+            raise FileError(f"{self.folder}: the manifest cannot be written ({error.strerror or error})") from error
 
     def begin(self, job: Mapping[str, Any]) -> None:
         """Note a new job, or check that the parts that are there are of the same one. Raises FileError.
