@@ -113,7 +113,7 @@ def provenance_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "tree": job["tree"], "model": job["model"], "score": job["score"],
         "label": job["label"],
         "answered": {key: value for key, value in answered.items() if not key.startswith("threshold ")},
-        "working_points": points,
+        "answered_by": manifest.get("answered_by", []), "working_points": points,
     }  # fmt: skip
 
 

@@ -35,6 +35,8 @@ class Parts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = -1
+        self._kernels: set[str] | None = None
+        """Of an earlier run, until one of them answers again."""
 
     def __enter__(self) -> Self:
         """Take the folder, or make it. Raises FileError if another process has it, or it cannot be made."""
@@ -138,6 +140,25 @@ class Parts:
             )
         if any(before.get(key) != value for key, value in answered.items()):
             self.note(answered=before | dict(answered))
+
+    def check_kernel(self, by: Mapping[str, str], any_version: bool) -> None:
+        """Note which device and kernel answered. Raises VersionError where none of an earlier run answers any more.
+
+        Within a run another device may take over, with the same bits.
+        """
+        noted: list[dict[str, str]] = self.manifest.get("answered_by", [])
+        if self._kernels is None:
+            self._kernels = {one["kernel"] for one in noted if "kernel" in one}
+        kernel = by.get("kernel")
+        if self._kernels and kernel is not None and not any_version:
+            if kernel not in self._kernels:
+                raise VersionError(
+                    f"{self.folder}: another kernel answers ({kernel}) than the finished chunks are of "
+                    f"({', '.join(sorted(self._kernels))}); begin anew with --overwrite, or mix them with --any-version"
+                )
+            self._kernels = set()
+        if by not in noted:
+            self.note(answered_by=[*noted, dict(by)])
 
     # ---- the parts
 

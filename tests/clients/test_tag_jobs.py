@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import awkward as ak
 import grpc
+import h5py
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import uproot
 from tritonclient.grpc import service_pb2 as pb
@@ -35,13 +37,17 @@ class Versioned(FakeTriton):
 
     version: str = "1"
     most: int = 4
+    said: list[dict[str, str]] = field(default_factory=list)
+    """Response parameters of the answers, taken in turn."""
 
     def __post_init__(self) -> None:
         self.behaviour = self._answer
 
-    def _answer(self, _number: int, request: Any, _context: grpc.ServicerContext) -> Any:
+    def _answer(self, number: int, request: Any, _context: grpc.ServicerContext) -> Any:
         answer = answer_to(request)
         answer.model_version = self.version
+        for name, value in (self.said[(number - 1) % len(self.said)] if self.said else {}).items():
+            answer.parameters[name].string_param = value
         return answer
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
@@ -125,6 +131,51 @@ def test_a_version_that_changes_in_a_job_stops_it(job: Job, server: tuple[Versio
     with pytest.raises(VersionError, match="version 1 then, 2 now"):
         run_job(job, done=update)
     assert [path.name for path in job.parts.glob("*.parquet")] == ["000000.parquet"]
+
+
+SAID = {"device": "fpga:0", "precision": "int8", "kernel": "abc", "version": "1"}
+"""Response parameters, as Triton 2.55 and later send them."""
+
+
+def provenance(path: Path) -> dict[str, Any]:
+    if path.suffix == ".root":
+        with uproot.open(path) as file:
+            text = str(file["provenance"])
+    elif path.suffix == ".parquet":
+        text = pq.read_schema(path).metadata[b"provenance"].decode()
+    else:
+        with h5py.File(path) as file:
+            text = file.attrs["provenance"]
+    return dict(json.loads(text))
+
+
+@pytest.mark.parametrize("suffix", [".root", ".parquet", ".h5"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_output_says_what_answered(job: Job, server: tuple[Versioned, str], suffix: str, workers: int) -> None:
+    """Each device that did: one that takes over gives the same bits."""
+    fake, _ = server
+    fake.said = [SAID, SAID | {"device": "cpu", "kernel": "def", "isa": "avx2"}]
+    out = job.output.with_suffix(suffix)
+    run_job(replace(job, output=out), workers=workers)
+    said = provenance(out)
+    assert sorted(said["answered_by"], key=lambda one: one["device"], reverse=True) == fake.said
+    assert said["answered"] == {"version": "1", "precision": "int8", "temperature": "1.0"}
+
+
+def test_a_resumed_job_mixes_no_kernels_and_precisions(job: Job, server: tuple[Versioned, str]) -> None:
+    fake, _ = server
+    fake.said = [SAID]
+    interrupt(job, 1)
+    fake.said = [SAID | {"kernel": "def"}]
+    with pytest.raises(VersionError, match=r"another kernel answers \(def\) than the finished chunks are of \(abc\)"):
+        run_job(job)
+    fake.said = [SAID | {"precision": "bfp"}]
+    with pytest.raises(VersionError, match="precision int8 then, bfp now"):
+        run_job(job)
+    fake.said = [SAID, SAID | {"kernel": "def"}]
+    fake.requests.clear()
+    assert run_job(job).resumed_events == 4
+    assert [one["kernel"] for one in provenance(job.output)["answered_by"]] == ["abc", "def"]
 
 
 # ---- finished parts
