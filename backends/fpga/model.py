@@ -261,10 +261,9 @@ class TritonPythonModel:
     def _tell_provenance(self) -> None:
         """The gauge fpga_model_info: what answers. Not every Triton lets the answers themselves say it."""
         description = self._failover.description
-        precision, kernel = (str(description.get(name, "")) for name in ("precision", "kernel"))
-        self._provenance.tell(
-            self._failover.device, precision, kernel, self._failover.choice, self._scores.provenance()
-        )
+        precision, kernel, isa = (str(description.get(name, "")) for name in ("precision", "kernel", "isa"))
+        more = self._scores.provenance() | ({"isa": isa} if isa else {})
+        self._provenance.tell(self._failover.device, precision, kernel, self._failover.choice, more)
 
     def _keep(self) -> None:
         """Hand the counts to Prometheus, test the device on a timer, end when the server has died."""

@@ -13,6 +13,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 import fpga_ops
+from sonic_client import Client
 from tests.e2e.conftest import MODEL_REPOSITORY, Service, serving
 
 pytestmark = pytest.mark.server
@@ -92,6 +93,18 @@ def test_what_answers_is_told(service: Service, tagger: str) -> None:
     assert entry["version"] == newest(tagger).name
     assert entry["device"]
     assert entry["precision"] == "int8"
+
+
+def test_a_reply_says_what_the_engine_says_of_itself(service: Service, tagger: str) -> None:
+    """Also the instruction set of a CPU, by the answer or by the metrics, whichever this Triton has."""
+    name, _ = TAGGERS[tagger]
+    with fpga_ops.load(newest(tagger) / "model.onnx") as network:
+        described = network.describe()
+    expected = {key: described[key] for key in ("device", "precision", "kernel", "isa") if described.get(key)}
+    service.wait_for(lambda: service.metric("fpga_model_info", f'model="{tagger}"') == 1)
+    with Client(f"triton+grpc://{service.urls['grpc']}/{tagger}") as client:
+        said = client.infer({name: golden(tagger)["input"][:1].astype(np.float32)}).provenance
+    assert said == expected | {"version": newest(tagger).name}
 
 
 def bad_inputs(model: str) -> dict[str, tuple[np.ndarray, list[str]]]:
