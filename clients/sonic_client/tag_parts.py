@@ -9,9 +9,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +24,8 @@ from sonic_client.events.output import Chunk, arrow_table
 
 _MANIFEST = "manifest.json"
 _LOCK = "lock"
+_OURS = re.compile(r"lock|manifest\.json(\.tmp)?|\d{6,}\.(parquet|tmp)|trial\.\w+")
+"""Names of what is in the folder."""
 
 
 class VersionError(ClientError):
@@ -53,6 +56,11 @@ class Parts:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
                 os.close(descriptor)
                 raise FileError(f"{self.folder} is in use by {holder}: two jobs cannot write one output") from None
+            except OSError as error:
+                os.close(descriptor)
+                raise FileError(
+                    f"{path} cannot be locked ({error.strerror}); choose an output on another disc"
+                ) from error
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -74,14 +82,25 @@ class Parts:
         return list(self.folder.iterdir()) if self.folder.is_dir() else []
 
     def forget(self) -> None:
-        """Remove everything but the lock."""
-        for file in self._files():
+        """Remove everything but the lock. Raises FileError, and removes nothing, where there is what is not ours."""
+        files = self._files()
+        strange = sorted(file.name for file in files if not _OURS.fullmatch(file.name))
+        if strange:
+            raise FileError(
+                f"{self.folder} holds {', '.join(strange[:4])}, no finished chunks: move that away, or choose another "
+                "output"
+            )
+        for file in files:
             if file.name != _LOCK:
                 file.unlink()
 
     def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder, as far as it is ours."""
+        with suppress(OSError):
+            for file in self._files():
+                if _OURS.fullmatch(file.name):
+                    file.unlink()
+            self.folder.rmdir()
 
     # ---- the manifest
 

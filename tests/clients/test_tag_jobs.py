@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -257,6 +260,31 @@ def test_the_folder_is_free_again_after_an_error(tmp_path: Path) -> None:
         fail()
     with Parts(tmp_path / "x.parts") as parts:
         assert parts.manifest == {"job": {"a": 1}}
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(job: Job, server: tuple[Versioned, str]) -> None:
+    job.parts.mkdir()
+    (job.parts / "thesis.tex").write_text("mine")
+    (job.parts / "000000.parquet").write_text("also mine")
+    for overwrite in (False, True):
+        with pytest.raises(FileError, match=r"holds thesis\.tex, no finished chunks"):
+            run_job(job, overwrite=overwrite)
+    assert sorted(path.name for path in job.parts.iterdir()) == ["000000.parquet", "lock", "thesis.tex"]
+    (job.parts / "thesis.tex").unlink()
+    interrupt(job, 1)
+    (job.parts / "notes.txt").write_text("mine")
+    run_job(job)
+    assert [path.name for path in job.parts.iterdir()] == ["notes.txt"]
+    assert columns_of(job.output)["top_score"] == expected(server[1])
+
+
+def test_a_disc_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(FileError, match="cannot be locked"), Parts(tmp_path / "x.parts"):
+        pass
 
 
 # ---- the server
