@@ -42,6 +42,7 @@ def _parser(name: str, entry: EntryPoint) -> tuple[argparse.ArgumentParser, obje
 
 
 def _usage(commands: dict[str, EntryPoint]) -> str:
+    width = max(map(len, commands))
     lines = ["usage: triton-fpga COMMAND [options]   (triton-fpga COMMAND --help tells its options; --version)", ""]
     for name in sorted(commands):
         try:
@@ -49,7 +50,7 @@ def _usage(commands: dict[str, EntryPoint]) -> str:
             summary = (module.__doc__ or "").strip().splitlines()[0]
         except ImportError as error:
             summary = f"not installed here: {error}"
-        lines.append(f"  {name:12s} {summary}")
+        lines.append(f"  {name:{width}s} {summary}")
     return "\n".join(lines)
 
 

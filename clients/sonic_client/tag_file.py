@@ -16,7 +16,8 @@ from contextlib import suppress
 from fpga_ops.calibration import SCALING_PARAMETER
 from sonic_client.client import Client
 from sonic_client.core.reply import Reply
-from sonic_client.core.server_metrics import read_provenance
+from sonic_client.core.server_metrics import find_metrics, read_provenance
+from sonic_client.core.url import resolve
 from sonic_client.errors import ConfigurationError, JetError, RequestError
 from sonic_client.events.files import Source, open_source, readable
 from sonic_client.events.output import check_target, enforce
@@ -217,14 +218,9 @@ class _Worker:
 
 def _provenance(job: Job) -> Facts:
     """Version, precision and kernel that the server's metrics name; empty where they do not."""
-    location = job.metrics
-    if location is None:
-        host, _, port = job.url.rpartition("://")[2].partition(",")[0].partition("/")[0].rpartition(":")
-        if port not in ("8000", "8001"):
-            return {}
-        location = f"http://{host}:8002/metrics"
-    model = job.url.rpartition("://")[2].partition("/")[2].partition("/")[0].partition(",")[0]
-    labels = read_provenance(location, model)
+    servers, model, _ = resolve(job.url)
+    page = job.metrics or find_metrics(servers[0])
+    labels = read_provenance(page, model) if page else {}
     if not labels:
         return {}
     if "," in labels.get("version", ""):  # several are loaded, and the answers will say which it is

@@ -46,7 +46,11 @@ def finish_parts(folder: Path, output: Path, *, overwrite: bool = False) -> Summ
 
 
 def assemble(parts: Parts, output: Path, resumed: int) -> Summary:
-    """One file of all parts, whose folder goes then."""
+    """One file of all parts, whose folder goes then.
+
+    Raises:
+        FileError: Parts are missing or damaged, or the output cannot be written.
+    """
     manifest = parts.manifest
     job = manifest.get("job", {})
     try:

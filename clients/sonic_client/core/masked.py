@@ -52,7 +52,7 @@ def gather(values: Any) -> Masked:
 
 
 def split_mask(values: Masked, axes: tuple[int, ...]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which entries are hidden as a whole (over some axes), and which in part."""
+    """Which entries are hidden as a whole (over ``axes``), which in part: both bool, of the shape without ``axes``."""
     mask = mask_of(values)
     whole = mask.all(axis=axes) & bool(np.prod([mask.shape[axis] for axis in axes]))
     return whole, mask.any(axis=axes) & ~whole

@@ -37,7 +37,7 @@ class ImageBatch:
             yield whole[start : start + size]
 
     def restore(self, values: NDArray[np.float32]) -> Any:
-        """One value (or one row) for each good image -> one for each image.
+        """float32[good] or [good, classes], for the good images -> float32[N] or [N, classes], for each image.
 
         Those of other images are NaN, and masked where the images came in a masked array.
         """

@@ -47,7 +47,7 @@ class JetBatch:
             yield _pack(self.components, offsets, chosen)
 
     def restore(self, values: NDArray[np.float32]) -> Any:
-        """One value (or one row) for each good jet -> the caller's structure; bad jets are masked."""
+        """float32[good] or [good, classes], a row for each good jet -> the caller's structure; bad jets are masked."""
         return self.layout.restore(values, self.good)
 
 

@@ -34,7 +34,7 @@ from fpga_ops.overlay.plan import Plan, array_parts
 
 SERVICE_MS = 0.285
 """What the service adds to each request and does not hide behind the device: of a pretended device's 1000 images a
-second 778 were served (eight clients on two cores, docs/benchmarks/service.md), so 1 / 778 - 1 / 1000 s."""
+second 778 were served (eight clients on two cores, docs/benchmarks/service-overlap.md), so 1 / 778 - 1 / 1000 s."""
 SERVICE_LEAST_MS = 0.887
 """What two cores take for each request at least, beside SERVICE_MS: of a pretended device of 0.1 ms 853 were served."""
 
