@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from fpga_ops.errors import ModelError
+from fpga_ops.errors import ModelError, NoConstantsError
 from fpga_ops.importer.context import Context
 from fpga_ops.importer.graph import Array, Graph, Node
 from fpga_ops.importer.integer_operators import acts_on_integers, expand
@@ -281,6 +281,8 @@ def _quantise(node: Node, found: Walk, context: Context, shape_of: ShapeOf) -> V
         try:
             stands_for = tuple(dict.fromkeys((*source.nodes, node.name)))
             steps, tensors = make_steps(source, output, found.tensors, stands_for)
+        except NoConstantsError as error:
+            raise NoConstantsError(error.reason, error.channels, source.nodes or (node.name,)) from error
         except ModelError as error:
             where = source.nodes[-1] if source.nodes else node.name
             raise ModelError(error.reason, node=where) from error

@@ -57,7 +57,7 @@ def make_session(model: bytes, what: str, threads: int = 1) -> Session:
 
 
 def run_session(session: Session, outputs: Sequence[str], feeds: Arrays) -> list[npt.NDArray[np.generic]]:
-    """Run a session.
+    """Run a session: its `outputs` by name, in that order, of `feeds` by input name.
 
     Raises:
         FpgaOpsError: onnxruntime failed on these inputs.

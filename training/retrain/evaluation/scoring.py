@@ -53,6 +53,15 @@ def check_tagger(model: Path, *, on_device: bool) -> None:
     _session(model, (CONSTITUENTS,) if on_device else (CONSTITUENTS, IMAGES))
 
 
+def check_map_network(model: Path) -> None:
+    """Whether a network for pixel maps can be asked at all, as `check_tagger`.
+
+    Raises:
+        CheckpointError: It takes something else.
+    """
+    _session(model, (PIXEL_MAPS,))
+
+
 def engine_scores(
     model: Path, jets: Jets, device: str | None = None, progress: Callable[[int], None] = lambda _: None
 ) -> NDArray[np.float64]:
