@@ -464,9 +464,9 @@ def test_clustering_finds_the_jets_again(tmp_path: Path, url: str, layout: Calla
 
 @pytest.mark.filterwarnings("ignore:Missing cross-reference index:RuntimeWarning")
 def test_pfnano_in_a_coffea_processor(tmp_path: Path, url: str, expected: np.ndarray) -> None:
-    """Unmodified coffea's events give the scores that the file gives."""
+    """Unmodified coffea, its runner and its events, in chunks, gives the scores that the file gives."""
     from coffea import processor
-    from coffea.nanoevents import NanoEventsFactory, PFNanoAODSchema
+    from coffea.nanoevents import PFNanoAODSchema
 
     class Tagger(processor.ProcessorABC):  # type: ignore[misc]
         def process(self, events: Any) -> Any:
@@ -479,7 +479,9 @@ def test_pfnano_in_a_coffea_processor(tmp_path: Path, url: str, expected: np.nda
                 for name in ("pt", "eta", "phi", "mass")
             }
             with Client(url) as client:
-                return client.tag(candidates)
+                scores = client.tag(candidates)
+            counts, flat = (ak.to_numpy(values) for values in (ak.num(scores), ak.flatten(scores)))
+            return {"counts": processor.column_accumulator(counts), "scores": processor.column_accumulator(flat)}
 
         def postprocess(self, accumulator: Any) -> Any:
             return accumulator
@@ -487,7 +489,8 @@ def test_pfnano_in_a_coffea_processor(tmp_path: Path, url: str, expected: np.nda
     path = tmp_path / "in.root"
     with uproot.recreate(path) as file:
         file["Events"] = pfnano_records()
-    events = NanoEventsFactory.from_root({str(path): "Events"}, schemaclass=PFNanoAODSchema, mode="eager").events()
-    scores = Tagger().process(events)
+    run = processor.Runner(processor.IterativeExecutor(status=False), schema=PFNanoAODSchema, chunksize=2)
+    found = run({"jets": {"files": {str(path): "Events"}}}, Tagger())
+    scores = ak.unflatten(found["scores"].value, found["counts"].value)
     agree(scores, expected)
-    assert np.array_equal(ak.flatten(tag(path, url)), ak.flatten(scores))
+    assert np.array_equal(ak.flatten(tag(path, url)), found["scores"].value)
