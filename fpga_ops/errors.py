@@ -37,6 +37,24 @@ class ModelError(FpgaOpsError):
         return _model_error, (self.reason, self.node, self.operator)
 
 
+class NoConstantsError(ModelError):
+    """An integer device cannot round a layer exactly: no fixed-point constants give all its results.
+
+    Args:
+        reason: As of `ModelError`.
+        channels: Output channels without constants.
+        nodes: Names of the ONNX nodes that became the layer.
+    """
+
+    def __init__(self, reason: str, channels: tuple[int, ...], nodes: tuple[str, ...] = ()) -> None:
+        super().__init__(reason, node=nodes[-1] if nodes else None)
+        self.channels = channels
+        self.nodes = nodes
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return NoConstantsError, (self.reason, self.channels, self.nodes)
+
+
 def _model_error(reason: str, node: str | None, operator: str | None) -> ModelError:
     return ModelError(reason, node=node, operator=operator)
 

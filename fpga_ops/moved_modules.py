@@ -7,6 +7,7 @@ for. Delete the tables, and this file, with release 0.3.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +26,16 @@ class _Redirect(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A spec for an old name of the tables; None for all others."""
-        return ModuleSpec(fullname, self) if fullname in self.moved else None
+        """A spec for an old name of the tables, or for a module below one; None for all others.
+
+        A package that moved hands out its new `__path__`, where a module below it would be loaded a second time.
+        """
+        if fullname not in self.moved:
+            package, _, module = fullname.rpartition(".")
+            if package not in self.moved or importlib.util.find_spec(f"{self.moved[package]}.{module}") is None:
+                return None
+            self.moved[fullname] = f"{self.moved[package]}.{module}"
+        return ModuleSpec(fullname, self)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """The module with the new name."""

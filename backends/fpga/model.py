@@ -28,7 +28,7 @@ from triton_server.plugin.parent_death import hold
 from triton_server.plugin.provenance import provenance
 from triton_server.plugin.scores import Scores
 from triton_server.plugin.settings import read_settings
-from triton_server.protocol import EVENTS_VARIABLE, KNOWN_ANSWER_ID, NOTES_VARIABLE, PARENT_PIPE_VARIABLE
+from triton_server.protocol import EVENTS_VARIABLE, NOTES_VARIABLE, PARENT_PIPE_VARIABLE
 from triton_server.repository.known_answers import read_golden
 from triton_server.repository.model_version import MODEL_FILE, check_files, describe_onnx
 from triton_server.server.abilities import knows_numpy_2, takes_parameters
@@ -208,8 +208,9 @@ class TritonPythonModel:
             self._counters.add("fpga_device_seconds_total", seconds, device=device)
             shares = [outputs] if len(good) == 1 else split_rows(outputs, counts)
             shares = [self._scores.served(s, requests[i]) for s, i in zip(shares, good, strict=True)]
-            if self._last_event is not None and requests[good[0]].request_id() != KNOWN_ANSWER_ID:
-                self._last_event.offer(feeds[0], shares[0])
+            if self._last_event is not None:
+                for place, feed, share in zip(good, feeds, shares, strict=True):
+                    self._last_event.offer(requests[place].request_id(), feed, share)
             for place, share in zip(good, shares, strict=True):
                 tensors = [pb_utils.Tensor(n, share[n]) for n in self._outputs]
                 responses[place] = (
@@ -261,10 +262,9 @@ class TritonPythonModel:
     def _tell_provenance(self) -> None:
         """The gauge fpga_model_info: what answers. Not every Triton lets the answers themselves say it."""
         description = self._failover.description
-        precision, kernel = (str(description.get(name, "")) for name in ("precision", "kernel"))
-        self._provenance.tell(
-            self._failover.device, precision, kernel, self._failover.choice, self._scores.provenance()
-        )
+        precision, kernel, isa = (str(description.get(name) or "") for name in ("precision", "kernel", "isa"))
+        more = ({"isa": isa} if isa else {}) | self._scores.provenance()
+        self._provenance.tell(self._failover.device, precision, kernel, self._failover.choice, more)
 
     def _keep(self) -> None:
         """Hand the counts to Prometheus, test the device on a timer, end when the server has died."""

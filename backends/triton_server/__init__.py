@@ -1,6 +1,7 @@
 """Find, assemble, start, watch and stop the real Triton inference server with the ``fpga`` backend.
 
 from triton_server import TritonServer
+
 with TritonServer("model_repository") as server:
     print(server.http_url, server.grpc_url)
 """

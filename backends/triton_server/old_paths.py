@@ -1,11 +1,26 @@
 """Where modules of earlier releases are now; see `fpga_ops.moved_modules`."""
 
 MOVED = {
+    "triton_server.admin_key": "triton_server.server.admin_key",
     "triton_server.control": "triton_server.server.control_api",
     "triton_server.gate": "triton_server.supervisor.outage_responder",
     "triton_server.health": "triton_server.supervisor.health_endpoint",
+    "triton_server.listening": "triton_server.supervisor.listener",
     "triton_server.locate": "triton_server.server.installation",
+    "triton_server.plugin.accounts": "triton_server.plugin.metrics",
+    "triton_server.plugin.afterwards": "triton_server.workarounds.late_response",
+    "triton_server.plugin.chain": "triton_server.plugin.failover",
+    "triton_server.plugin.contracts": "triton_server.plugin.input_checks",
+    "triton_server.plugin.first_use": "triton_server.plugin.device_trial",
+    "triton_server.plugin.golden": "triton_server.repository.known_answers",
+    "triton_server.plugin.leash": "triton_server.plugin.parent_death",
+    "triton_server.plugin.precedence": "triton_server.workarounds.thread_priority",
+    "triton_server.plugin.version": "triton_server.repository.model_version",
+    "triton_server.ports": "triton_server.server.ports",
     "triton_server.probe": "triton_server.supervisor.probe",
+    "triton_server.processes": "triton_server.supervisor.processes",
+    "triton_server.rundir": "triton_server.server.run_directory",
+    "triton_server.shm": "triton_server.server.shared_memory",
     "triton_server.verify": "triton_server.repository.admission",
     "triton_server.watched": "triton_server.supervisor.context",
 }

@@ -1,8 +1,9 @@
 """Tag jets with models that a Triton server serves: asynchronously, over gRPC or HTTP, from any laptop.
 
-from sonic_client import Client
-client = Client("triton+grpc://localhost:8001/top_tagger")
-scores = client.tag(jets)
+    from sonic_client import Client
+
+    client = Client("triton+grpc://localhost:8001/top_tagger")
+    scores = client.tag(jets)
 
 This is the public face, and so longer than other packages' first files: each name of it stands here, a line each.
 """

@@ -38,8 +38,8 @@ Progress = Callable[[int], None]
 class AsyncClient:
     """One model on one or more servers, for asyncio. In another `asyncio.run` it connects anew.
 
-    async with AsyncClient("triton+grpc://localhost:8001/top_tagger") as client:
-        scores = await client.tag(jets)
+        async with AsyncClient("triton+grpc://localhost:8001/top_tagger") as client:
+            scores = await client.tag(jets)
 
     Args:
         urls: `triton+grpc://host:port/model/version`, or several: a list, or a string with commas.

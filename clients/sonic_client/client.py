@@ -33,8 +33,8 @@ __all__ = ["AsyncClient", "Client", "tag"]
 class Client:
     """One model on one or more servers, for ordinary Python: the same as `AsyncClient`, without `await`.
 
-    client = Client("triton+grpc://localhost:8001/top_tagger")
-    scores = client.tag(jets)
+        client = Client("triton+grpc://localhost:8001/top_tagger")
+        scores = client.tag(jets)
 
     Thread-safe and picklable: a copy in another process connects anew. All clients of a process share one background
     thread, in which everything is asynchronous; only `infer` sends from the caller's own thread while all goes well.

@@ -1,7 +1,7 @@
 -- What the proxy adds to answers on their way to a client.
 --
 -- Triton says UNAVAILABLE without a time (a full queue, an expired wait, a model that is stopping), and so does the proxy
--- when it finds no replica. What has none gets the gate's: half a second, which HTTP can only say as a whole one.
+-- when it finds no replica. What has none gets that of the outage responder: half a second, which HTTP can only say as a whole one.
 -- A request that is too large is the caller's mistake; over gRPC the proxy itself can only call it UNKNOWN (2).
 function envoy_on_response(answer)
   local headers = answer:headers()

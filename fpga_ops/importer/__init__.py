@@ -7,5 +7,6 @@ the device runs), `passes` (fusing).
 
 from fpga_ops.importer.partition import Partition
 from fpga_ops.importer.pipeline import import_model, import_original, import_proto
+from fpga_ops.importer.settle import settle_scales
 
-__all__ = ["Partition", "import_model", "import_original", "import_proto"]
+__all__ = ["Partition", "import_model", "import_original", "import_proto", "settle_scales"]

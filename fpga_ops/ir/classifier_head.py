@@ -64,7 +64,7 @@ class Head:
         return np.concatenate([bytes_, bias, self.weights.ravel()])
 
     def run(self, integers: Mapping[str, UInt8Array]) -> dict[str, npt.NDArray[np.float32]]:
-        """The file's output from the executable's bytes."""
+        """The file's output float32[N, classes] from the executable's bytes uint8[N, C] or [N, 1, 1, C]."""
         stored = integers[self.source]
         if self.flat:
             stored = stored.reshape(len(stored), -1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops.errors import ModelError
+from fpga_ops.errors import ModelError, NoConstantsError
 from fpga_ops.ir.exact import NEAR, Sums, Thresholds, ratio, sums, thresholds
 from fpga_ops.ir.network import ExactAffine, ExactSum, Float64Array, Int64Array
 
@@ -232,10 +232,12 @@ def _fit_fixed(
             if not left.size:
                 return
     channel = int(active[left[0]])
-    raise ModelError(
+    raise NoConstantsError(
         f"output channel {channel}: no fixed-point constants of up to {WIDTHS[-1]} bits round all its thresholds "
         f"exactly (a scale of {scale[left[0]]:.6g} steps per accumulator step, {int(steps.ties[channel].sum())} ties); "
-        f"{len(left)} channels are like that"
+        f"{len(left)} channels are like that. Weight scales a few units in the last place away have some: "
+        "fpga_ops.importer.settle_scales moves them",
+        tuple(active[left].tolist()),
     )
 
 

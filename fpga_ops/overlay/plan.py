@@ -27,7 +27,7 @@ COUNTED = (
 
 
 @dataclass(frozen=True)
-class Place:
+class Region:
     """Where a tensor lies: memory 0 or 1, first word, words of one image."""
 
     memory: int
@@ -99,8 +99,8 @@ class _Memory:
         self.used.remove((base, words))
 
 
-def _place(lowered: Lowered, geometry: Geometry, images: int) -> tuple[list[dict[str, Place]], tuple[int, int]]:
-    """For each stage the places of the tensors it touches, and the peak of both memories."""
+def _allocate(lowered: Lowered, geometry: Geometry, images: int) -> tuple[list[dict[str, Region]], tuple[int, int]]:
+    """For each stage the regions of the tensors it touches, and the peak of both memories."""
     colours = memory_constraints(lowered.stages)
     fixed: dict[str, int] = {}  # representative of a constraint group -> memory of parity 0
     limits = geometry.map_words or (None, None)
@@ -110,8 +110,8 @@ def _place(lowered: Lowered, geometry: Geometry, images: int) -> tuple[list[dict
         for name in (stage.source, stage.residual, stage.output):
             if name:
                 last[name] = index
-    places: dict[str, Place] = {}
-    result: list[dict[str, Place]] = []
+    regions: dict[str, Region] = {}
+    result: list[dict[str, Region]] = []
     for index, stage in enumerate(lowered.stages):
         if stage.op is not Op.STORE:
             words = _words(lowered.shapes[stage.output], geometry)
@@ -120,8 +120,8 @@ def _place(lowered: Lowered, geometry: Geometry, images: int) -> tuple[list[dict
             options = []
             for memory in allowed:
                 over = stage.residual
-                in_place = over is not None and last[over] == index and places[over].memory == memory
-                base = places[over].base if in_place and over is not None else memories[memory].fit(words * images)
+                in_place = over is not None and last[over] == index and regions[over].memory == memory
+                base = regions[over].base if in_place and over is not None else memories[memory].fit(words * images)
                 top = base + words * images
                 limit = memories[memory].limit
                 grown = max(0, top - memories[memory].peak)
@@ -132,12 +132,12 @@ def _place(lowered: Lowered, geometry: Geometry, images: int) -> tuple[list[dict
                 width = geometry.map_word_bytes
                 raise DoesNotFitError(f"bytes of feature-map memory {memory}", top * width, limit * width, stage.name)
             fixed.setdefault(root, memory ^ parity)
-            places[stage.output] = Place(memory, base, words)
+            regions[stage.output] = Region(memory, base, words)
             memories[memory].take(base, words * images)
-        result.append({name: places[name] for name in {stage.source, stage.residual, stage.output} if name})
+        result.append({name: regions[name] for name in {stage.source, stage.residual, stage.output} if name})
         for name in {stage.source, stage.residual, stage.output}:
             if name and last[name] == index:
-                memories[places[name].memory].free(places[name].base, places[name].words * images)
+                memories[regions[name].memory].free(regions[name].base, regions[name].words * images)
     return result, (memories[0].peak, memories[1].peak)
 
 
@@ -161,10 +161,10 @@ def plan(network: IntegerNetwork, geometry: Geometry, images: int = 1, max_lag: 
         DoesNotFitError: Maps or weights are larger than the geometry's memories.
     """
     lowered = lower(network, geometry)
-    places, peak = _place(lowered, geometry, images)
+    regions, peak = _allocate(lowered, geometry, images)
     descriptors: list[Descriptor] = []
     weight_word = parameter = 0
-    for stage, at in zip(lowered.stages, places, strict=True):
+    for stage, at in zip(lowered.stages, regions, strict=True):
         made = _describe(stage, at, lowered, geometry, images, weight_word, parameter)
         descriptors += made
         if stage.op is Op.CONV:
@@ -192,7 +192,7 @@ def _resident_first(descriptors: list[Descriptor]) -> None:
 
 def _describe(
     stage: Stage,
-    at: dict[str, Place],
+    at: dict[str, Region],
     lowered: Lowered,
     geometry: Geometry,
     images: int,
@@ -203,7 +203,7 @@ def _describe(
     values = {
         "op": int(stage.op), "images": images, "parts": 1,
         "taps_y": stage.kernel[0], "taps_x": stage.kernel[1], "stride_y": stage.strides[0],
-        "stride_x": stage.strides[1], "tap_step": stage.tap_step,
+        "stride_x": stage.strides[1], "tap_step": stage.tap_step, "stack": stage.stack,
         "pad_y": stage.pads[0], "pad_x": stage.pads[1], "pad_value": stage.pad_value,
         "group_vecs": stage.vector_step, "red_vecs": stage.reduced_vectors,
     }  # fmt: skip
@@ -221,7 +221,7 @@ def _describe(
         values |= {"out_mem": place.memory, "out_base": place.base, "out_step": place.words, "out_vecs": vectors}
     if stage.op is Op.LOAD:
         values |= {"groups": vectors, "out_words": geometry.nh, "period": geometry.nh}
-        values |= _load(lowered.formed.get(stage.output), stage.height * images)
+        values |= _load(lowered.formed.get(stage.output), stage.height, images)
     if stage.op in (Op.CONV, Op.MAX, Op.SUM):
         acts = stage.taps * stage.reduced_vectors
         convolution = stage.op is Op.CONV
@@ -327,15 +327,16 @@ def _addition(rule: AddRule, geometry: Geometry, name: str) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _load(formed: Formed | None, rows: int) -> dict[str, int]:
-    """Fields of a LOAD of so many rows of raw bytes: each is read from its first byte's word to its last's."""
+def _load(formed: Formed | None, height: int, images: int) -> dict[str, int]:
+    """Fields of a LOAD of rows of raw bytes: each is read from its first byte's word to its last's."""
     if formed is None:
         return {"byte_step": 0}
-    size = formed.row_bytes
+    size, rows = formed.row_bytes, images * (height - formed.rows + 1)
     words = sum(((y + 1) * size - 1) // WORD_BYTES - y * size // WORD_BYTES + 1 for y in range(rows))
     return {
         "row_bytes": size, "byte_step": formed.step, "byte_taps": formed.taps, "byte_pad": formed.pad,
-        "pad_value": formed.fill, "load_words": words, "load_size": ceil_div(rows * size, WORD_BYTES),
+        "pad_value": formed.fill, "stack": formed.rows, "load_words": words,
+        "load_size": ceil_div(rows * size, WORD_BYTES),
     }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def region(size: int) -> memoryview:
 
 
 def aligned(size: int) -> npt.NDArray[np.uint8]:
-    """A `region` as an array."""
+    """A `region` of `size` bytes as uint8[size]."""
     import numpy as np
 
     return np.frombuffer(region(size), np.uint8)

@@ -170,11 +170,11 @@ def load_drivers() -> None:
 def _library() -> ctypes.CDLL:
     """OpenCL itself: what pyopencl is linked with is found through it. Importing pyopencl is not needed for that."""
     package = importlib.util.find_spec("pyopencl")
-    places = list(package.submodule_search_locations or ()) if package is not None else []
-    linked = importlib.machinery.PathFinder.find_spec("_cl", places)
+    folders = list(package.submodule_search_locations or ()) if package is not None else []
+    linked = importlib.machinery.PathFinder.find_spec("_cl", folders)
     if linked is None or linked.origin is None:
         raise DeviceError(NOT_INSTALLED)
-    os.environ.setdefault("PYOPENCL_HOME", places[0])  # as pyopencl does: its ICD loader crashes without
+    os.environ.setdefault("PYOPENCL_HOME", folders[0])  # as pyopencl does: its ICD loader crashes without
     return ctypes.CDLL(linked.origin)
 
 
@@ -233,6 +233,11 @@ class OpenCLDevice:
     def is_emulator(self) -> bool:
         """True for Intel's FPGA emulator."""
         return "FPGA Emulation" in self.platform
+
+    @property
+    def float_lanes(self) -> int:
+        """Floats that a vector register holds."""
+        return int(self.handle.native_vector_width_float)
 
     @property
     def language(self) -> tuple[int, int]:

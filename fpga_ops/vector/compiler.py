@@ -149,7 +149,7 @@ def _set_up(
         chosen = isas.by_name(isa) if isa is not None else isas.choose(device, folder)
         if not (persistent or chosen.portable):
             raise DeviceError(f"'{chosen.name}' needs the one-launch kernel: layers one by one are for 'portable'")
-        table = tiles.TileTable(count, chosen, persistent=persistent, small=device.is_emulator)
+        table = tiles.TileTable(count, isas.on(chosen, device), persistent=persistent, small=device.is_emulator)
     # in place, images of several callers go together, and those of one caller need not
     together = min(MOST_TOGETHER, TOGETHER_PER_WORKER * table.workers)
     return _Setup(device, folder, table, persistent, together if works_in_place(device) else max_batch)

@@ -1,6 +1,6 @@
 """Endings cheaper than float64 (kernels/vector/endings.cl), where they give the same bits: which rules have one.
 
-Where a register holds but four float64, a sum's way to a byte costs as much as a hundred products. Fixed-point
+A register holds half as many float64 as sums, so their way to a byte costs as much as a hundred products. Fixed-point
 constants are proven when a network is imported, so a requantisation takes them as they are; constants of a sum in
 float32 are searched here and tried on all pairs of bytes.
 """

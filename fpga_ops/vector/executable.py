@@ -263,7 +263,7 @@ class VectorExecutable:
             self._keep = []
 
     def layer_times(self) -> npt.NDArray[np.uint64]:
-        """Time stamps (CPU cycles of the counter) of the last inference: its start, then the end of each layer.
+        """Time stamps uint64[layers + 1] (CPU cycles) of the last inference: its start, then the end of each layer.
 
         Layers overlap unless the executable was compiled with `serial=True`.
         """
@@ -285,7 +285,7 @@ class VectorExecutable:
 
     def read_tensor(self, name: str, images: int) -> UInt8Array:
         """A tensor of the last inference, `uint8[N, H, W, C]`; only right if nothing has reused its place since."""
-        place, tensor = self.plan.places[name], self.plan.network.tensors[name]
+        place, tensor = self.plan.layouts[name], self.plan.network.tensors[name]
         whole = np.empty(self.plan.arena_size, np.uint8)
         self._cl.enqueue_copy(self._queue, whole, self._arena)
         shape = (tensor.height + place.pads[0] + place.pads[2], place.pitch, place.channels)
@@ -387,7 +387,7 @@ class VectorExecutable:
 def _make_arena(plan: Plan) -> npt.NDArray[np.uint8]:
     """Memory for activations, zero points around every framed tensor; the maps are written by each inference."""
     arena = aligned(plan.arena_size)
-    for name, place in plan.places.items():
+    for name, place in plan.layouts.items():
         if name not in plan.direct and place.framed:
             arena[place.offset : place.offset + plan.max_batch * place.step] = place.fill
     return arena

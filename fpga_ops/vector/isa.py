@@ -13,7 +13,7 @@ import logging
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -39,12 +39,10 @@ class InstructionSet:
         title: For people.
         flags: The CPU has it with all flags of one of these, as Linux names them.
         registers: Vector registers.
-        lanes: Sums of 32 bits in a register.
         step_bytes: Bytes of the window that are multiplied at a time.
         weight_bytes: Of one packed weight.
         saturates: Sums of 16 bits do: bytes are multiplied where they cannot, elsewhere words (`shapes.Form`).
         flushes: Sums are float32 and must move to integers before they leave 2^24.
-        short_ends: Four float64 a register make sums end sooner in integers and float32 (`endings.py`).
         pairs: It sums products of words in pairs, which Winograd's form takes.
     """
 
@@ -52,13 +50,11 @@ class InstructionSet:
     title: str
     flags: tuple[frozenset[str], ...] = ()
     registers: int = 16
-    lanes: int = 8
     step_bytes: int = 4
     weight_bytes: int = 1
     saturates: bool = False
     flushes: bool = False
     pairs: bool = True
-    short_ends: bool = False
 
     @property
     def portable(self) -> bool:
@@ -74,16 +70,14 @@ class InstructionSet:
 
 PORTABLE = InstructionSet("portable", "standard OpenCL C", step_bytes=1, weight_bytes=4, flushes=True, pairs=False)
 SETS = (
-    InstructionSet(
-        "avx512_vnni", "AVX-512 VNNI", (frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni"}),), 32, 16
-    ),
+    InstructionSet("avx512_vnni", "AVX-512 VNNI", (frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni"}),), 32),
     InstructionSet(
         "avx_vnni", "AVX-VNNI, 256 bits", (frozenset({"avx2", "avx_vnni"}), frozenset({"avx512vl", "avx512_vnni"}))
     ),
     InstructionSet(
-        "avx512bw", "AVX-512 without VNNI", (frozenset({"avx512f", "avx512bw", "avx512vl"}),), 32, 16, saturates=True
+        "avx512bw", "AVX-512 without VNNI", (frozenset({"avx512f", "avx512bw", "avx512vl"}),), 32, saturates=True
     ),
-    InstructionSet("avx2", "AVX2", (frozenset({"avx2", "fma"}),), saturates=True, short_ends=True),
+    InstructionSet("avx2", "AVX2", (frozenset({"avx2", "fma"}),), saturates=True),
     PORTABLE,
 )
 """Best first. `portable` works everywhere."""
@@ -96,6 +90,11 @@ def by_name(name: str) -> InstructionSet:
         KeyError: There is none.
     """
     return {entry.name: entry for entry in SETS}[name]
+
+
+def on(entry: InstructionSet, device: OpenCLDevice) -> InstructionSet:
+    """A set as a device has it: where registers hold 16 floats they are 32; standard OpenCL tells no more of them."""
+    return replace(entry, registers=32) if entry.portable and device.float_lanes >= 16 else entry
 
 
 def may_work(entry: InstructionSet, device: OpenCLDevice) -> bool:

@@ -79,7 +79,7 @@ class _Block:
 
 @dataclass
 class Arena:
-    """Hands out places and takes them back, by layer number.
+    """Hands out memory and takes it back, by layer number.
 
     A framed tensor is only ever replaced by one of the same geometry and fill, so frames are written once, at load.
     Memory is reused soon, so that it is still in the cache.

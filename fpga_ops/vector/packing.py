@@ -67,7 +67,7 @@ def limit_bytes(window: int) -> int:
 
 
 def pack_checked(matrix: npt.NDArray[np.int8], vectors: int) -> Bytes:
-    """As `pack_weights` by steps of 4 bytes, with `limits` in front."""
+    """As `pack_weights` by steps of 4 bytes, with `limits` in front, all as uint8[bytes]."""
     front = np.zeros(limit_bytes(matrix.shape[1]), np.uint8)
     front[: matrix.shape[1]] = limits(matrix).view(np.uint8)
     return np.concatenate([front, pack_weights(matrix, vectors, 4)])

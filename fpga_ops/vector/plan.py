@@ -1,4 +1,4 @@
-"""From an integer network to a plan: layers with places in memory, packed constants and tasks.
+"""From an integer network to a plan: layers with their tensors' layouts in memory, packed constants and tasks.
 
 Passes, in this order: fuse each stem with its max-pool, decide channels and frames of the tensors, make the layers
 (quantise inputs, the network's steps, emit outputs), place the tensors, pack constants, write the records.
@@ -94,7 +94,7 @@ class Plan:
 
     Attributes:
         layers: In execution order.
-        places: Layout of every stored tensor; of a direct output, within its argument.
+        layouts: Layout of every stored tensor; of a direct output, within its argument.
         direct: Outputs written straight to their argument, with the argument's number.
         shapes: Distinct convolution shapes with the fused-pool flag, in order of their case.
         constants: Packed weights and parameters, where a CPU may read them as they are.
@@ -108,7 +108,7 @@ class Plan:
     isa: str
     workers: int
     layers: list[Layer]
-    places: dict[str, Layout]
+    layouts: dict[str, Layout]
     direct: dict[str, int]
     shapes: list[ConvShape]
     constants: npt.NDArray[np.uint8]
@@ -130,7 +130,7 @@ class _Context:
         network: What is planned.
         table: Tiles of the device.
         isa: What to pack for.
-        places: Layouts of the tensors placed so far.
+        layouts: Layouts of the tensors placed so far.
         constants: Packed weights and parameters.
         cases: Number of each distinct shape.
     """
@@ -138,7 +138,7 @@ class _Context:
     network: IntegerNetwork
     table: TileTable
     isa: InstructionSet
-    places: dict[str, Layout] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
     constants: packing.Constants = field(default_factory=packing.Constants)
     cases: dict[ConvShape, int] = field(default_factory=dict)
 
@@ -166,15 +166,15 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, *, seri
     direct = _direct_outputs(network, layers, channels)
     arena = Arena(max_batch)
     context = _Context(network, table, table.isa)
-    places = context.places
+    layouts = context.layouts
     scratch = 0
     for index, layer in enumerate(layers):
         if layer.writes:
             tensor = network.tensors[layer.writes]
             if layer.writes in direct:
-                places[layer.writes] = Layout(0, tensor.size, tensor.channels, 1, 1, (0, 0, 0, 0), tensor.zero_point)
+                layouts[layer.writes] = Layout(0, tensor.size, tensor.channels, 1, 1, (0, 0, 0, 0), tensor.zero_point)
             else:
-                places[layer.writes] = arena.place(
+                layouts[layer.writes] = arena.place(
                     tensor, channels[layer.writes], frames[layer.writes], layer.wait, last_use[layer.writes]
                 )
         _detail(context, layer)
@@ -195,9 +195,9 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, *, seri
     if serial:
         for index, layer in enumerate(layers):
             layer.wait = index - 1
-    records = _records(network, layers, places, direct)
+    records = _records(network, layers, layouts, direct)
     return Plan(
-        network, max_batch, table.isa.name, table.workers, layers, places, direct, list(context.cases),
+        network, max_batch, table.isa.name, table.workers, layers, layouts, direct, list(context.cases),
         context.constants.joined(), records, arena.size + ALIGNMENT,
     )  # fmt: skip
 
@@ -292,14 +292,14 @@ def _split(layer: Layer, rows: int, tasks: int) -> None:
 
 def _detail(context: _Context, layer: Layer) -> None:
     """Tasks, shape, constants and rule of one layer."""
-    table, places, constants = context.table, context.places, context.constants
+    table, layouts, constants = context.table, context.layouts, context.constants
     step, few, many = layer.step, 2 * table.workers, 4 * table.workers
     if isinstance(step, Conv):
         _detail_convolution(context, layer, step)
     elif isinstance(step, MaxPool):
-        _split(layer, places[layer.writes].height, many)
+        _split(layer, layouts[layer.writes].height, many)
     elif isinstance(step, GlobalAveragePool):
-        stored = places[step.source].channels
+        stored = layouts[step.source].channels
         layer.parameters = constants.put(
             packing.PARAMETER_BYTES * stored,
             partial(packing.pack_parameters, step.requantise, stored, stored // VECTOR),
@@ -307,7 +307,7 @@ def _detail(context: _Context, layer: Layer) -> None:
         _split(layer, stored // VECTOR, few)
         layer.rule = _rule(None, step.requantise)
     elif isinstance(step, Add):
-        _split(layer, places[layer.writes].height, many)
+        _split(layer, layouts[layer.writes].height, many)
         layer.rule = _rule(step.add, None)
     else:
         tensor = context.network.tensors[layer.writes or layer.reads[0]]
@@ -336,20 +336,20 @@ def _plain(rule: Requantise | AddRule | None) -> bool:
 
 
 def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
-    places, constants, isa = context.places, context.constants, context.isa
+    layouts, constants, isa = context.layouts, context.constants, context.isa
     output = context.network.tensors[step.output]
-    source, written = places[step.source], places[layer.writes]
+    source, written = layouts[step.source], layouts[layer.writes]
     pooled = written.height if layer.pool else 0
     relu = _after_relu(context.network, step.source)
     shape, matrix = geometry(step, source.channels, written.channels, output, pooled, relu=relu)
     tile = context.table.choose(shape)
     rule, add = step.requantise, step.add
-    fixed = endings.fixed_point(rule) if isa.short_ends else None
-    sums = endings.float_sum(add) if isa.short_ends and add is not None else None
+    fixed = endings.fixed_point(rule)
+    sums = endings.float_sum(add) if add is not None else None
     vectors = 4 if tile.winograd else tile.vectors
     conv_shape = ConvShape(
         shape, tile, source.pitch, shape.width if layer.pool else written.pitch,
-        places[step.residual].pitch if step.residual is not None else shape.width, _plain(rule), _plain(add),
+        layouts[step.residual].pitch if step.residual is not None else shape.width, _plain(rule), _plain(add),
         fixed is not None, sums is not None, pool_constants(layer.pool, written) if layer.pool else (),
     )  # fmt: skip
     layer.shape = conv_shape
@@ -397,7 +397,7 @@ def _after_relu(network: IntegerNetwork, name: str) -> bool:
 
 
 def _records(
-    network: IntegerNetwork, layers: list[Layer], places: Mapping[str, Layout], direct: Mapping[str, int]
+    network: IntegerNetwork, layers: list[Layer], layouts: Mapping[str, Layout], direct: Mapping[str, int]
 ) -> npt.NDArray[np.int64]:
     records = np.zeros((len(layers) + 1, RECORD), np.int64)
     place_of = {name: index for index, name in enumerate(FIELDS)}
@@ -412,16 +412,16 @@ def _records(
             "HEAVY": int(layer.shape is not None and _heavy(layer.shape)), "DIRECT": 0,
         }  # fmt: skip
         if layer.reads:
-            source = places[layer.reads[0]]
+            source = layouts[layer.reads[0]]
             values |= {"SOURCE": _window_start(layer, source), "SOURCE_STEP": source.step}
         values["SCRATCH"] = layer.scratch
         if layer.kind == "conv_pool":
             values |= {"OTHER": layer.ring, "OTHER_STEP": layer.ring_step}
         elif len(layer.reads) > 1:
-            other = places[layer.reads[1]]
+            other = layouts[layer.reads[1]]
             values |= {"OTHER": other.pixel(0, 0), "OTHER_STEP": other.step}
         if layer.writes:
-            output = places[layer.writes]
+            output = layouts[layer.writes]
             values |= {"OUTPUT": output.pixel(0, 0), "OUTPUT_STEP": output.step}
             values["DIRECT"] = direct[layer.writes] + 1 if layer.writes in direct else 0
         for name, value in values.items():

@@ -80,7 +80,7 @@ def generate(
     macros = {"FIELDS": RECORD, "LAYERS": len(plan.layers), "IN_PLACE": int(in_place)}
     text += _define(macros | {"HEADER": CALL_HEADER, "ROW": call_row(plan)})
     given, passed = ", ".join(arguments), ", ".join(values)
-    text += f"#define PLACES , {given}\n"
+    text += f"#define ARRAYS , {given}\n"
     if in_place:
         text += "#define ARGUMENTS , G long* addresses\n#define VALUES , addresses\n"
     else:
@@ -149,27 +149,27 @@ def _case(plan: Plan, layer: Layer, in_place: bool) -> str:
         )
     if layer.kind == "conv_pool" and layer.pool is not None and layer.shape is not None:
         geometry = layer.shape.geometry
-        pitch = plan.places[layer.writes].pitch * geometry.out_channels
+        pitch = plan.layouts[layer.writes].pitch * geometry.out_channels
         ring = -(-layer.pool.kernel[0] * geometry.width * geometry.out_channels // 64) * 64
         return (
             f"conv_pool_{layer.case}(source, weights, parameters, output, {pitch}L, (G uchar*)other + part * {ring}L, "
             f"rule, panels, from, to, {scratch});"
         )
     if layer.kind == "quantise":
-        tensor, place = plan.network.tensors[layer.writes], plan.places[layer.writes]
+        tensor, place = plan.network.tensors[layer.writes], plan.layouts[layer.writes]
         return (
             f"quantise_input(in{layer.argument}{_of_image(f'{tensor.size}L', in_place)}, output, {tensor.channels}, "
             f"{place.channels}, {tensor.height}, {tensor.width}, {place.pitch * place.channels}L, "
             "rule, not_finite, from, to);"
         )
-    read = plan.places[layer.reads[0]]
+    read = plan.layouts[layer.reads[0]]
     if layer.kind == "emit":
         tensor = plan.network.tensors[layer.reads[0]]
         return (
             f"emit(source, out{layer.argument}{_of_image(f'{tensor.size}L', in_place)}, {tensor.channels}, "
             f"{read.channels}, {read.height}, {read.width}, {read.pitch * read.channels}L, from, to);"
         )
-    written = plan.places[layer.writes]
+    written = plan.layouts[layer.writes]
     if layer.kind == "max_pool":
         step = layer.step
         kernel, strides, pads = step.kernel, step.strides, step.pads  # type: ignore[union-attr]
@@ -183,7 +183,7 @@ def _case(plan: Plan, layer: Layer, in_place: bool) -> str:
             f"average_pool(source, parameters, output, rule, {read.channels}, {read.height}, {read.width}, "
             f"{read.pitch * read.channels}L, from, to);"
         )
-    second = plan.places[layer.reads[1]]
+    second = plan.layouts[layer.reads[1]]
     return (
         f"add_tensors(source, other, output, rule, {written.width * written.channels}, {read.pitch * read.channels}L, "
         f"{second.pitch * second.channels}L, {written.pitch * written.channels}L, from, to);"

@@ -77,4 +77,4 @@ def _transformed(taps: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
 
 def scratch_bytes(tiles: int, in_channels: int) -> int:
     """Bytes that one worker needs for a task of so many tiles."""
-    return FREQUENCIES * tiles * (2 * in_channels + 4 * PANEL)
+    return FREQUENCIES * (tiles * (2 * in_channels + 4 * PANEL) + 128)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from triton_server.plugin.last_event import SIDE, LastEvent, read_events, shown
+from triton_server.protocol import KNOWN_ANSWER_ID
 
 
 def test_constituents_are_shown_about_the_jets_axis() -> None:
@@ -41,15 +42,21 @@ def test_one_event_at_a_time_is_kept_and_written_whole(tmp_path: Path, monkeypat
     last.write()
     assert read_events(tmp_path) == []
     images = np.ones((2, 3, 8, 8), np.float32)
-    last.offer({"images": images}, {"y": np.array([[0.25, 0.75], [0, 1]])})
-    last.offer({"images": images}, {"y": np.array([[1.0, 0.0], [0, 1]])})
+    last.offer("", {"images": images}, {"y": np.array([[0.5, 0.5]])})
+    last.write()
+    assert read_events(tmp_path) == [], "Triton's own, with which it warms the model up"
+    last.offer(KNOWN_ANSWER_ID, {"images": images}, {"y": np.array([[0.5, 0.5]])})
+    last.write()
+    assert read_events(tmp_path) == [], "the supervisor's"
+    last.offer("", {"images": images}, {"y": np.array([[0.25, 0.75], [0, 1]])})
+    last.offer("", {"images": images}, {"y": np.array([[1.0, 0.0], [0, 1]])})
     images[:] = 7
     last.write()
     (event,) = read_events(tmp_path)
     assert (event["model"], event["version"], event["outputs"]) == ("tagger", "3", {"y": [0.25, 0.75]})
     assert event["image"] == [[3.0] * 8] * 8, "what came, though its memory is used again"
     now += 2.0
-    last.offer({"images": images}, {"y": np.array([[1.0, 0.0]])})
+    last.offer("", {"images": images}, {"y": np.array([[1.0, 0.0]])})
     last.write()
     assert read_events(tmp_path)[0]["outputs"] == {"y": [1.0, 0.0]}
     assert len(list(tmp_path.iterdir())) == 1

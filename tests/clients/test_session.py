@@ -33,7 +33,7 @@ from sonic_client import (
     ServerUnavailableError,
 )
 from sonic_client.core.faults import Fault
-from sonic_client.core.in_flight import Places
+from sonic_client.core.in_flight import InFlight
 from sonic_client.core.transports.grpc import Lines
 from tests.clients.fake_server import Behaviour, FakeTriton, answer_to, score, serving
 from tests.clients.jets import random_jets
@@ -628,21 +628,21 @@ def test_a_lost_connection_leaves_the_others_and_is_replaced() -> None:
 
 def test_places_go_to_who_waits_longest() -> None:
     async def body() -> list[str]:
-        places, order = Places(1), list[str]()
+        slots, order = InFlight(1), list[str]()
 
         async def work(name: str) -> None:
-            async with places:
+            async with slots:
                 order.append(name)
 
-        assert places.take_now()
+        assert slots.acquire_now()
         tasks = [asyncio.create_task(work(name)) for name in "abc"]
         await asyncio.sleep(0)
-        assert not places.take_now()
-        places.give()
+        assert not slots.acquire_now()
+        slots.release()
         tasks[0].cancel()  # it has just been given the place, or waits for it: either way the next one gets it
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert places.take_now()
-        assert not places.take_now()
+        assert slots.acquire_now()
+        assert not slots.acquire_now()
         return order
 
     assert asyncio.run(body()) == ["b", "c"]

@@ -50,7 +50,7 @@ def test_the_queueing_simulation_agrees_with_this_node(stack: Stack, note: Calla
     """The curve of one replica, measured and simulated from its own statistics.
 
     Clients, proxy and replica share this machine's cores here, which the simulation does not know, so only the shape is
-    asked for; docs/benchmarks/capacity.md has a measurement on a quiet machine.
+    asked for; docs/benchmarks/capacity-node.md has a measurement on a quiet machine.
     """
     addresses = stack.address("envoy", 8001), stack.address("envoy", 8000)
     rates: dict[int, float] = {}

@@ -5,8 +5,10 @@ says what else is to know:
 
     <!-- needs: a server -->                  the shipped models are served at the ports that the page names
     <!-- background until: WORDS -->          a command that goes on; the next block runs when it has printed the words
-    <!-- run by: tests/docker/... -->         another test runs it
+    <!-- run by: tests/retrain/... -->        that test runs the page, since it needs more than this environment has
     <!-- shown, not run: REASON -->
+
+Several are separated by " | ".
 """
 
 from __future__ import annotations
@@ -29,27 +31,23 @@ class Block:
 
     language: str
     text: str
-    note: str
-
-    @property
-    def kind(self) -> str:
-        """The comment's first words, or nothing."""
-        return self.note.partition(":")[0]
-
-    @property
-    def detail(self) -> str:
-        """What follows them."""
-        return self.note.partition(":")[2].strip()
+    notes: dict[str, str]
+    """What the comment says, by its first words."""
 
     @property
     def runs(self) -> bool:
-        """Whether the test of the page runs it."""
-        return self.language in ("bash", "python") and self.kind not in ("run by", "shown, not run")
+        """Whether a test runs it."""
+        return self.language in ("bash", "python") and "shown, not run" not in self.notes
 
 
 def blocks(page: Path) -> list[Block]:
     """The page's code blocks in order."""
-    return [Block(m["language"], m["text"], m["note"] or "") for m in _BLOCK.finditer(page.read_text())]
+    return [Block(m["language"], m["text"], _notes(m["note"] or "")) for m in _BLOCK.finditer(page.read_text())]
+
+
+def _notes(text: str) -> dict[str, str]:
+    parts = (part.partition(":") for part in text.split(" | ") if part)
+    return {words.strip(): detail.strip() for words, _, detail in parts}
 
 
 def paragraphs(page: Path) -> list[str]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from html import unescape
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -78,16 +84,76 @@ def test_the_reference_is_made_from_the_code(site: Path) -> None:
         assert "{{" not in page.read_text()
 
 
+WALK = """<!doctype html><title>walking</title><iframe id="frame" style="border: 0; height: 900px"></iframe><script>
+// From the first page over every link within the site, as a reader could; each page narrow and wide.
+const frame = document.getElementById("frame"), faults = [], seen = new Map();
+const wanted = [["index.html", "", "the start"]];
+const load = url => new Promise(loaded => { frame.onload = loaded; frame.src = url; });
+async function visit(path, from) {
+  if (!(await fetch(path)).ok) { faults.push(`${from}: there is no ${path}`); return new Set(); }
+  await load(path);
+  const page = frame.contentDocument;
+  for (const width of [390, 1280]) {
+    frame.style.width = `${width}px`;
+    if (!page.querySelector("h1")?.innerText) faults.push(`${path} at ${width}: no heading is shown`);
+    const wide = page.documentElement.scrollWidth;
+    if (wide > width) faults.push(`${path} at ${width}: ${wide} pixels wide`);
+    for (const image of page.images)
+      if (!image.naturalWidth || image.width > width) faults.push(`${path} at ${width}: picture ${image.src}`);
+  }
+  for (const link of page.querySelectorAll("article a[href], nav a[href]")) {
+    const url = new URL(link.href);
+    if (url.origin === location.origin)
+      wanted.push([url.pathname.slice(1) || "index.html", decodeURIComponent(url.hash.slice(1)), path]);
+  }
+  return new Set([...page.querySelectorAll("[id], a[name]")].map(element => element.id || element.name));
+}
+async function walk() {
+  while (wanted.length) {
+    const [path, anchor, from] = wanted.shift();
+    if (!seen.has(path)) seen.set(path, path.endsWith(".html") ? await visit(path, from) : null);
+    const anchors = seen.get(path);
+    if (anchor && anchors && !anchor.startsWith("__") && !anchors.has(anchor))
+      faults.push(`${from}: ${path}#${anchor}`);
+  }
+  document.title = JSON.stringify({faults, pages: [...seen.keys()]});
+}
+walk().catch(error => { document.title = JSON.stringify({faults: [`${error}`], pages: []}); });
+</script>"""
+
+
+@pytest.fixture
+def served(site: Path) -> Iterator[str]:
+    (site / "walk.html").write_text(WALK)
+    handler = partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+        thread.join()
+    (site / "walk.html").unlink()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
 @pytest.mark.browser
-def test_a_browser_shows_the_pages(site: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_a_browser_follows_every_internal_link(site: Path, served: str, tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
     assert chromium is not None, "Chromium is needed: `make test-browser` installs it, or apt-get install chromium"
-    for name in ("index", "tutorials/first-jets", "reference/command-line"):
-        url = (site / f"{name}.html").as_uri()
-        done = subprocess.run(
-            [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-             f"--user-data-dir={tmp_path / name.replace('/', '-')}", "--virtual-time-budget=3000", "--dump-dom", url],
-            capture_output=True, text=True, timeout=120, check=True,
-        )  # fmt: skip
-        assert 'data-md-component="content"' in done.stdout or "md-content" in done.stdout
-        assert "<h1" in done.stdout
+    done = subprocess.run(
+        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom",
+         f"--user-data-dir={tmp_path}", "--window-size=1400,1000", "--virtual-time-budget=600000",
+         served + "walk.html"],
+        capture_output=True, text=True, timeout=580, check=True,
+    )  # fmt: skip
+    title = re.search("<title>(.*?)</title>", done.stdout)
+    assert title is not None
+    told = json.loads(unescape(title[1]))
+    assert told["faults"] == []
+    pages = {str(path.relative_to(site)) for path in site.rglob("*.html")} - {"404.html", "walk.html"}
+    assert pages <= set(told["pages"])

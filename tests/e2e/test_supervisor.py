@@ -106,10 +106,22 @@ def test_the_truth_is_told(service: Service) -> None:
     service.wait_for(lambda: state in service.get("/metrics")[1])
 
 
+def test_rates_come_from_tritons_own_counters(service: Service) -> None:
+    def answered() -> float:
+        rows = [row for row in service.status()["activity"] if row["model"] == "tiny"]
+        return sum(max(row["per_s"], default=0.0) for row in rows)
+
+    service.wait_for(lambda: service.status()["activity"], what="a first look at the counters")
+    for _ in range(40):
+        service.infer("grpc", "tiny", images())
+    service.wait_for(lambda: answered() > 1.0, what="a rate above that of known answers, one in two seconds")
+
+
 def test_events_are_shown_where_the_operator_says_so_and_only_there(service: Service, repository: Path) -> None:
     service.infer("grpc", "tiny", images())
     assert service.status()["events"] is None
     with serving(repository, COMPLETE, "--show-events") as showing:
+        assert showing.status()["events"] == [], "nobody has asked yet"
         scores = showing.infer("grpc", "tiny", images())
         showing.wait_for(lambda: showing.status()["events"])
         (event,) = showing.status()["events"]

@@ -15,6 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 import fpga_ops
 from fpga_ops.calibration import CARD_FILE, read_calibration
+from sonic_client import Client
 from sonic_client.tag_file import Job, run_job
 from tests.e2e.conftest import MODEL_REPOSITORY, Service, serving
 
@@ -113,6 +114,18 @@ def test_cuts_of_a_fresh_clone(service: Service, tmp_path: Path) -> None:
         assert tagged[name].to_list() == passing.tolist()
     assert not all(tagged["top_score_wp50"])
     assert any(tagged["top_score_wp50"])
+
+
+def test_a_reply_says_what_the_engine_says_of_itself(service: Service, tagger: str) -> None:
+    """Also the instruction set of a CPU, by the answer or by the metrics, whichever this Triton has."""
+    name, _ = TAGGERS[tagger]
+    with fpga_ops.load(newest(tagger) / "model.onnx") as network:
+        described = network.describe()
+    expected = {key: described[key] for key in ("device", "precision", "kernel", "isa") if described.get(key)}
+    service.wait_for(lambda: service.metric("fpga_model_info", f'model="{tagger}"') == 1)
+    with Client(f"triton+grpc://{service.urls['grpc']}/{tagger}") as client:
+        said = client.infer({name: golden(tagger)["input"][:1].astype(np.float32)}).provenance
+    assert said == expected | {"version": newest(tagger).name}
 
 
 def bad_inputs(model: str) -> dict[str, tuple[np.ndarray, list[str]]]:

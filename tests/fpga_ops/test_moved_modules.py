@@ -41,6 +41,22 @@ def test_an_old_name_gives_the_module_of_the_new_one(old: str) -> None:
     assert len(caught) == 1
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("sonic_client.transports.base", "sonic_client.core.transports.base"),
+        ("fpga_ops.bench.machine", "triton_fpga_bench.machine"),
+    ],
+)
+def test_a_module_below_a_package_that_moved_is_not_loaded_twice(old: str, new: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"'{old}' is now '{new}'"):
+        found = importlib.import_module(old)
+    assert found is importlib.import_module(new)
+    with pytest.raises(ModuleNotFoundError), warnings.catch_warnings(action="ignore"):
+        importlib.import_module(f"{old.rpartition('.')[0]}.nothing")
+
+
 def test_the_warning_is_of_the_line_that_imports() -> None:
     sys.modules.pop("fpga_ops.reference", None)
     with pytest.warns(DeprecationWarning, match="release 0.3") as caught:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache as once
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -548,6 +549,13 @@ def test_a_set_that_is_named_is_used(name: str, monkeypatch: pytest.MonkeyPatch,
     assert isa.by_name(name).title in find("cpu")[0].reason
     assert_equal(small_resnet(), executable, (2,))
     executable.close()
+
+
+@pytest.mark.parametrize(("lanes", "registers"), [(4, 16), (8, 16), (16, 32)])
+def test_a_portable_program_fills_the_registers_that_there_are(lanes: int, registers: int) -> None:
+    device = replace(opencl.list_devices()[0], handle=SimpleNamespace(native_vector_width_float=lanes))
+    assert isa.on(isa.PORTABLE, device) == replace(isa.PORTABLE, registers=registers)
+    assert isa.on(isa.by_name("avx2"), device) == isa.by_name("avx2")
 
 
 def test_verdicts_and_programs_are_for_one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

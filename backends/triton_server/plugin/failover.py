@@ -26,10 +26,10 @@ class Network(Protocol):
     """What fpga_ops.load returns."""
 
     def run_timed(self, inputs: Arrays) -> tuple[dict[str, npt.NDArray[Any]], float]:
-        """Outputs, and seconds on the device; N at most the batch that it was loaded for."""
+        """Outputs by name, batch first, and seconds on the device; N at most the batch that it was loaded for."""
 
     def features(self, inputs: Arrays) -> dict[str, npt.NDArray[np.uint8]]:
-        """The exact integers that the device makes."""
+        """The exact integers uint8[N, ...] that the device makes, by name."""
 
     def describe(self) -> dict[str, Any]:
         """Device, precision, partition, kernel hash."""
@@ -120,7 +120,7 @@ class Failover:
         return self._used is not None or (self._in_turn and not self._ended)
 
     def run(self, inputs: Arrays) -> tuple[dict[str, npt.NDArray[Any]], float, dict[str, Any]]:
-        """Infer; returns outputs, seconds on the device, and the description of the network that computed them.
+        """Infer; returns outputs by name (batch first), seconds on the device, and what the network says of itself.
 
         The description belongs to this answer: another thread may replace the device as soon as this one is done.
 
@@ -313,6 +313,6 @@ class _Used:
 
 
 def split_rows(outputs: Arrays, counts: list[int]) -> list[dict[str, npt.NDArray[Any]]]:
-    """Share out the rows of a batch: ``counts`` rows to each request, in order."""
+    """Share out the rows (axis 0) of a batch: ``counts`` rows to each request, in order."""
     edges = np.cumsum([0, *counts])
     return [{name: value[a:b] for name, value in outputs.items()} for a, b in itertools.pairwise(edges)]

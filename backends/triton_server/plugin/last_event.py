@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from triton_server.protocol import KNOWN_ANSWER_ID
+
 Arrays = Mapping[str, npt.NDArray[Any]]
 PERIOD_S = 1.0
 """Between two requests that are looked at: of all others not even a copy is made."""
@@ -28,10 +30,17 @@ class LastEvent:
         self._version = version
         self._kept: dict[str, Any] | None = None
         self._next = 0.0
+        self._asked = False
 
-    def offer(self, inputs: Arrays, outputs: Arrays) -> None:
-        """Keep the first row of a request and its answer, unless another was kept within PERIOD_S."""
-        if time.monotonic() < self._next or len(inputs) != 1:
+    def offer(self, request_id: str, inputs: Arrays, outputs: Arrays) -> None:
+        """Keep the first row of a client's request and its answer, unless another was kept within PERIOD_S.
+
+        Known answers are no client's, nor is what comes before the first of them: Triton warms the model up with it.
+        """
+        if request_id == KNOWN_ANSWER_ID:
+            self._asked = True
+            return
+        if not self._asked or time.monotonic() < self._next or len(inputs) != 1:
             return
         self._next = time.monotonic() + PERIOD_S
         row = np.array(next(iter(inputs.values()))[0])  # a copy: what came lies in memory that is used again

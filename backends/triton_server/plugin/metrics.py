@@ -21,7 +21,7 @@ DESCRIPTIONS = {
     "fpga_failovers_total": "Devices taken out of service, by device and cause",
     "fpga_self_tests_total": "Known-answer tests, by device and result",
     "fpga_thread_faults_total": "Faults of the plugin's own threads, by thread; each was logged and the thread goes on",
-    "fpga_model_info": "Instances that answer with this device, precision and kernel now",
+    "fpga_model_info": "Instances that answer with this device, instruction set, precision and kernel now",
     "fpga_working_point": "Instances whose scores above the threshold are this fraction of the class",
 }
 
@@ -68,7 +68,7 @@ class Provenance:
     ) -> None:
         """This answers now; ``choice`` is "first", "spare" or "last" of the devices that the model names.
 
-        ``more`` are further labels, such as the temperature of scaled scores.
+        ``more`` are further labels: a CPU's instruction set, the temperature of scaled scores.
         """
         labels = {"device": device, "precision": precision, "kernel": kernel, "choice": choice}
         self._replace({**self._labels, **labels, **(more or {})})

@@ -20,12 +20,12 @@ HISTORY_S = 900.0
 SAMPLE_S = 5.0
 _RANK = {"": 0, FIRST: 1, SPARE: 2, LAST: 3}
 _COUNTS = {
-    "nv_inference_request_success": "answered",
-    "nv_inference_request_failure": "failed",
-    "nv_inference_request_duration_us": "duration_us",
-    "nv_inference_queue_duration_us": "queue_us",
+    "nv_inference_request_success_total": "answered",
+    "nv_inference_request_failure_total": "failed",
+    "nv_inference_request_duration_us_total": "duration_us",
+    "nv_inference_queue_duration_us_total": "queue_us",
 }
-"""Triton's counters of a model version, with what they are called here."""
+"""Triton's counters of a model version, as `read_metrics` names them, with what they are called here."""
 _WAITING = "nv_inference_pending_request_count"
 
 
@@ -65,7 +65,10 @@ class Activity:
         self._rates: dict[Key, deque[Rates]] = defaultdict(lambda: deque(maxlen=round(HISTORY_S / SAMPLE_S)))
 
     def describe(self, supervised: Mapping[Key, ModelHealth]) -> None:
-        """Fill in what answers: device, precision, kernel, fail-overs, self-tests. Nothing where there is no page."""
+        """Fill in what answers: device, instruction set, precision, kernel, fail-overs, self-tests.
+
+        Nothing where there is no page.
+        """
         try:
             samples = list(read_metrics(self._page()))
         except (OSError, ServerError, ValueError):
@@ -119,7 +122,10 @@ class Activity:
 
 
 def read_metrics(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
-    """Name, labels and value of each sample of Prometheus' text format. Raises ValueError for anything else."""
+    """Name, labels and value of each sample of Prometheus' text format. Raises ValueError for anything else.
+
+    A counter's name ends with ``_total`` here, whether or not it does on the page: prometheus_client gives it that.
+    """
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             yield sample.name, sample.labels, sample.value
@@ -145,6 +151,7 @@ def _describe(health: ModelHealth, samples: list[tuple[str, dict[str, str], floa
         health.device, health.precision, health.kernel, health.choice = (
             worst.get(name, "") for name in ("device", "precision", "kernel", "choice")
         )
+        health.isa = worst.get("isa", "")
     health.failovers, health.self_tests, health.thread_faults = failovers, dict(tests), faults
 
 

@@ -57,6 +57,8 @@ class ModelHealth:
     probe_s: float = 0.0
     wrong_in_a_row: int = 0
     device: str = ""
+    isa: str = ""
+    """The device's instruction set, where it is a CPU."""
     precision: str = ""
     kernel: str = ""
     choice: str = ""
@@ -96,8 +98,8 @@ class ModelHealth:
         return {
             "model": self.known.model, "version": self.known.version, "state": str(self.state), "detail": self.detail,
             "degraded": self.degraded, "probe_ms": round(self.probe_s * 1e3, 3), "device": self.device,
-            "precision": self.precision, "kernel": self.kernel, "choice": self.choice, "failovers": self.failovers,
-            "self_tests": dict(self.self_tests), "thread_faults": self.thread_faults,
+            "isa": self.isa, "precision": self.precision, "kernel": self.kernel, "choice": self.choice,
+            "failovers": self.failovers, "self_tests": dict(self.self_tests), "thread_faults": self.thread_faults,
         }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def layer_table(model: Path, seconds: float = 3.0) -> dict[str, Any]:
         raise DeviceError("the layer table needs an OpenCL CPU device")
     executable = vector.compile(network, 1, device, profile=True, serial=True)
     trace = _trace(executable, seconds)
-    limit = machine.ceiling(device, isa.by_name(executable.isa), executable.plan.workers)
+    limit = machine.ceiling(device, isa.on(isa.by_name(executable.isa), device), executable.plan.workers)
     spent = np.percentile(np.diff(np.array(trace.layers), axis=1), 10, axis=0) / trace.hertz
     rows = [
         {

@@ -27,6 +27,8 @@ WARM_UP = 2
 PER_TURN = 8
 PAUSE_S = 0.02
 """Between turns, for a contestant's threads to stop spinning."""
+HELD_VARIABLE = "ONEDNN_MAX_CPU_ISA"
+"""Holds OpenVINO to an instruction set. onnxruntime's own kernels have no such switch."""
 GROWTH_STEP = 500
 """Inferences between two readings of the memory."""
 
@@ -91,8 +93,9 @@ def start(
     throughput: bool,
     expected: Path | None,
     meaning: Path | None = None,
+    held: str = "",
 ) -> Contestant:
-    """Start a contestant and wait until it is ready.
+    """Start a contestant and wait until it is ready; `held` is its value of `HELD_VARIABLE`.
 
     Raises:
         DeviceError: It could not start; the message holds its last words.
@@ -106,6 +109,8 @@ def start(
     environment = {**os.environ, "PYTHONPATH": search, "FPGA_OPS_WORKERS": str(threads)}
     if name.startswith("ours_"):
         environment["FPGA_OPS_ISA"] = name.removeprefix("ours_")
+    if held:
+        environment[HELD_VARIABLE] = held
     errors = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 (closed by the stack)
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
@@ -146,7 +151,8 @@ def race(
     """Let contestants take turns and sum up.
 
     Args:
-        names: Contestants; those in fp32 and bf16 get `floats`, the others `model`.
+        names: Contestants; those in fp32 and bf16 get `floats`, the others `model`. What follows an `@` tells entries
+            of one contestant apart; if it is no number, the contestant is held to that instruction set.
         model: The QDQ file.
         floats: The same as a float model.
         rounds: Turns of each.
@@ -167,11 +173,12 @@ def race(
         task = progress.add_task(label or model.stem, total=rounds + 1)
         field_ = []
         for entry in names:
-            name = entry.partition("@")[0]
+            name, _, held = entry.partition("@")
             path = model if name.startswith("ours") or name.endswith("int8") else floats
             contestant = start(
                 stack, name, path, batch=batch, threads=(each or {}).get(entry, threads), throughput=throughput,
                 expected=expected if name.startswith("ours") and not throughput else None, meaning=meaning,
+                held="" if held.isdecimal() else held,
             )  # fmt: skip
             contestant.name = entry
             field_.append(contestant)

@@ -25,7 +25,8 @@ def _title(name: str) -> str:
     """A contestant's name for people."""
     if name.startswith("ours_"):
         return f"{NAMES['ours']}, {name.removeprefix('ours_')}"
-    return NAMES.get(name, name)
+    base, _, held = name.partition("@")
+    return NAMES.get(name) or f"{NAMES.get(base, base)}{held and f', held to {held}'}"
 
 
 def show(result: dict[str, Any], console: Console | None = None) -> None:
@@ -48,6 +49,9 @@ def show(result: dict[str, Any], console: Console | None = None) -> None:
                        ("scaling", "scaling with cores"), ("isas_race", "instruction sets")):  # fmt: skip
         if key in result:
             _race(out, title, result[key])
+    for name, one in result.get("isas", {}).items():
+        for rival in (rival for rival in one["ratio"] if "@" in rival):
+            out.print(f"{_title('ours_' + name)} against {_title(rival)}: {one['ratio'][rival]:.2f}x")
     for name, race in result.get("models", {}).items():
         _race(out, name, race)
     if "layers" in result:

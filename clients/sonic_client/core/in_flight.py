@@ -7,8 +7,11 @@ import threading
 from collections import deque
 
 
-class Places:
-    """Places in one event loop; `take_now` and `give` suit any thread. Who waits longest is served first."""
+class InFlight:
+    """Places for requests under way, in one event loop; who waits longest is served first.
+
+    `acquire_now` and `release` suit any thread.
+    """
 
     def __init__(self, count: int) -> None:
         self._free = count
@@ -16,7 +19,7 @@ class Places:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    def take_now(self) -> bool:
+    def acquire_now(self) -> bool:
         """Take a place, if one is free and nobody waits for it."""
         with self._lock:
             if self._free == 0 or self._waiting:
@@ -24,7 +27,7 @@ class Places:
             self._free -= 1
             return True
 
-    async def take(self) -> None:
+    async def acquire(self) -> None:
         """Wait for a place."""
         with self._lock:
             if self._free and not self._waiting:
@@ -40,10 +43,10 @@ class Places:
                 if not given:
                     self._waiting.remove(ticket)
             if given:
-                self.give()
+                self.release()
             raise
 
-    def give(self) -> None:
+    def release(self) -> None:
         """Give a place back: to who has waited longest, else it is free."""
         with self._lock:
             if self._waiting:
@@ -52,10 +55,10 @@ class Places:
                 self._free += 1
 
     async def __aenter__(self) -> None:
-        await self.take()
+        await self.acquire()
 
     async def __aexit__(self, *exception: object) -> None:
-        self.give()
+        self.release()
 
 
 def _grant(ticket: asyncio.Future[None]) -> None:

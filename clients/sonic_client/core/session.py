@@ -12,7 +12,7 @@ import numpy as np
 from sonic_client.core.attempts import Attempts, Progress, Unanswered
 from sonic_client.core.credentials import Credentials
 from sonic_client.core.faults import Fault
-from sonic_client.core.in_flight import Places
+from sonic_client.core.in_flight import InFlight
 from sonic_client.core.masked import refuse_mask
 from sonic_client.core.reply import Reply
 from sonic_client.core.server_pool import Server, State
@@ -44,7 +44,7 @@ class Session:
         self._credentials = Credentials(options, servers)
         self._servers = Servers(servers, model, version, options, self._credentials, self._counters)
         self._attempts = Attempts(self._servers, options, self._counters)
-        self._places = Places(options.max_in_flight)
+        self._in_flight = InFlight(options.max_in_flight)
         self._starting: asyncio.Task[None] | None = None
         self._info: ModelInfo | None = None
         self._before: dict[str, ServerTimes] = {}
@@ -64,7 +64,7 @@ class Session:
         """
         info = await self.info()
         call, limit = self._prepare(inputs, info, **request)
-        async with self._places:
+        async with self._in_flight:
             return await self._attempts.persist(Progress(call, info, limit))
 
     def infer_here(self, inputs: Mapping[str, Tensor], **request: Any) -> Reply | Unanswered | None:
@@ -82,7 +82,7 @@ class Session:
             return None
         call, limit = self._prepare(inputs, info, **request)
         progress = Progress(call, info, limit)
-        if not self._places.take_now():
+        if not self._in_flight.acquire_now():
             return None
         keep_place = False
         try:
@@ -91,14 +91,14 @@ class Session:
             return result
         finally:
             if not keep_place:
-                self._places.give()
+                self._in_flight.release()
 
     async def resume(self, unanswered: Unanswered) -> Reply:
         """Go on with what `infer_here` began; its place among those in flight is still taken."""
         try:
             return await self._attempts.persist(unanswered.progress, unanswered)
         finally:
-            self._places.give()
+            self._in_flight.release()
 
     async def explain(self, inputs: Mapping[str, Tensor]) -> tuple[Reply, Breakdown]:
         """Send one request between two looks at the server's statistics, to see where its time goes."""
@@ -261,6 +261,8 @@ class Session:
 
     def _checked(self, inputs: Mapping[str, Tensor], info: ModelInfo) -> dict[str, Tensor]:
         expected = {tensor.name: tensor for tensor in info.inputs}
+        if not isinstance(inputs, Mapping):
+            raise JetError(f"inputs: expected a dictionary of tensors by name, got {type(inputs).__name__}")
         if set(inputs) != set(expected):
             raise JetError(
                 f"model '{self.model}' takes the inputs {', '.join(f'{t.name} {t}' for t in info.inputs)}; "

@@ -75,7 +75,13 @@ def read_sample(path: Path, jets: int | None = None) -> Sample:
 
 
 def demonstrate(repository: Path, sample: Path, output: Path, *, jets: int | None, console: Console) -> Report:
-    """Run the demonstration and write scores, plots and report into `output`."""
+    """Run the demonstration and write scores, plots and report into `output`; `jets` limits their number.
+
+    Raises:
+        BadReplyError: gRPC and HTTP do not give the same scores.
+        JetError, FileError: The sample cannot be read.
+        ServerError: The server does not start.
+    """
     from triton_server.supervisor.context import watched
 
     data = read_sample(sample, jets)

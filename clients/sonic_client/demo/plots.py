@@ -51,7 +51,7 @@ def save(fig: Any, path: Path) -> None:
 
 
 def roc(is_top: NDArray[np.bool_], scores: NDArray[np.float32], path: Path, title: str) -> None:
-    """Background rejection 1/eB against signal efficiency eS."""
+    """Background rejection 1/eB against signal efficiency eS, of bool[N] and float32[N], as a picture at `path`."""
     background, signal = roc_curve(is_top, scores)
     shown = background > 0
     fig, axes = figure()
@@ -70,7 +70,7 @@ def roc(is_top: NDArray[np.bool_], scores: NDArray[np.float32], path: Path, titl
 
 
 def score_histogram(is_top: NDArray[np.bool_], scores: NDArray[np.float32], path: Path, title: str) -> None:
-    """Scores of top and QCD jets, each normalised to one."""
+    """Scores of top and QCD jets, each normalised to one, of bool[N] and float32[N], as a picture at `path`."""
     import mplhep
 
     edges = np.linspace(0, 1, 31)

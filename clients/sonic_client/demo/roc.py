@@ -13,6 +13,8 @@ def roc_curve(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Background and signal efficiency at every threshold, from none selected to all; equal scores are one step.
 
+    Of bool[N] and float32[N]; both are float64[thresholds].
+
     Raises JetError when a class is missing or a score is not finite.
     """
     from sklearn import metrics
@@ -28,7 +30,10 @@ def roc_curve(
 
 
 def auc(is_signal: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
-    """Area under the ROC curve: the chance that a signal jet scores above a background jet (ties count half)."""
+    """Area under the ROC curve of bool[N] and float32[N]: the chance that a signal jet scores above a background jet.
+
+    Ties count half. Raises JetError as `roc_curve` does.
+    """
     from sklearn import metrics
 
     return float(metrics.auc(*roc_curve(is_signal, scores)))

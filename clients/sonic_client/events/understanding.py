@@ -232,8 +232,9 @@ def understand(source: Source, reading: Reading, choice: Choice, location: str |
     reading = reading.pinned(events)
     assembled = judge(reading.assemble(events), choice)
     jets = assembled.jets
-    sizes = _numbers(ak.num(jets, axis=-1))
-    wide = _numbers(assembled.faults[-1][0])
+    lengths = ak.num(jets, axis=-1)
+    sizes = _numbers(lengths)
+    wide = _numbers(ak.mask(assembled.faults[-1][0], ~ak.is_none(lengths, axis=-1)))
     several = sizes > 1
     with np.errstate(all="ignore"):
         pts = _numbers(_pt(jets))

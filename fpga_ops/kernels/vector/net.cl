@@ -1,5 +1,5 @@
 // The whole network in one launch. The generator defines before this file: LAYERS, FIELDS (longs per layer record),
-// L_<FIELD> (their places), PLACES (inputs and outputs as parameters: float in0..., uchar out0...), ARGUMENTS and VALUES
+// L_<FIELD> (where they lie), ARRAYS (inputs and outputs as parameters: float in0..., uchar out0...), ARGUMENTS and VALUES
 // (what a task gets of these, and `not_finite`, where to say that an input holds NaN or an infinity), CASES (one call per
 // kind of layer and shape of convolution), REDIRECT (sends outputs to their argument), PROFILE with TRACE and TRACED (a
 // parameter more), and IN_PLACE: the device works in the caller's memory. There a task gets `addresses`, a row of ROW
@@ -127,7 +127,7 @@ SINGLE __kernel void network(G uchar* arena, G const char* constants, G const lo
 }
 #else
 SINGLE __kernel void network(G uchar* arena, G const char* constants, G const long* layers, G int* sync,
-                             const int images PLACES TRACE)
+                             const int images ARRAYS TRACE)
 {
   G int* not_finite = 0;
   all_layers(arena, constants, layers, sync, (int)get_group_id(0), (int)get_num_groups(0), images TRACED VALUES);
@@ -146,7 +146,7 @@ SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const 
 }
 #else
 SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const long* layers, const int index,
-                               const int images PLACES)
+                               const int images ARRAYS)
 {
   G int* not_finite = 0;
   run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), images, (int)get_global_id(0),

@@ -24,6 +24,9 @@
 // packed [panel of 64][36][4 / NV][pair of channels][NV vectors][16 channels][2].
 
 #define TILES (TILE_ROWS * TILE_COLUMNS)
+// Between frequencies; what follows each other so would lie in the same set of a cache without the additional line.
+#define SPREAD_STEP (TILES * CIN + 32)
+#define PRODUCTS_STEP (TILES * 64 + 16)
 #define OUT_AT(y, x) (((long)(y) * OUT_PITCH + (x)) * COUT)
 #define RES_AT(y, x) (((long)(y) * RES_PITCH + (x)) * COUT)
 #define EDGE_Y (OH % 4 == 1 || OH % 4 == 2)
@@ -102,7 +105,7 @@ INLINE void JOIN(winograd_spread_, ID)(G const uchar* corner, G short* spread, c
       winograd_source(columns[v], r, edge_x);
       #pragma unroll
       for (int u = 0; u < 6; ++u)
-        if (!(edge_x && WHOLE_ONLY(u))) *(G short32*)(spread + ((v * 6 + u) * TILES + AMONG(u, y, x)) * CIN + c) = r[u];
+        if (!(edge_x && WHOLE_ONLY(u))) *(G short32*)(spread + (v * 6 + u) * SPREAD_STEP + AMONG(u, y, x) * CIN + c) = r[u];
     }
   }
 }
@@ -157,7 +160,7 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* param
       #pragma unroll
       for (int v = 0; v < 6; ++v)
         if (!(edge_y && WHOLE_ONLY(v)))
-          m[v] = *(G const uint16*)(products + ((v * 6 + u) * TILES + AMONG(u, y, x)) * 64 + 16 * j);
+          m[v] = *(G const uint16*)(products + (v * 6 + u) * PRODUCTS_STEP + AMONG(u, y, x) * 64 + 16 * j);
       winograd_output(m, r, edge_y);
       #pragma unroll
       for (int v = 0; v < 4; ++v)
@@ -198,7 +201,7 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
                                   const int panel, G uchar* scratch)
 {
   G short* spread = (G short*)scratch;
-  G int* products = (G int*)(scratch + 36 * TILES * CIN * 2);
+  G int* products = (G int*)(scratch + 36 * SPREAD_STEP * 2);
   parameters += panel * 128;
   output += panel * 64;
   residual += panel * 64;
@@ -216,8 +219,8 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
     for (int first = 0; first < 4; first += NV, w += NV * CIN / 2) {
       const int rows = TILE_ROWS - (EDGE_Y && last && WHOLE_ONLY(frequency / 6));
       const int columns = TILE_COLUMNS - (EDGE_X && WHOLE_ONLY(frequency % 6)), count = rows * columns;
-      G const short* a = spread + frequency * TILES * CIN;
-      G int16* place = (G int16*)(products + frequency * TILES * 64) + first;
+      G const short* a = spread + frequency * SPREAD_STEP;
+      G int16* place = (G int16*)(products + frequency * PRODUCTS_STEP) + first;
       G const char* next = (G const char*)(w + 2 * CIN);
 #define PRODUCTS(t, count) JOIN(winograd_products_, ID)(a + (t) * CIN, w, place + 4 * (t), next, count)
       if (count >= MR)
@@ -245,6 +248,8 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
 }
 
 #undef TILES
+#undef SPREAD_STEP
+#undef PRODUCTS_STEP
 #undef OUT_AT
 #undef RES_AT
 #undef EDGE_Y

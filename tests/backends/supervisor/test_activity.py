@@ -12,18 +12,21 @@ from triton_server.supervisor.activity import Activity, read_metrics
 
 
 def info(value: int, device: str, choice: str, version: str = "1", model: str = "tiny") -> str:
-    labels = f'choice="{choice}",device="{device}",kernel="k",model="{model}",precision="int8",version="{version}"'
-    return f"fpga_model_info{{{labels}}} {value}\n"
+    labels = f'choice="{choice}",device="{device}",isa="avx2",kernel="k",model="{model}",precision="int8"'
+    return f'fpga_model_info{{{labels},version="{version}"}} {value}\n'
 
 
 def test_metrics_are_read() -> None:
     text = (
         '# HELP x y\n# TYPE x gauge\nfpga_model_info{device="cpu:1",kernel="a \\"b\\""} 1\nplain 3\nx{a="1"} 2.5e-3\n'
+        "# TYPE c counter\nc 4\n# TYPE d_total counter\nd_total 5\n"
     )
     assert list(read_metrics(text)) == [
         ("fpga_model_info", {"device": "cpu:1", "kernel": 'a "b"'}, 1.0),
         ("plain", {}, 3.0),
         ("x", {"a": "1"}, 0.0025),
+        ("c_total", {}, 4.0),
+        ("d_total", {}, 5.0),
     ]
 
 
@@ -36,7 +39,7 @@ def test_what_answers_is_what_the_gauge_counts() -> None:
     )  # fmt: skip
     one = health()
     Activity(lambda: page).describe({one.key: one})
-    assert (one.device, one.precision, one.kernel, one.choice) == ("cpu", "int8", "k", "spare")
+    assert (one.device, one.isa, one.precision, one.kernel, one.choice) == ("cpu", "avx2", "int8", "k", "spare")
     assert (one.failovers, one.self_tests, one.thread_faults) == (2, {"right": 5}, 1)
 
 
@@ -71,8 +74,15 @@ def test_rates_come_from_what_was_added(clock: Clock) -> None:
         answered, duration, queue, waiting = next(counts)
         labels = '{model="tiny",version="1"}'
         return (
-            f"nv_inference_request_success{labels} {answered}\nnv_inference_request_duration_us{labels} {duration}\n"
-            f"nv_inference_queue_duration_us{labels} {queue}\nnv_inference_pending_request_count{labels} {waiting}\n"
+            "# TYPE nv_inference_request_success counter\n"
+            f"nv_inference_request_success{labels} {answered}\n"
+            "# TYPE nv_inference_request_duration_us counter\n"
+            f"nv_inference_request_duration_us{labels} {duration}\n"
+            "# TYPE nv_inference_queue_duration_us counter\n"
+            f"nv_inference_queue_duration_us{labels} {queue}\n"
+            "# TYPE nv_inference_pending_request_count gauge\n"
+            f"nv_inference_pending_request_count{labels} {waiting}\n"
+            "# TYPE nv_inference_request_failure counter\n"
             f'nv_inference_request_failure{{model="tiny",reason="OTHER",version="1"}} 0\n'
         )
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.backends.supervisor.conftest import health
 from triton_server.plugin.last_event import LastEvent, read_events
+from triton_server.protocol import KNOWN_ANSWER_ID
 from triton_server.server.server import TritonServer
 from triton_server.supervisor.activity import Activity
 from triton_server.supervisor.health_endpoint import HealthServer, page_headers
@@ -64,17 +65,18 @@ class Counters:
 
     def __call__(self) -> str:
         self.looks += 1
-        lines = []
+        told: dict[str, list[str]] = {}
         for model, per_look, each_us in (("top_tagger", 1500, 1900), ("resnet50_top", 3, 900_000)):
-            labels = f'{{model="{model}",version="1"}}'
             answered = sum(per_look * (1 + n % 5) for n in range(self.looks))
-            lines += [
-                f"nv_inference_request_success{labels} {answered}",
-                f"nv_inference_request_duration_us{labels} {answered * each_us}",
-                f"nv_inference_queue_duration_us{labels} {answered * each_us // 4}",
-                f"nv_inference_pending_request_count{labels} {per_look // 100}",
-            ]
-        return "\n".join(lines) + "\n"
+            for name, kind, value in (
+                ("request_success", "counter", answered),
+                ("request_duration_us", "counter", answered * each_us),
+                ("queue_duration_us", "counter", answered * each_us // 4),
+                ("pending_request_count", "gauge", per_look // 100),
+            ):
+                lines = told.setdefault(name, [f"# TYPE nv_inference_{name} {kind}"])
+                lines.append(f'nv_inference_{name}{{model="{model}",version="1"}} {value}')
+        return "\n".join(line for lines in told.values() for line in lines) + "\n"
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HealthSe
     monkeypatch.setattr(TritonServer, "running", True)
     supervisor = Supervisor(TritonServer(tmp_path))
     models = [
-        health("top_tagger", state=ModelState.SERVING, detail="equal", device="cpu", precision="int8",
+        health("top_tagger", state=ModelState.SERVING, detail="equal", device="cpu", isa="avx2", precision="int8",
                kernel="vector 1f3c9a77 avx2", choice="first", probe_s=0.0021, self_tests={"right": 240}),
         health("resnet50_top", state=ModelState.SLOW, detail="equal", device="reference", precision="int8",
                kernel="reference", choice="last", failovers=1, probe_s=1.2, self_tests={"right": 239, "wrong": 1}),
@@ -93,7 +95,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HealthSe
     last = LastEvent(tmp_path, "top_tagger", "1")
     jet = np.zeros((1, 200, 4), np.float32)
     jet[0, :3] = [[500, 300, 400, 0], [90, 50, 60, 30], [20, 14, 10, -10]]
-    last.offer({"constituents": jet}, {"probabilities": np.array([[0.125, 0.875]])})
+    last.offer(KNOWN_ANSWER_ID, {}, {})
+    last.offer("", {"constituents": jet}, {"probabilities": np.array([[0.125, 0.875]])})
     last.write()
     monkeypatch.setattr(supervisor, "events", lambda: read_events(tmp_path))
     supervisor.restarts.came_up()
@@ -135,7 +138,7 @@ def test_the_page_shows_what_the_status_says_and_runs_no_name(server: HealthServ
     assert page.tags.count("script") == 1
     for row, activity in zip(status["models"], sorted(status["activity"], key=lambda row: row["model"]), strict=True):
         text = page.texts[f"{row['model']} {row['version']}"]
-        words = [row["state"], row["device"], row["precision"], row["kernel"], f"{row['probe_ms']:.1f} ms"]
+        words = [row["state"], row["device"], row["isa"], row["precision"], row["kernel"], f"{row['probe_ms']:.1f} ms"]
         words += [f"answered {activity['per_s'][-1]:.1f}", f"mean {activity['latency_ms'][-1]:.1f}"]
         words += [f"waiting {activity['queue_ms'][-1]:.1f}", f"{row['self_tests'].get('wrong', 0)} wrong"]
         for word in words:

@@ -75,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
     sets = {
         name: shuffled(jets, args.seed).take(slice(0, args.jets)).require_both_classes() for name, jets in sets.items()
     }
+    calibrating = read_all(args.temperature_data) if args.temperature_data else None
+    if calibrating is not None:
+        calibrating = shuffled(calibrating, args.seed).take(slice(0, args.jets)).require_both_classes()
     scores = {name: _scores(models, jets, name, args) for name, jets in sets.items()}
     if known is not None:
         from retrain.evaluation.baseline import baseline_scores, train_baseline
@@ -91,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
     if args.sample:
         numbers["samples"] = {name: figures(samples[name]) for name in names[1:]}
         numbers["shifts"] = shifts(samples)
-    if args.temperature_data:
-        numbers["temperature"] = _temperature(models, judged, args)
+    if calibrating is not None:
+        numbers["temperature"] = _temperature(models, judged, calibrating, args)
     if args.working_point:
         numbers["working_points"] = _working_points(judged, args)
     if args.output is not None:
@@ -146,15 +149,12 @@ def _scores(models: dict[str, Path], jets: Jets, sample: str, args: argparse.Nam
     return scores
 
 
-def _temperature(models: dict[str, Path], judged: Judged, args: argparse.Namespace) -> dict[str, float]:
-    """The first model's temperature, and what it does on the test jets."""
-    from retrain.data.files import read_all
-    from retrain.data.jet_table import shuffled
+def _temperature(models: dict[str, Path], judged: Judged, jets: Jets, args: argparse.Namespace) -> dict[str, float]:
+    """The first model's temperature, fitted on other jets, and what it does on the test jets."""
     from retrain.evaluation import temperature
     from retrain.evaluation.working_points import write_temperature
 
     first = next(iter(models))
-    jets = shuffled(read_all(args.temperature_data), args.seed).take(slice(0, args.jets)).require_both_classes()
     known = _scores({first: models[first]}, jets, "temperature", args)[first]
     value = temperature.fit_temperature(jets.is_top, known)
     result = {"value": value, "jets": len(jets)}

@@ -49,13 +49,14 @@ def run(args: argparse.Namespace) -> int:
         load_checkpoint(built, checkpoint)
         return built
 
+    image = ImageSettings(args.size, reduce=args.reduce)
+    trained = network(args.weights)
+    tuned = network(args.tuned) if args.tuned else None
     training = shuffled(read_all(args.training_data), args.seed).require_both_classes()
     test = shuffled(read_all(args.test_data), args.seed).take(slice(0, args.jets)).require_both_classes()
     amounts = Amounts(head=args.head_jets)
-    image = ImageSettings(args.size, reduce=args.reduce)
     bar = partial(progress_bar, quiet=args.json)
-    tuned = network(args.tuned) if args.tuned else None
-    scores = five_rows(network(args.weights), training, test, image, bar, args.calibration, amounts, tuned)
+    scores = five_rows(trained, training, test, image, bar, args.calibration, amounts, tuned)
     rows = precision_table(test, scores)
     if args.json:
         print(json.dumps(rows))

@@ -80,7 +80,7 @@ def read_teacher(text: str, settings: TrainSettings) -> Teacher:
 def run(args: argparse.Namespace) -> int:
     """Train, and record what was done in training.json."""
     from retrain.commands.progress import progress_bar
-    from retrain.network.training import Progress, TrainSettings, run_training
+    from retrain.network.training import Progress, TrainSettings, run_training, split_off
     from retrain.publishing.tasks import TASKS
 
     task = TASKS[args.task]
@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         rounding=args.rounding,
     )
     examples = task.read(args.data, args.seed)
+    split_off(examples, args.validation)  # what cannot be split is said before the bar
     teacher = read_teacher(args.teacher, settings) if args.teacher else None
     done = {stage.size: 0 for stage in settings.stages}
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # Fabric starts this command once a process

@@ -22,12 +22,12 @@ class Examples(Protocol):
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The class of each event."""
+        """The class of each event, int64[N]."""
 
     def __len__(self) -> int: ...
 
     def take(self, index: NDArray[np.int64] | slice) -> Self:
-        """Some of the events."""
+        """The events of `index`, int64[n] or a slice, in its order."""
 
     def inputs(self, size: int) -> NDArray[np.float32]:
         """Network inputs float32[N, 1, height, width]; `size` is the height."""
@@ -53,11 +53,11 @@ class JetExamples:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """0 for QCD and 1 for top jets."""
+        """0 for QCD and 1 for top jets, int64[N]."""
         return self.jets.labels
 
     def take(self, index: NDArray[np.int64] | slice) -> JetExamples:
-        """Some of the jets."""
+        """The jets of `index`, int64[n] or a slice, in its order."""
         return JetExamples(self.jets.take(index), self.image)
 
     def inputs(self, size: int) -> NDArray[np.float32]:

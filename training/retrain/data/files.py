@@ -48,7 +48,11 @@ def write_maps(path: Path, maps: PixelMaps) -> None:
 
 
 def read_maps(path: Path) -> PixelMaps:
-    """Read and check one file that `write_maps` wrote."""
+    """Read and check one file that `write_maps` wrote.
+
+    Raises:
+        DataError: The file is of another kind, cannot be read, or holds cells that no map has.
+    """
     import awkward as ak
 
     _require_known(path)

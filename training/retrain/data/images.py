@@ -51,7 +51,11 @@ class ImageSettings:
 
 
 def image_settings(record: Mapping[str, Any]) -> ImageSettings:
-    """The settings from plain values, as a model card or `quantisation.json` holds them."""
+    """The settings from plain values, as a model card or `quantisation.json` holds them.
+
+    Raises:
+        DataError: One is missing or makes no sense.
+    """
     try:
         return ImageSettings(**{field.name: record[field.name] for field in fields(ImageSettings)})
     except KeyError as error:

@@ -52,18 +52,18 @@ class Jets:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """0 for QCD and 1 for top jets, the order of the served labels."""
+        """0 for QCD and 1 for top jets, int64[N], the order of the served labels."""
         labels: NDArray[np.int64] = self.is_top.astype(np.int64)
         return labels
 
     @property
     def multiplicity(self) -> NDArray[np.int64]:
-        """Number of constituents of each jet (at most 200)."""
+        """Number of constituents of each jet (at most 200), int64[N]."""
         counts: NDArray[np.int64] = np.count_nonzero(self.constituents[..., 0] > 0.0, axis=1).astype(np.int64)
         return counts
 
     def take(self, index: NDArray[np.int64] | slice) -> Jets:
-        """Some of the jets, in the order of `index`."""
+        """The jets of `index`, int64[n] or a slice, in its order."""
         return Jets(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def require_both_classes(self) -> Jets:
@@ -106,7 +106,7 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, index: NDArray[np.int64] | slice) -> Self:
-        """Some of the rows, in the order of `index`."""
+        """The rows of `index`, int64[n] or a slice, in its order."""
 
 
 R = TypeVar("R", bound=Rows)

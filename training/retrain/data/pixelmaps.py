@@ -65,11 +65,11 @@ class PixelMaps:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The class of each map."""
+        """The class of each map, int64[N]."""
         return self.label
 
     def take(self, index: NDArray[np.int64] | slice) -> PixelMaps:
-        """Some of the maps, in the order of `index`."""
+        """The maps of `index`, int64[n] or a slice, in its order."""
         return PixelMaps(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def inputs(self, size: int) -> NDArray[np.float32]:
@@ -135,7 +135,11 @@ def _session(reduce: int) -> Any:
 
 
 def network_inputs(charge: NDArray[np.uint8], reduce: int) -> NDArray[np.float32]:
-    """Network inputs of maps, made by the graph that the served file contains. Raises DataError for masked values."""
+    """Network inputs float32[N, 1, rows, columns] of maps uint8[N, 2, 100, 80], by the graph of the served file.
+
+    Raises:
+        DataError: Values are masked.
+    """
     if isinstance(charge, np.ma.MaskedArray) and np.any(charge.mask):
         raise DataError("charge: expected no masked values; leave those maps out")
     inputs: NDArray[np.float32] = _session(reduce).run([NETWORK_INPUT], {PIXEL_MAPS: charge.astype(np.float32)})[0]

@@ -229,7 +229,7 @@ def _near(place: Floats) -> NDArray[np.bool_]:
 
 def _transverse(direction: Floats) -> tuple[Floats, Floats]:
     """Two unit vectors across each direction."""
-    aside = np.where(np.abs(direction[:, :1]) < 0.9, [[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]])
-    one = np.cross(direction, aside)
+    axis = np.where(np.abs(direction[:, :1]) < 0.9, [[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]])
+    one = np.cross(direction, axis)
     one /= np.linalg.norm(one, axis=1, keepdims=True)
     return one, np.cross(direction, one)

@@ -13,7 +13,16 @@ TREES, LEARNING_RATE = 400, 0.06
 
 
 def train_baseline(features: NDArray[np.float64], is_top: NDArray[np.bool_], seed: int = 0) -> Any:
-    """A fitted `HistGradientBoostingClassifier`, stopped early on a tenth of the jets."""
+    """A fitted `HistGradientBoostingClassifier`, stopped early on a tenth of the jets.
+
+    Args:
+        features: float64[N, features], as `high_level_features` makes them.
+        is_top: bool[N].
+        seed: Of the split and the fit.
+
+    Raises:
+        DataError: A class is missing.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     if len(features) == 0 or is_top.all() or not is_top.any():

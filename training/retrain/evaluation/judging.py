@@ -42,7 +42,7 @@ class Binned:
 
 
 def binned_fraction(values: NDArray[Any], passed: NDArray[np.bool_], edges: NDArray[np.float64]) -> Binned:
-    """Fraction of entries that passed, with binomial errors, in bins of `values`."""
+    """Fraction of entries [N] that passed, with binomial errors, in bins of `values` [N]; `edges` float64[bins + 1]."""
     total = np.histogram(values, edges)[0].astype(float)
     hits = np.histogram(values[passed], edges)[0]
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -257,8 +257,8 @@ def draw_confusion(titled: Mapping[str, NDArray[np.int64]], classes: Sequence[st
             for (row, column), value in np.ndenumerate(fractions):
                 colour = "white" if value > 0.5 else "black"
                 axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
-            places = range(len(classes))
-            axis.set(xticks=places, yticks=places, xticklabels=classes, yticklabels=classes, xlabel="tagged as")
+            ticks = range(len(classes))
+            axis.set(xticks=ticks, yticks=ticks, xticklabels=classes, yticklabels=classes, xlabel="tagged as")
             axis.tick_params(labelsize=7)
             axis.set_title(title, fontsize=10)
         axes[0, 0].set_ylabel("event")

@@ -267,6 +267,19 @@ class BatchSource:
         return torch.from_numpy(chosen.inputs(self._size)), targets
 
 
+def split_off(examples: Examples, validation: int) -> tuple[Examples, Examples]:
+    """The first `validation` examples, which are held out, and the others.
+
+    Raises:
+        DataError: One of the two would be empty.
+    """
+    if not 0 < validation < len(examples):
+        raise DataError(
+            f"{len(examples)} examples, of which {validation} are to be held out (--validation): expected some of each"
+        )
+    return examples.take(slice(0, validation)), examples.take(slice(validation, len(examples)))
+
+
 def run_training(
     examples: Examples,
     validation: int,
@@ -281,8 +294,7 @@ def run_training(
 
     `report` gets every step, and after a validation also the entry that goes into the history.
     """
-    held_out = examples.take(slice(0, validation))
-    learnt = examples.take(slice(validation, len(examples)))
+    held_out, learnt = split_off(examples, validation)
     history: list[dict[str, float]] = []
     begin = time.perf_counter()
 

@@ -18,7 +18,7 @@ from retrain.data.jet_table import shuffled
 from retrain.errors import PublishError
 from retrain.evaluation.baseline import baseline_scores, train_baseline
 from retrain.evaluation.judging import Judged
-from retrain.evaluation.scoring import check_tagger, map_probabilities, onnx_scores
+from retrain.evaluation.scoring import check_map_network, check_tagger, map_probabilities, onnx_scores
 from retrain.evaluation.substructure import high_level_features
 from retrain.publishing.card import (
     BASELINE,
@@ -54,12 +54,20 @@ class Candidate:
     events: int | None = None
 
     def records(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What training and quantisation wrote down."""
+        """What training and quantisation wrote down.
+
+        Raises:
+            PublishError: It cannot be read, or what a model card needs is missing.
+        """
         try:
             training = json.loads(self.training.read_text(encoding="utf-8"))
             quantisation = json.loads((self.files / "quantisation.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise PublishError(f"cannot read what train and quantise recorded: {error}") from error
+        needed = {"calibration", "size" if quantisation.get("task") == "neutrinos" else "image"}
+        missing = sorted(needed - quantisation.keys())
+        if missing:
+            raise PublishError(f"{self.files / 'quantisation.json'}: '{missing[0]}' is missing; run quantise again")
         return training, quantisation
 
 
@@ -115,12 +123,15 @@ def publish_neutrino(
 ) -> Version:
     """Judge `resnet50_neutrino` and add it to a repository as its next version; see `publish.publish`."""
     training, quantisation = candidate.records()
+    files = {name: candidate.files / f"{name}.onnx" for name in (NEUTRINO_MODEL, FLOAT)}
+    for file in files.values():
+        check_map_network(file)
     maps = shuffled(read_all_maps([candidate.test_data]), 0).take(slice(0, candidate.events))
     maps.require_all_classes()
     scores = {}
-    for file in (NEUTRINO_MODEL, FLOAT):
-        with bar(f"scores, {file}", len(maps)) as advance:
-            scores[file] = map_probabilities(candidate.files / f"{file}.onnx", maps, advance)
+    for name, file in files.items():
+        with bar(f"scores, {name}", len(maps)) as advance:
+            scores[name] = map_probabilities(file, maps, advance)
     card = neutrino_card(
         neutrino_metrics(maps.label, scores[NEUTRINO_MODEL], scores[FLOAT]),
         data_record(candidate.training_data, int(training.get("training_examples", 0)), "maps"),
@@ -130,5 +141,5 @@ def publish_neutrino(
         quantisation["calibration"],
     )
     golden = maps.charge[:GOLDEN_JETS].astype(np.float32)
-    network = onnx.load(candidate.files / f"{NEUTRINO_MODEL}.onnx")
+    network = onnx.load(files[NEUTRINO_MODEL])
     return publish(repository, NEUTRINO_MODEL, network, golden, card, force, server)

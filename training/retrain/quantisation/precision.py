@@ -54,7 +54,11 @@ def five_rows(
     amounts: Amounts | None = None,
     tuned: torch.nn.Module | None = None,
 ) -> dict[str, Scores]:
-    """Top scores of the test jets by row; the row `TUNED` is that of a network trained on with rounding, if given."""
+    """Top scores of the test jets by row; the row `TUNED` is that of a network trained on with rounding, if given.
+
+    Raises:
+        DataError: The training jets are too few, or those for calibration or for the head lack a class.
+    """
     import numpy as np
 
     from retrain.network.head import HeadSettings, fit_head, head_probabilities
@@ -65,6 +69,7 @@ def five_rows(
             f"{len(training)} training jets: more than the {amounts.calibration} for calibration are needed"
         )
     few = as_examples(training.take(slice(0, amounts.calibration)).require_both_classes(), image)
+    known = training.take(slice(amounts.calibration, amounts.calibration + amounts.head)).require_both_classes()
     made = quantised_network(network, few, image.size // image.reduce, calibration)
     scores = {}
     for row, model in zip(ROWS, made, strict=False):
@@ -79,7 +84,6 @@ def five_rows(
         save_onnx(with_constituents(made.corrected, image), file)
         with bar(ROWS[3], len(test)) as advance:
             scores[ROWS[3]] = engine_scores(file, test, progress=advance)
-        known = training.take(slice(amounts.calibration, amounts.calibration + amounts.head)).require_both_classes()
         with bar("features for the head", len(known) + len(test)) as advance:
             own, new = (engine_features(file, jets.constituents, progress=advance) for jets in (known, test))
     head = fit_head(own, known.labels, 2, HeadSettings())

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from fpga_ops.importer import settle_scales
 from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from retrain.data.examples import Examples, JetExamples, as_examples
 from retrain.data.images import ImageSettings
@@ -81,7 +82,7 @@ def quantise(
 
     The classifying head stays float unless `quantise_head`, so that scores are not stepped. `input_range` fixes the
     range of the network's input; else calibration finds it like all others. Weights of 7 bits (-64 to 64) are what
-    CPUs without VNNI multiply fastest.
+    CPUs without VNNI multiply fastest. Every device has constants for the scales (`settle_scales`).
 
     Raises:
         DataError: No calibration batch.
@@ -121,7 +122,7 @@ def quantise(
             calibrate_method=METHODS[calibration],
             extra_options=extra,
         )
-        return onnx.load(target)
+        return settle_scales(onnx.load(target))
 
 
 def _head(model: onnx.ModelProto) -> list[str]:
@@ -136,7 +137,10 @@ def _head(model: onnx.ModelProto) -> list[str]:
 
 
 class QuantisedNetwork(NamedTuple):
-    """A trained network, all from `network_input` to `probabilities`: as it was, in QDQ form, and biases corrected."""
+    """A trained network, all from `network_input` to `probabilities`: as it was, in QDQ form, and corrected.
+
+    Biases of the last make up for the rounding of weights, and all devices have constants for its scales.
+    """
 
     plain: onnx.ModelProto
     rounded: onnx.ModelProto
@@ -161,7 +165,8 @@ def quantised_network(
     plain = export_network(network, planes, height, width)
     # The square root of a fraction fills [0, 1] exactly: the input needs no calibration.
     rounded = quantise(plain, batches, calibration, input_range=(0.0, 1.0), weight_bits=weight_bits)
-    return QuantisedNetwork(plain, rounded, correct_biases(rounded, plain, np.concatenate(batches)[:BIAS_EXAMPLES]))
+    corrected = correct_biases(rounded, plain, np.concatenate(batches)[:BIAS_EXAMPLES])
+    return QuantisedNetwork(plain, rounded, settle_scales(corrected))
 
 
 def quantised_taggers(

@@ -139,7 +139,10 @@ def _side_by_side(one: onnx.ModelProto, two: onnx.ModelProto) -> onnx.ModelProto
 def head_inputs(
     model: Path, constituents: NDArray[np.float32], progress: Callable[[int], None] = lambda _: None
 ) -> NDArray[np.float32]:
-    """What the head of a quantised tagger is given: its logits from the best device here, and `GLOBALS`."""
+    """What the head of a quantised tagger is given, float32[N, 5]: its logits on the best device, and `GLOBALS`.
+
+    `constituents` is float32[N, 200, 4], (E, px, py, pz) in GeV.
+    """
     with TemporaryDirectory() as folder:
         part = without_softmax(onnx.load(model))
         save_onnx(part, Path(folder) / "logits.onnx")
