@@ -82,6 +82,29 @@ def test_a_missing_jet_has_a_missing_score(
         assert all(a == pytest.approx(b, abs=2e-6) for a, b in zip(scores, expected, strict=True) if a is not None)
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("suffix", [".parquet", ".root", ".h5"])
+def test_missing_jets_in_events_of_several(
+    tmp_path: Path, server: tuple[FakeTriton, str], expected: list[float], chunk: int, suffix: str
+) -> None:
+    one, two, three, four = ak.to_list(JETS[:4])
+    events = [[one, None, two], [], [None], [three, four], [None, None]]
+    kind = pa.list_(pa.list_(pa.struct([(name, pa.float64()) for name in NAMES])))
+    pq.write_table(pa.table({"part": pa.array(events, kind)}), tmp_path / "in.parquet", row_group_size=2)
+    out = tmp_path / f"out{suffix}"
+    run_job(Job(tmp_path / "in.parquet", out, server[1], chunk=chunk))
+    with open_source(out, None) as source:
+        scores = source.read(["top_score"], 0, 5)["top_score"]
+    assert ak.num(scores).to_list() == [3, 0, 1, 2, 2]
+    found = [score for event in scores.to_list() for score in event if score is not None and score == score]
+    assert found == pytest.approx(expected[:4], abs=2e-6)
+    events.insert(1, None)
+    pq.write_table(pa.table({"part": pa.array(events, kind)}), tmp_path / "in.parquet", row_group_size=2)
+    for bad in ("raise", "mask"):
+        with pytest.raises(JetError, match=r"'part\.E' is missing in event 1 of these"):
+            run_job(Job(tmp_path / "in.parquet", out, server[1], chunk=chunk, bad=bad), overwrite=True)
+
+
 COLUMNS: dict[str, Any] = {
     "words": pa.array(with_nulls([f"größe {i}" for i in range(COUNT)])),
     "large_words": pa.array(with_nulls([f"größe {i}" for i in range(COUNT)]), pa.large_string()),
