@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import uproot
 
-from sonic_client import Client, JetError
+from sonic_client import Client, JetError, tag_output
 from sonic_client.events.files import FileError, open_source
 from sonic_client.tag_file import Job, run_job
 from tests.clients.fake_server import FakeTriton, serving
@@ -224,3 +224,20 @@ def test_words_and_lists_in_hdf5(tmp_path: Path) -> None:
         source.read(["latin"], 0, 3)
     with pytest.raises(JetError, match="no branches"):
         run_job(Job(tmp_path / "in.h5", tmp_path / "out.h5", "grpc://127.0.0.1:9/top_tagger"))
+
+
+def test_large_columns_make_no_large_trial(
+    tmp_path: Path, server: tuple[FakeTriton, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.arange(COUNT * 200_000, dtype=np.float32).reshape(COUNT, 200, 1000)
+    with h5py.File(tmp_path / "in.h5", "w") as file:
+        for name in NAMES:
+            file[f"part_{name}"] = ak.to_numpy(ak.fill_none(ak.pad_none(JETS[name], 7), 0))
+        file["image"] = images
+    tried: list[int] = []
+    compare = tag_output.check_back
+    monkeypatch.setattr(tag_output, "check_back", lambda a, b: (tried.append(len(a["image"])), compare(a, b)))
+    run_job(Job(tmp_path / "in.h5", tmp_path / "out.h5", server[1], keep=("image",)))
+    assert tried == [4_000_000 // 800_000]
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert np.array_equal(file["image"], images)

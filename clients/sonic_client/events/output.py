@@ -153,7 +153,10 @@ def _try(path: Path, sample: Mapping[str, Any], tree: str) -> None:
 def check_back(written: Chunk, back: Mapping[str, Any]) -> None:
     """Raises ValueError where what was read back is not what was written: libraries write more than they read."""
     for name, values in written.items():
-        if name not in back or repr(ak.to_list(back[name])) != repr(ak.to_list(values)):  # NaN is equal to itself there
+        if name in back and (back[name] is values or ak.array_equal(back[name], values, equal_nan=True)):
+            continue
+        # Missing values lie in memory in several ways, which array_equal tells apart. In words NaN is equal to itself.
+        if name not in back or repr(ak.to_list(back[name])) != repr(ak.to_list(values)):
             raise ValueError(f"'{name}' ({values.type.content}) does not come back as it was written")
 
 
