@@ -14,13 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from fpga_ops.commands.devices import register, run
+from fpga_ops.commands.devices import board_list, register, run
 from fpga_ops.devices import devices, find
 from fpga_ops.errors import DeviceError
+from fpga_ops.overlay import boards
 from fpga_ops.runtime import opencl
 from fpga_ops.runtime.cache_directory import cache_directory, user_cache
 
 devices_module = importlib.import_module("fpga_ops.devices")  # the package has a function of that name
+
+
+def test_a_board_says_how_its_overlay_is_built() -> None:
+    """`build` refuses those that take RTL, so nothing sends a user there."""
+    for info in board_list():
+        takes_rtl = boards.load(info.name).takes_rtl
+        assert ("from RTL" in info.reason) is takes_rtl, info
+        assert ("triton-fpga build" in info.reason) is (not takes_rtl and not info.usable), info
 
 
 def test_the_reference_is_always_there() -> None:

@@ -109,7 +109,7 @@ def prepare(jets: Any, *, bad: Bad = "raise") -> JetBatch:
     - numpy `[N, n, 4]` or `[n, 4]`, (E, px, py, pz), rows of zeros being padding.
 
     A missing jet (None, or masked as a whole in a numpy masked array) gets a missing score. A jet without constituents,
-    with None, masked, NaN or infinite components, or with a negative energy raises JetError, or is masked with
+    with None, masked, NaN or infinite components, or with a negative energy or pt raises JetError, or is masked with
     `bad="mask"`.
     """
     if bad not in ("raise", "mask"):
@@ -304,7 +304,7 @@ def _judge(
     reasons = (
         (hidden, "is masked in part, and a jet is there or masked as a whole"),
         (counts == 0, "has no constituents"),
-        (jets_with(~finite), "has a None, NaN or infinite component"),
+        (jets_with(~finite), "has a None, NaN or infinite component, or a negative pt"),
         (jets_with(energy < 0.0), "has a constituent of negative energy"),
         (
             jets_with(energy * (1.0 + MASS_SHELL_TOLERANCE) < np.sqrt(px * px + py * py + pz * pz)),
