@@ -105,6 +105,29 @@ def test_missing_jets_in_events_of_several(
             run_job(Job(tmp_path / "in.parquet", out, server[1], chunk=chunk, bad=bad), overwrite=True)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_files_that_differ_in_whether_jets_can_be_missing(
+    tmp_path: Path, server: tuple[FakeTriton, str], expected: list[float], order: tuple[int, int]
+) -> None:
+    whole = pa.list_(pa.field("item", pa.float64(), nullable=False))
+    never = pa.schema([pa.field(f"part_{name}", whole, nullable=False) for name in NAMES])
+    tables = [
+        pa.table(jets()).append_column("n", pa.array(range(COUNT))),
+        pa.table(jets(()), schema=never).append_column(pa.field("n", pa.int64(), nullable=False), [range(COUNT)]),
+    ]
+    for number, table in enumerate(tables):
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    files = [tmp_path / f"{number}.parquet" for number in order]
+    run_job(Job(files, tmp_path / "out.parquet", server[1], chunk=4))
+    scores = pq.read_table(tmp_path / "out.parquet")["top_score"].to_pylist()
+    both = [[None if i in MISSING else one for i, one in enumerate(expected)], expected]
+    wanted = [one for number in order for one in both[number]]
+    assert [one is None for one in scores] == [one is None for one in wanted]
+    assert all(a == pytest.approx(b, abs=2e-6) for a, b in zip(scores, wanted, strict=True) if a is not None)
+    with pytest.raises(FileError, match=r"'n' is .*int64, and .*int64 in .*; tag it by itself"):
+        run_job(Job(files, tmp_path / "out.parquet", server[1], keep=("n",)), overwrite=True)
+
+
 COLUMNS: dict[str, Any] = {
     "words": pa.array(with_nulls([f"größe {i}" for i in range(COUNT)])),
     "large_words": pa.array(with_nulls([f"größe {i}" for i in range(COUNT)]), pa.large_string()),

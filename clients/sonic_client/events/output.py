@@ -104,7 +104,7 @@ def _without_nulls(name: str, array: Any, nulls: Nulls) -> dict[str, Any]:
         return {name: array}
     if nulls.lists:
         raise FileError(f"'{name}' ({array.type.content}) has missing lists, which only parquet can hold")
-    plain = _plain(array.type.content)
+    plain = plain_kind(array.type.content)
     if not nulls.values:
         return {name: enforce(array, plain)}
     leaf = _leaf(plain)
@@ -258,16 +258,16 @@ def _is_nullable(array: Any) -> bool:
     return "?" in text or "option[" in text
 
 
-def _plain(kind: Any) -> Any:
+def plain_kind(kind: Any) -> Any:
     """A type without its options."""
     if isinstance(kind, ak.types.OptionType):
-        return _plain(kind.content)
+        return plain_kind(kind.content)
     if isinstance(kind, ak.types.ListType):
-        return ak.types.ListType(_plain(kind.content), parameters=kind.parameters)
+        return ak.types.ListType(plain_kind(kind.content), parameters=kind.parameters)
     if isinstance(kind, ak.types.RegularType):
-        return ak.types.RegularType(_plain(kind.content), kind.size, parameters=kind.parameters)
+        return ak.types.RegularType(plain_kind(kind.content), kind.size, parameters=kind.parameters)
     if isinstance(kind, ak.types.RecordType):
-        return ak.types.RecordType([_plain(one) for one in kind.contents], kind.fields, parameters=kind.parameters)
+        return ak.types.RecordType([plain_kind(one) for one in kind.contents], kind.fields, parameters=kind.parameters)
     return kind
 
 
