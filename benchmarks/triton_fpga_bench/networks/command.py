@@ -126,6 +126,7 @@ def examine(path: Path, source: sources.Source, device: str, images: int) -> Out
         expected, got = reference.features(inputs), other.features(inputs)
         same = all(np.array_equal(got[name], value) for name, value in expected.items())
     shifts = judges.shifts(import_proto(read_model(path)), {pytorch.INPUT: sources.images(images)}, device)
+    unit = shifts[0].spread or 1.0  # outputs may all be alike
     outside = {*partition.before.nodes, *partition.after.nodes}
     names = sorted({node.operator for node in partition.graph.nodes if node.name in outside})
     return Outcome(
@@ -135,7 +136,7 @@ def examine(path: Path, source: sources.Source, device: str, images: int) -> Out
         largest=max(entry.max for entry in rows),
         differ=max(entry.differ for entry in rows),
         same_bits=same,
-        outputs={shift.name: (shift.mean / shift.spread, shift.sd / shift.spread) for shift in shifts},
+        outputs={shift.name: (shift.mean / unit, shift.sd / unit) for shift in shifts},
     )
 
 
