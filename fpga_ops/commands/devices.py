@@ -26,11 +26,13 @@ def board_list() -> list[DeviceInfo]:
     found = []
     for name in boards.names():
         board = boards.load(name)
-        try:
-            path, _ = bitstream.find(name)
-            built, reason = True, f"bitstream {path.name}"
-        except DeviceError as error:
-            built, reason = False, str(error)
+        built, reason = False, "its vendor's tools build the overlay from RTL (docs/explanation/fpga-rtl.md)"
+        if not board.takes_rtl:
+            try:
+                path, _ = bitstream.find(name)
+                built, reason = True, f"bitstream {path.name}"
+            except DeviceError as error:
+                reason = str(error)
         description = (
             f"overlay {board.geometry.name}, {board.clock_range_mhz[0]:g} to {board.clock_range_mhz[1]:g} MHz assumed"
         )

@@ -23,10 +23,11 @@ FIELDS = (
     "row_bytes", "byte_step", "byte_taps", "byte_pad", "load_words", "load_size",
 )  # fmt: skip
 
-RTL_FIELDS = tuple({"lag": "in_pitch", "trips": "out_pitch", "array_trips": "wrap"}.get(name, name) for name in FIELDS)
+_RTL = {"lag": "in_pitch", "trips": "out_pitch", "array_trips": "wrap", "in_cols": "stack"}
+RTL_FIELDS = tuple(_RTL.get(name, name) for name in FIELDS)
 """The same words for the RTL. It has no use for the iterations of the OpenCL loops; in their place: pixels from a row
 of the source to the next, of the result to the next, and the width at which a group of pixels goes on in the next row
-(0: nowhere)."""
+(0: nowhere). And for the columns of the source: how many rows of the image a pixel of it holds."""
 
 
 class Op(IntEnum):

@@ -187,7 +187,7 @@ class OverlayExecutable:
         self.network, self.max_batch, self.device = network, max_batch, device
         self.settings = settings or EmulatorSettings()
         self.geometry = geometry or Geometry()
-        if self.geometry.joined_rows:
+        if self.geometry.joined_rows or self.geometry.stacked_rows:
             raise DeviceError(f"overlay geometry {self.geometry.name}: rows are joined in RTL alone, not in OpenCL")
         self.emulated = emulated = bitstream is None
         free_running = emulated and not self.settings.strict

@@ -10,6 +10,9 @@ from fpga_ops.errors import DeviceError
 
 Arithmetic: TypeAlias = Literal["int8", "int8-pairs"]
 
+STACK_COLS = 64
+"""Groups of pixels in the line memory of `stacked_rows`."""
+
 
 def ceil_div(a: int, b: int) -> int:
     """Smallest integer not below a / b."""
@@ -42,6 +45,8 @@ class Geometry:
             `vec` may be twice as large. Modelled alone; no source here has two clocks.
         joined_rows: Rows of a map follow each other without padding, pixel y * width + x in bank mod `pix`, and groups
             of `pix` pixels run over the rows' ends where no stride forbids it. The RTL alone does it.
+        stacked_rows: A pixel of an input's map may hold several rows of its window, as many as `vec` has room for,
+            where a row of the map is no longer than `STACK_COLS` groups. The RTL alone does it.
     """
 
     vec: int = 32
@@ -59,6 +64,7 @@ class Geometry:
     arithmetic: Arithmetic = "int8"
     array_clock: int = 1
     joined_rows: bool = False
+    stacked_rows: bool = False
 
     def __post_init__(self) -> None:
         problem = ""
@@ -81,6 +87,8 @@ class Geometry:
             problem = "accumulators have 16 to 32 bits, multipliers 16 to 31"
         elif self.array_clock not in (1, 2):
             problem = "the array runs at the clock of the rest or at twice that"
+        elif self.stacked_rows and self.nh > 1:
+            problem = "rows are stacked within a stored word: lane must be a multiple of vec"
         elif self.arithmetic not in get_args(Arithmetic):
             problem = f"arithmetic '{self.arithmetic}' is none of {', '.join(get_args(Arithmetic))}"
         if problem:

@@ -2,7 +2,8 @@
 
 - An input goes over as the bytes of the image. The device forms what a pixel of its map holds: the pixel's own planes,
   or all planes of the row's window that its only reader, a convolution, needs (a 7x7 stride-2 convolution on one plane
-  becomes a 7x1 on 7 channels, and more of VEC is used). Chosen by cycles.
+  becomes a 7x1 on 7 channels, and more of VEC is used), or those of several rows (7 of them: a 1x1 on 49 channels).
+  Chosen by cycles.
 - A grouped convolution becomes a dense one on a sliding range of channels with zeros off the blocks.
 - Max-pooling and stand-alone additions pass the requantiser with constants that leave a byte unchanged.
 - A residual operand must not lie in the memory that the source is read from; where no placement does it, a copy is
@@ -32,7 +33,7 @@ from fpga_ops.ir.network import (
     sources,
 )
 from fpga_ops.overlay.descriptor import Op
-from fpga_ops.overlay.geometry import Geometry, ceil_div
+from fpga_ops.overlay.geometry import STACK_COLS, Geometry, ceil_div
 
 MAX_STEP = 8
 """Bytes from a pixel's window to the next that the device can form (MAX_STEP in overlay.h)."""
@@ -44,12 +45,16 @@ WORD_BYTES = 64
 class Formed:
     """What a pixel of an input's map is made of: `taps` bytes of its row, from `x * step - pad` on.
 
+    With several `rows`, row y of the map has those of the image from y down to y - rows + 1 behind each other; it has
+    rows - 1 more of them than the image, and outside of that there are only fill bytes.
+
     Attributes:
         row_bytes: Bytes of a row of the image: width times planes.
         step: Bytes from a pixel's window to the next.
         taps: Bytes of a window.
         pad: Bytes before the row that the first window begins with.
         fill: The byte outside a row.
+        rows: Rows of the image.
     """
 
     row_bytes: int
@@ -57,6 +62,7 @@ class Formed:
     taps: int
     pad: int
     fill: int
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Stage:
     strides: tuple[int, int] = (1, 1)
     pads: tuple[int, int] = (0, 0)
     tap_step: int = 1
+    stack: int = 1
     pad_value: int = 0
     residual: str | None = None
     add: AddRule | None = None
@@ -159,11 +166,15 @@ def _map_fits(geometry: Geometry, *shapes: tuple[int, int, int]) -> bool:
     return all(n <= m for n, m in zip(words, sorted(geometry.map_words, reverse=True), strict=False))
 
 
-def row_conv(step: Conv) -> Conv:
-    """The convolution that is left to do on a map whose pixels hold their row's windows."""
+def row_conv(step: Conv, rows: int = 1) -> Conv:
+    """The convolution that is left to do on a map whose pixels hold their windows of so many rows (see `Formed`)."""
     outputs, kernel_h, _, _ = step.weights.shape
-    weights = step.weights.reshape(outputs, kernel_h, 1, -1)
-    return replace(step, weights=weights, strides=(step.strides[0], 1), pads=(step.pads[0], 0, step.pads[2], 0))
+    taps = ceil_div(kernel_h, rows)
+    full = np.zeros((outputs, taps * rows, step.weights[0, 0].size), np.int8)
+    full[:, :kernel_h] = step.weights.reshape(outputs, kernel_h, -1)
+    weights = full.reshape(outputs, taps, rows, -1)[:, :, ::-1].reshape(outputs, taps, 1, -1)
+    pads = (step.pads[0] - rows + 1, 0, step.pads[2] - rows + 1, 0)
+    return replace(step, weights=weights, strides=(step.strides[0], 1), pads=pads)
 
 
 def _form(network: IntegerNetwork, name: str, reader: Conv | None, geometry: Geometry) -> tuple[Formed | None, bool]:
@@ -183,13 +194,17 @@ def _form(network: IntegerNetwork, name: str, reader: Conv | None, geometry: Geo
     apart = _load_cycles(geometry, source.height, source.width, row_bytes) + _features_cycles(
         geometry, out.height, out.width, kernel_h * kernel_w, planes, outputs
     )
-    together = _load_cycles(geometry, source.height, out.width, row_bytes) + _features_cycles(
-        geometry, out.height, out.width, kernel_h, taps, outputs
-    )
-    fits = _map_fits(geometry, (source.height, out.width, taps), out.shape)
-    if (possible and together >= apart) or not fits:
+    stackable = geometry.stacked_rows and ceil_div(out.width, geometry.pix) <= STACK_COLS
+    ways = []
+    for rows in range(1, min(kernel_h, geometry.vec // taps) + 1 if stackable else 2):
+        together = _load_cycles(geometry, source.height + rows - 1, out.width, row_bytes) + _features_cycles(
+            geometry, out.height, out.width, ceil_div(kernel_h, rows), rows * taps, outputs
+        )
+        if _map_fits(geometry, (source.height + rows - 1, out.width, rows * taps), out.shape):
+            ways.append((together, rows))
+    if not ways or (possible and min(ways)[0] >= apart):
         return plain, False
-    return Formed(row_bytes, step, taps, pad, source.zero_point), True
+    return Formed(row_bytes, step, taps, pad, source.zero_point, min(ways)[1]), True
 
 
 def _check(step: Conv | MaxPool, geometry: Geometry) -> None:
@@ -244,16 +259,17 @@ def lower(network: IntegerNetwork, geometry: Geometry) -> Lowered:
     zero_points = {name: tensor.zero_point for name, tensor in network.tensors.items()}
     stages: list[Stage] = []
     formed: dict[str, Formed] = {}
-    windowed: set[str] = set()
+    windowed: dict[str, int] = {}  # to the rows of a pixel's windows
     for name in network.inputs:
         only = next((s for s in network.steps if isinstance(s, Conv) and s.source == name), None)
         alone = readers[name] == 1 and name not in network.outputs
         form, windows = _form(network, name, only if alone else None, geometry)
         if form is not None:
             formed[name] = form
-        if windows and only is not None:
-            windowed.add(name)
-            shapes[name] = (network.tensors[name].height, network.tensors[only.output].width, form.taps if form else 0)
+        if windows and only is not None and form is not None:
+            windowed[name] = form.rows
+            height = network.tensors[name].height + form.rows - 1
+            shapes[name] = (height, network.tensors[only.output].width, form.rows * form.taps)
     for name in network.inputs:
         h, w, c = shapes[name]
         stages.append(Stage(Op.LOAD, "load", "", name, h, w, c))
@@ -270,21 +286,23 @@ def _stage(
     step: Step,
     geometry: Geometry,
     shapes: dict[str, tuple[int, int, int]],
-    windowed: set[str],
+    windowed: dict[str, int],
 ) -> Stage:
     out: Tensor = network.tensors[step.output]
     size = out.shape
     if isinstance(step, Conv):
         macs = out.height * out.width * step.weights.size
         vectors = ceil_div(shapes[step.source][2], geometry.vec)
-        conv = row_conv(step) if step.source in windowed else step
+        stack = windowed.get(step.source, 1)
+        conv = row_conv(step, stack) if step.source in windowed else step
         kernel = (conv.weights.shape[1], conv.weights.shape[2])
         _check(conv, geometry)
         reduced, moved = _group_vectors(conv, geometry, vectors)
         return Stage(
             Op.CONV, step.name, step.source, step.output, *size, kernel=kernel, strides=conv.strides,
-            pads=conv.pads[:2], pad_value=network.tensors[step.source].zero_point, residual=step.residual, add=step.add,
-            conv=conv, requantise=step.requantise, reduced_vectors=reduced, vector_step=moved, macs=macs,
+            pads=conv.pads[:2], stack=stack, pad_value=network.tensors[step.source].zero_point,
+            residual=step.residual, add=step.add, conv=conv, requantise=step.requantise, reduced_vectors=reduced,
+            vector_step=moved, macs=macs,
         )  # fmt: skip
     if isinstance(step, MaxPool):
         _check(step, geometry)

@@ -203,7 +203,7 @@ def _describe(
     values = {
         "op": int(stage.op), "images": images, "parts": 1,
         "taps_y": stage.kernel[0], "taps_x": stage.kernel[1], "stride_y": stage.strides[0],
-        "stride_x": stage.strides[1], "tap_step": stage.tap_step,
+        "stride_x": stage.strides[1], "tap_step": stage.tap_step, "stack": stage.stack,
         "pad_y": stage.pads[0], "pad_x": stage.pads[1], "pad_value": stage.pad_value,
         "group_vecs": stage.vector_step, "red_vecs": stage.reduced_vectors,
     }  # fmt: skip
@@ -221,7 +221,7 @@ def _describe(
         values |= {"out_mem": place.memory, "out_base": place.base, "out_step": place.words, "out_vecs": vectors}
     if stage.op is Op.LOAD:
         values |= {"groups": vectors, "out_words": geometry.nh, "period": geometry.nh}
-        values |= _load(lowered.formed.get(stage.output), stage.height * images)
+        values |= _load(lowered.formed.get(stage.output), stage.height, images)
     if stage.op in (Op.CONV, Op.MAX, Op.SUM):
         acts = stage.taps * stage.reduced_vectors
         convolution = stage.op is Op.CONV
@@ -327,15 +327,16 @@ def _addition(rule: AddRule, geometry: Geometry, name: str) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _load(formed: Formed | None, rows: int) -> dict[str, int]:
-    """Fields of a LOAD of so many rows of raw bytes: each is read from its first byte's word to its last's."""
+def _load(formed: Formed | None, height: int, images: int) -> dict[str, int]:
+    """Fields of a LOAD of rows of raw bytes: each is read from its first byte's word to its last's."""
     if formed is None:
         return {"byte_step": 0}
-    size = formed.row_bytes
+    size, rows = formed.row_bytes, images * (height - formed.rows + 1)
     words = sum(((y + 1) * size - 1) // WORD_BYTES - y * size // WORD_BYTES + 1 for y in range(rows))
     return {
         "row_bytes": size, "byte_step": formed.step, "byte_taps": formed.taps, "byte_pad": formed.pad,
-        "pad_value": formed.fill, "load_words": words, "load_size": ceil_div(rows * size, WORD_BYTES),
+        "pad_value": formed.fill, "stack": formed.rows, "load_words": words,
+        "load_size": ceil_div(rows * size, WORD_BYTES),
     }  # fmt: skip
 
 

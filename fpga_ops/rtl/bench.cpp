@@ -1,7 +1,7 @@
 // Test bench of the overlay: clock, external memory, and what the host does; a C interface for fpga_ops/rtl/simulation.py.
 //
 // External memory is a few channels. A channel delivers so many bytes a cycle on average, `latency` cycles after it was
-// asked, bursts of a port in order, ports in turn. Port i of the weights is on channel i mod channels, the others are on
+// asked, bursts of a port in order, a beat of each of its ports in turn. Port i of the weights is on channel i mod channels, the others are on
 // the last one. It has 16 banks of open rows: a burst in a row that is not open costs
 // `row_miss` cycles in which the channel delivers nothing, and so does a refresh. `stall` is the share of cycles in
 // which it does not accept a request or holds data back, at random: for tests of back-pressure.
@@ -91,7 +91,7 @@ struct Bench {
   Channel& channel(int port) {
     return port < READERS ? channels.back() : channels[size_t(port - READERS) % channels.size()];
   }
-  void deliver(int i, int64_t now) {  // a beat on port i, or none
+  bool deliver(int i, int64_t now) {  // a beat on port i, or none
     const bool weights = i >= READERS;
     const int at = weights ? i - READERS : i, width = weights ? PB : PORT;
     Port& port = ports[i];
@@ -123,6 +123,7 @@ struct Bench {
     }
     if (weights) set_bit(top->w_rvalid, at, valid);
     else set_bit(top->rvalid, at, valid);
+    return valid;
   }
 
   // Takes the requests of this cycle.
@@ -143,7 +144,11 @@ struct Bench {
       memory.tokens = std::min(memory.tokens + timing.bytes_per_cycle, timing.bytes_per_cycle + 4096.0);
       if (timing.refresh_every && now % timing.refresh_every == 0) memory.free_at = now + timing.refresh_for;
     }
-    for (int k = 0; k < PORTS; ++k) deliver(int((k + now) % PORTS), now);
+    for (Channel& memory : channels)
+      for (int k = 0, first = memory.turn, served = 0; k < PORTS; ++k) {
+        const int i = (first + k) % PORTS;
+        if (&channel(i) == &memory && deliver(i, now) && !served++) memory.turn = i + 1;
+      }
     for (int i = 0; i < READERS; ++i) set_bit(top->arready, i, !held());
     for (int i = 0; i < WPORTS; ++i) set_bit(top->w_arready, i, !held());
   }

@@ -1,11 +1,13 @@
 """The overlay's RTL as a shared library: Verilator makes C++ of it, a compiler makes code of that and of `bench.cpp`.
 
 A library is named by everything that it is made of (sources, parameters, tools, flags), so one of other sources is
-never found. Building takes about ten seconds for a small array and half a minute for a full one.
+never found, and ends with a digest of itself, so a damaged one is made again. Building takes about ten seconds for a
+small array and half a minute for a full one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -13,6 +15,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from fpga_ops.errors import DeviceError
-from fpga_ops.overlay.geometry import Geometry, ceil_div
+from fpga_ops.overlay.geometry import STACK_COLS, Geometry, ceil_div
 from fpga_ops.runtime.cache_directory import cache_directory
 
 Form: TypeAlias = Literal["plain", "dsp48e2", "dsp58"]
@@ -37,7 +40,10 @@ _SMALLEST_MAP = 1024
 _FLAGS = ("-std=c++17", "-fPIC", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TRACE=0", "-w")
 _FULL_SIZE = 4096
 """Multiply-accumulates a cycle from which on a model is worth the longer compilation."""
+_DIGEST = 32
 _BUILD_TIMEOUT = 1200.0
+_ABANDONED = 24 * 3600.0
+"""Seconds after which a folder of a build is one that was killed."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,11 @@ def find_tools() -> Tools:
         version = _output([found, "--version"]).strip()
     if not (root / "include" / "verilated.cpp").is_file():
         raise DeviceError(f"Verilator's run-time library is not in {root / 'include'}: install the package anew")
-    candidates = (os.environ.get("CXX"), "g++", "clang++", "c++")
-    compiler = next((path for name in candidates if name and (path := shutil.which(name))), None)
+    wanted = os.environ.get("CXX")
+    candidates = (wanted,) if wanted else ("g++", "clang++", "c++")
+    compiler = next((path for name in candidates if (path := shutil.which(name))), None)
+    if compiler is None and wanted:
+        raise DeviceError(f"CXX is '{wanted}', which is no program here; expected a C++ compiler, without options")
     if compiler is None:
         raise DeviceError("no C++ compiler for the simulated overlay: install g++ (Debian: apt-get install g++)")
     return Tools(program, root, version, compiler)
@@ -143,6 +152,7 @@ def parameters(geometry: Geometry, map_words: tuple[int, int], form: Form = "pla
         "FORM": FORMS.index(form),
         "ACC_BITS": geometry.accumulator_bits, "MUL_BITS": geometry.multiplier_bits,
         "RESIDENT": geometry.resident_words, "RESIDENT_BLOCKS": geometry.resident_blocks,
+        "STACK": STACK_COLS if geometry.stacked_rows else 0,
     }  # fmt: skip
 
 
@@ -181,20 +191,42 @@ def build(values: dict[str, int], cache_dir: Path | None = None) -> Path:
         cache_dir: Where libraries are kept; None means the user's cache.
 
     Raises:
-        DeviceError: A tool is missing or fails; says which, with the end of its messages.
+        DeviceError: A tool is missing or fails, which is named with the end of its messages, or the cache cannot be
+            written.
     """
     tools = find_tools()
     folder = cache_directory(cache_dir)
     library = folder / f"rtl-{key(tools, values)}.so"
-    if library.is_file():
+    if _is_whole(library):
         return library
-    with tempfile.TemporaryDirectory(prefix="rtl-", dir=folder) as scratch:
-        work = Path(scratch)
-        translate(tools, values, work)
-        bench = Path(__file__).with_name("bench.cpp")
-        made = link(tools, work, bench, [f"-DWB={values['WB']}", _optimise(values)])
-        made.replace(library)
+    for left in folder.glob("rtl-*/"):
+        with contextlib.suppress(OSError):  # somebody else removes it as well
+            if time.time() > left.stat().st_mtime + _ABANDONED:
+                shutil.rmtree(left)
+    try:
+        with tempfile.TemporaryDirectory(prefix="rtl-", dir=folder) as scratch:
+            work = Path(scratch)
+            translate(tools, values, work)
+            bench = Path(__file__).with_name("bench.cpp")
+            made = link(tools, work, bench, [f"-DWB={values['WB']}", _optimise(values)])
+            digest = hashlib.sha256(made.read_bytes()).digest()
+            with made.open("ab") as stream:
+                stream.write(digest)  # behind an ELF file's end, where no loader looks
+            made.replace(library)
+    except OSError as error:
+        raise DeviceError(f"the simulated overlay cannot be built in {folder}: {error.strerror}") from error
     return library
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a library is there and ends with its digest."""
+    try:
+        content = library.read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DeviceError(f"{library} cannot be read: {error.strerror}") from error
+    return content[-_DIGEST:] == hashlib.sha256(content[:-_DIGEST]).digest()
 
 
 def link(tools: Tools, folder: Path, bench: Path, flags: Sequence[str]) -> Path:

@@ -14,7 +14,8 @@ at least (bytes - bytes already in the reader's channel) / external-memory bytes
 the need waits in the channel (`weight_depth`) for the next part, but not more than the layers need whose descriptors
 are here; what stays on the chip needs no bytes. Each group's constants come with its weights, from the same memory: in
 OpenCL spread as they are, in RTL from one bank, whose ports of weights have so much less. The next layer's first
-weights are loaded during the last part and the drain; what is then missing is counted to that layer.
+weights are loaded during the last part and the drain; what is then missing is counted to that layer. Of the RTL, whose
+array does not wait for the drain, time that is left there goes to the weights of that layer's second part.
 The last `lag + r - 1` iterations are the drain: the array is idle, because the next layer may read what is still on
 its way. From there to the first iteration of the next layer it takes the board's `restart`. Interleaved images share
 weights and drains.
@@ -104,6 +105,14 @@ LATENCY_NS = 200.0
 """Of external memory, from a request to its first beat: an assumption for DDR4 and HBM behind their controllers."""
 TRANSFER = 12
 """Cycles of the RTL's own that a LOAD or a STORE takes to begin and to end."""
+BLOCKS = 3
+"""Of constants on the chip that the requantiser has before it begins a layer (`gearbox` of constants.sv)."""
+BUFFERED = 4096
+"""Bytes that external memory takes at once after it was idle (the simulation's, `bench.cpp`)."""
+SUMS = 8
+"""Results of the array that wait for the requantiser at most (QUEUE in array.sv)."""
+SETUP = 4
+"""Cycles from a layer to the next in the array."""
 AHEAD = 3
 """Layers after the present one whose descriptors the readers may have."""
 
@@ -155,6 +164,7 @@ class _Weights:
         self.capacity, self.ahead = float(geometry.weight_depth * geometry.wb), 0.0
         self.delivered = 0.0
         self.late = 0.0  # cycles that the next layer waits for its first weights
+        self.head = 0.0  # cycles that the array loads for the next layer's second part before the layer begins
 
     def part(self, steps: float, words: int, outside: float, beside: float = 0.0) -> float:
         """Cycles of a part that has so many steps while so many words are loaded, a share of them from outside.
@@ -162,7 +172,8 @@ class _Weights:
         `beside` is what memory must deliver besides, in bytes of weights.
         """
         needed = words * self.wb * outside
-        cycles = max(steps, float(words), (needed + beside - self.ahead) / self.rate)
+        cycles = max(steps, float(words) - self.head, (needed + beside - self.ahead) / self.rate)
+        self.head = 0.0
         before = self.ahead
         self.ahead = min(self.capacity, self.ahead + self.rate * cycles - needed - beside)
         self.delivered += self.ahead - before + needed
@@ -190,16 +201,22 @@ def outside_share(descriptor: Descriptor, geometry: Geometry) -> float:
 def _rtl_transfer(descriptor: Descriptor, geometry: Geometry) -> float:
     """Cycles of a LOAD or a STORE in RTL where memory keeps up.
 
-    `former` takes the words of a row while it gives out its groups, but for those that the first one needs.
+    `former` takes the words of a row while it gives out its groups, but for those that the first one needs. A STORE has
+    ended when its last word is in the sink.
     """
     d = descriptor
     if d.op is Op.STORE:
-        return float(d["outputs"] * d["acts"] * (geometry.stored_bytes // PORT))
+        return max(0.0, float((d["outputs"] * d["acts"] * geometry.stored_bytes - _kept(geometry)) // PORT))
     results = d["outputs"] * geometry.nh
     if not d["byte_step"]:
         return float(max(results, d["load_words"]))
     first = (geometry.pix - 1) * d["byte_step"] + max(d["byte_taps"], d["byte_step"]) - d["byte_pad"]
-    return float(results + d["images"] * d["rows"] * -(-first // PORT))
+    return float(results + d["images"] * (d["rows"] - d["stack"] + 1) * -(-first // PORT))
+
+
+def _kept(geometry: Geometry) -> int:
+    """Bytes that the sink holds (`gearbox` of sink.sv)."""
+    return 2 * geometry.stored_bytes + PORT
 
 
 def _constants_outside(descriptor: Descriptor, geometry: Geometry) -> int:
@@ -236,11 +253,13 @@ def layer_time(
         if memory.latency:
             work, rate, restart = _rtl_transfer(d, geometry), memory.constants, TRANSFER
             restart += memory.latency if d.op is Op.LOAD else 0
+            moved -= min(moved, BUFFERED + _kept(geometry)) if d.op is Op.STORE else 0
         # images and weights share external memory; nothing is put aside for later
         ahead = d["next_words"] * geometry.wb * following / weights.rate
         wait = max(0.0, max(moved / rate, ahead, float(d["next_words"])) - work)
         cycles = work + wait + restart
         weights.late = 0.0
+        weights.head = cycles - float(d["next_words"]) if memory.latency else 0.0
         return LayerTime(d.name, d.tensor, d.op.name, cycles, 0.0, work, 0.0, wait, restart, 0, moved)
     work = float(d["outputs"] * d["period"])
     busy, own, delivered = 0.0, outside_share(d, geometry), weights.delivered
@@ -257,11 +276,19 @@ def layer_time(
     late = weights.late
     # a layer's first constants come while the one before it drains
     constants = outside * 16 * geometry.lane / memory.constants
-    if geometry.resident_blocks:
+    if geometry.resident_blocks and outside:
         constants += (d["groups"] - outside) * 16 * geometry.lane / PORT
+    elif geometry.resident_blocks:  # the first is given back with the first group, and so on
+        constants = work / d["groups"] + fill + max(0, d["groups"] - BLOCKS) * 16 * geometry.lane / PORT
     loading = late + max(0.0, busy - beyond - work)
     wait = max(loading, constants - work - fill)
-    weights.late = max(0.0, beyond - fill - (wait - loading))  # results drain meanwhile
+    ahead = wait - loading  # results drain meanwhile, and the array is ahead of a requantiser that waits
+    if memory.latency:
+        block = 16 * geometry.lane / (memory.constants if outside else PORT)
+        ahead = min(ahead, SUMS * block * d["groups"] / d["outputs"])
+    spare = fill + ahead - beyond
+    weights.late = max(0.0, -spare)
+    weights.head = max(0.0, spare - SETUP) if memory.latency else 0.0
     later = (weights.late - late) * weights.rate  # bytes that come in the next layer instead
     weights.idle(max(0.0, fill - beyond) + (wait - loading if not beside else 0.0))
     results = float(d["outputs"] * (d["period"] - d["acts"]))

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from fpga_ops.overlay.boards import Board
 from fpga_ops.overlay.errors import DoesNotFitError
-from fpga_ops.overlay.geometry import Geometry, ceil_div
+from fpga_ops.overlay.geometry import STACK_COLS, Geometry, ceil_div
 
 PAIR_ALMS = 10
 ADDER_ALMS = 10
@@ -142,6 +142,7 @@ def estimate(geometry: Geometry, map_words: tuple[int, int], board: Board) -> Re
         + lanes * (g.multiplier_bits - BLOCK_BITS) * WIDER_ALMS
         + 4 * word  # windows of raw images: one of nine distances (2.5 ALMs a bit), padding
         + 7 * 8 * (128 + (g.pix - 1) * 8 + g.vec)  # the bytes they are cut from: a barrel shifter, nine shifts
+        + (_channel_alms(word, STACK_COLS) + 3 * word if g.stacked_rows else 0)  # a line of them, and their distance
         + _channel_alms(vector, depth["ACT_DEPTH"])
         + _channel_alms(vector, depth["STORE_DEPTH"])
         + _channel_alms(word, depth["IMAGE_DEPTH"])

@@ -6,12 +6,7 @@ module axi_reader #(parameter int BYTES = 64, DEPTH = 64) (
   output logic job_ready,
   input  logic [63:0] start,
   input  logic [31:0] beats,
-  output logic arvalid,
-  input  logic arready,
-  output logic [63:0] araddr,
-  output logic [7:0] arlen,
-  input  logic rvalid,
-  input  logic [BYTES*8-1:0] rdata,
+  axi_read.reader bus,
   output logic valid,
   output logic [BYTES*8-1:0] data,
   input  logic pop,
@@ -30,29 +25,29 @@ module axi_reader #(parameter int BYTES = 64, DEPTH = 64) (
   wire [31:0] limit = to_page < 32'(LONGEST) ? to_page : 32'(LONGEST);
   wire [31:0] length = left < limit ? left : limit;
   wire ask = left != 0 && promised + 16'(length) <= 16'(DEPTH);
-  wire move = arvalid && arready;
+  wire move = bus.arvalid && bus.arready;
 
   assign job_ready = left == 0;
   always_ff @(posedge clk) begin
-    if (move) arvalid <= 1'b0;
-    if (ask && (!arvalid || arready)) begin
-      arvalid <= 1'b1;
-      araddr <= address;
-      arlen <= 8'(length - 1);
+    if (move) bus.arvalid <= 1'b0;
+    if (ask && (!bus.arvalid || bus.arready)) begin
+      bus.arvalid <= 1'b1;
+      bus.araddr <= address;
+      bus.arlen <= 8'(length - 1);
       address <= address + (64'(length) << SHIFT);
       left <= left - length;
     end else if (job && job_ready) begin
       address <= start;
       left <= beats;
     end
-    promised <= promised + (ask && (!arvalid || arready) ? 16'(length) : 16'd0) - 16'(pop);
+    promised <= promised + (ask && (!bus.arvalid || bus.arready) ? 16'(length) : 16'd0) - 16'(pop);
     if (reset) begin
-      arvalid <= 1'b0;
+      bus.arvalid <= 1'b0;
       left <= '0;
       promised <= '0;
     end
   end
   fifo #(.WIDTH(BYTES*8), .DEPTH(DEPTH)) words (
-    .clk, .reset, .push(rvalid), .in(rdata), .full(unused_full), .valid, .out(data), .pop, .count
+    .clk, .reset, .push(bus.rvalid), .in(bus.rdata), .full(unused_full), .valid, .out(data), .pop, .count
   );
 endmodule

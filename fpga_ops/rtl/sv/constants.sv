@@ -8,12 +8,7 @@ module constants import overlay_pkg::*; #(parameter int BLOCK = 512, RESIDENT = 
   input  layer_t layer,
   output logic layer_pop,
   input  logic [63:0] base,
-  output logic arvalid,
-  input  logic arready,
-  output logic [63:0] araddr,
-  output logic [7:0] arlen,
-  input  logic rvalid,
-  input  logic [PORT*8-1:0] rdata,
+  axi_read.reader bus,
   output logic valid,
   output logic [BLOCK*8-1:0] block,
   input  logic pop,
@@ -29,7 +24,7 @@ module constants import overlay_pkg::*; #(parameter int BLOCK = 512, RESIDENT = 
     .BYTES(PORT), .DEPTH(2 * BEATS > 2 * BURST ? 2 * BEATS : 2 * BURST), .RESIDENT(RESIDENT)
   ) reader (
     .clk, .reset, .forget, .load, .resident, .loaded, .base, .job(layer_valid && wanted), .job_ready(ready),
-    .first(layer[F_PAR_BASE] * BEATS), .beats(layer[F_GROUPS] * BEATS), .arvalid, .arready, .araddr, .arlen, .rvalid, .rdata,
+    .first(layer[F_PAR_BASE] * BEATS), .beats(layer[F_GROUPS] * BEATS), .bus,
     .valid(beat_valid), .data(beat), .pop(beat_valid && beat_ready), .count
   );
   gearbox #(.IN(PORT), .OUT(BLOCK), .UNIT(PORT)) widen (

@@ -6,12 +6,7 @@ module fetch import overlay_pkg::*; (
   input  logic [63:0] base,
   input  logic [15:0] layers,
   input  logic [31:0] runs,
-  output logic arvalid,
-  input  logic arready,
-  output logic [63:0] araddr,
-  output logic [7:0] arlen,
-  input  logic rvalid,
-  input  logic [PORT*8-1:0] rdata,
+  axi_read.reader bus,
   output logic push,                      // a descriptor for every block; none of them may be full
   input  logic blocked,
   output layer_t layer,
@@ -87,6 +82,6 @@ module fetch import overlay_pkg::*; (
   end
   axi_reader #(.BYTES(PORT), .DEPTH(2 * BURST)) reader (
     .clk, .reset, .job, .job_ready, .start(base), .beats(32'(layers) * BEATS),
-    .arvalid, .arready, .araddr, .arlen, .rvalid, .rdata, .valid, .data, .pop, .count(unused_count)
+    .bus, .valid, .data, .pop, .count(unused_count)
   );
 endmodule

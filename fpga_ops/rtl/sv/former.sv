@@ -3,7 +3,7 @@
 // pixel's own planes. Positions outside the row are pad_value, bytes beyond the window 0.
 //
 // First the rows are aligned: a word of a row is cut from two words of the stream. Then `span` holds the row from the
-// group's first position on, and moves by PIX byte_step a group.
+// group's first position on, and moves by PIX byte_step a group. Rows of all images follow each other.
 module former import overlay_pkg::*; #(
   parameter int PIX = 7, VEC = 32, CW = 32, localparam int NH = VEC / CW, WORD = PIX * CW
 ) (
@@ -14,8 +14,7 @@ module former import overlay_pkg::*; #(
   input  logic [PORT*8-1:0] in,
   output logic out_valid,
   input  logic out_ready,
-  output logic [WORD*8-1:0] out,
-  output logic done
+  output logic [WORD*8-1:0] out
 );
   localparam int STEP = 8;                // largest byte_step
   localparam int SPAN = (PIX - 1) * STEP + VEC + PORT;
@@ -26,7 +25,7 @@ module former import overlay_pkg::*; #(
   logic [AT-1:0] offset;                  // of the row's first byte in its word
   logic fresh;                            // `previous` has nothing of this row yet
   position_t cut;                         // bytes of the row that were cut
-  logic [31:0] rows_left, groups_left;
+  logic [31:0] rows_left;
   logic cut_valid;
   logic [PORT*8-1:0] cut_word;
   // span
@@ -52,9 +51,8 @@ module former import overlay_pkg::*; #(
   wire fits = 32'(kept) + PORT <= SPAN;   // where it does not, what the row's last group needs is here
   wire put = cut_valid && row_left > 0 && !(give && last_xg) && (fits || last_xg);
 
-  assign done = groups_left == 0;
   assign in_ready = rows_left != 0 && cut_ready && (fresh || !inside_previous);
-  assign out_valid = groups_left != 0 && enough;
+  assign out_valid = enough;
   assign kept = !give ? fill : 32'(fill) > 32'(PIX) * 32'(byte_step) ? fill - BITS'(32'(PIX) * 32'(byte_step)) : '0;
   always_comb begin
     moved = span;
@@ -91,7 +89,6 @@ module former import overlay_pkg::*; #(
     if (put) row_left <= row_left - position_t'(PORT);
     if (out_valid && out_ready) sub <= last_sub ? 16'd0 : sub + 16'd1;
     if (give) begin
-      groups_left <= groups_left - 32'd1;
       base <= base + position_t'(32'(PIX) * 32'(byte_step));
       xg <= last_xg ? 16'd0 : xg + 16'd1;
     end
@@ -107,11 +104,9 @@ module former import overlay_pkg::*; #(
       cut_valid <= 1'b0;
       offset <= '0;
       fresh <= 1'b1;
-      rows_left <= layer[F_IMAGES] * layer[F_ROWS];
-      groups_left <= layer[F_BYTE_STEP] == 0 ? 32'd0 : layer[F_OUTPUTS];
+      rows_left <= layer[F_IMAGES] * (layer[F_ROWS] - layer[F_STACK] + 32'd1);
     end
     if (stop) begin
-      groups_left <= '0;
       rows_left <= '0;
       cut_valid <= 1'b0;
     end

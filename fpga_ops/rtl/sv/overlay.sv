@@ -11,7 +11,7 @@
 // start when they are `loaded`.
 module overlay import overlay_pkg::*; #(
   parameter int VEC = 32, LANE = 64, PIX = 7, WB = 64, TILES = 512, WEIGHT_DEPTH = 256, MAP_WORDS = 4096, FORM = PLAIN,
-  ACC_BITS = 32, MUL_BITS = 31, RESIDENT = 0, RESIDENT_BLOCKS = 0,
+  ACC_BITS = 32, MUL_BITS = 31, RESIDENT = 0, RESIDENT_BLOCKS = 0, STACK = 0,
   localparam int CW = gcd(VEC, LANE), NH = VEC / CW, PB = WB < PORT ? WB : PORT, WPORTS = WB / PB,
   BLOCK = LANE * 16
 ) (
@@ -65,14 +65,24 @@ module overlay import overlay_pkg::*; #(
   localparam int BLOCKS = 8;              // that take descriptors
   localparam int IMAGE = 0, CONSTANTS = 1, WEIGHTS = 2, SENDER = 3, RECEIVER = 4, ARRAY = 5, REQUANT = 6, SINK = 7;
 
+  axi_read bus [3] ();
+  axi_read #(.BYTES(PB)) w_bus [WPORTS] ();
+  for (genvar i = 0; i < 3; i++) begin : reads
+    assign {arvalid[i], araddr[i], arlen[i]} = {bus[i].arvalid, bus[i].araddr, bus[i].arlen};
+    assign {bus[i].arready, bus[i].rvalid, bus[i].rdata} = {arready[i], rvalid[i], rdata[i]};
+  end
+  for (genvar i = 0; i < WPORTS; i++) begin : weight_reads
+    assign {w_arvalid[i], w_araddr[i], w_arlen[i]} = {w_bus[i].arvalid, w_bus[i].araddr, w_bus[i].arlen};
+    assign {w_bus[i].arready, w_bus[i].rvalid, w_bus[i].rdata} = {w_arready[i], w_rvalid[i], w_rdata[i]};
+  end
+
   wire clear = reset || start;            // a batch starts with everything empty, whatever the last one left
   logic push, ending;
   layer_t pushed;
   logic [BLOCKS-1:0] full, valid, pop;
   layer_t [BLOCKS-1:0] layer;
   fetch fetches (
-    .clk, .reset, .start, .base(program_base), .layers, .runs, .arvalid(arvalid[0]), .arready(arready[0]),
-    .araddr(araddr[0]), .arlen(arlen[0]), .rvalid(rvalid[0]), .rdata(rdata[0]), .push, .blocked(|full), .layer(pushed),
+    .clk, .reset, .start, .base(program_base), .layers, .runs, .bus(bus[0]), .push, .blocked(|full), .layer(pushed),
     .status
   );
   for (genvar i = 0; i < BLOCKS; i++) begin : descriptors
@@ -92,22 +102,19 @@ module overlay import overlay_pkg::*; #(
   logic [WB*8-1:0] weight_word;
   logic [SEND*8-1:0] act, store_word;
   logic [PIX-1:0][LANE-1:0][31:0] acc;
-  image #(.PIX(PIX), .VEC(VEC), .CW(CW)) images (
+  image #(.PIX(PIX), .VEC(VEC), .CW(CW), .STACK(STACK)) images (
     .clk, .reset(clear), .layer_valid(valid[IMAGE]), .next_layer(layer[IMAGE]), .layer_pop(pop[IMAGE]),
-    .base(image_base), .arvalid(arvalid[1]), .arready(arready[1]), .araddr(araddr[1]), .arlen(arlen[1]), .rvalid(rvalid[1]),
-    .rdata(rdata[1]), .valid(image_valid), .word(image_word), .pop(image_pop), .count(filled[0])
+    .base(image_base), .bus(bus[1]), .valid(image_valid), .word(image_word), .pop(image_pop), .count(filled[0])
   );
   constants #(.BLOCK(BLOCK), .RESIDENT(RESIDENT_BLOCKS * BLOCK / PORT)) blocks (
     .clk, .reset(clear), .forget(reset), .load, .resident(load_constants), .loaded(here[0]),
     .layer_valid(valid[CONSTANTS]), .layer(layer[CONSTANTS]), .layer_pop(pop[CONSTANTS]),
-    .base(constants_base), .arvalid(arvalid[2]), .arready(arready[2]), .araddr(araddr[2]), .arlen(arlen[2]),
-    .rvalid(rvalid[2]), .rdata(rdata[2]), .valid(block_valid), .block, .pop(block_pop), .count(filled[1])
+    .base(constants_base), .bus(bus[2]), .valid(block_valid), .block, .pop(block_pop), .count(filled[1])
   );
   weights #(.WB(WB), .PB(PB), .DEPTH(WEIGHT_DEPTH), .RESIDENT(RESIDENT)) streams (
     .clk, .reset(clear), .forget(reset), .load, .resident(load_weights), .loaded(here[1]),
     .layer_valid(valid[WEIGHTS]), .layer(layer[WEIGHTS]), .layer_pop(pop[WEIGHTS]),
-    .base(weights_base), .arvalid(w_arvalid), .arready(w_arready), .araddr(w_araddr), .arlen(w_arlen),
-    .rvalid(w_rvalid), .rdata(w_rdata), .valid(weight_valid), .word(weight_word), .pop(weight_pop), .count(filled[2])
+    .base(weights_base), .bus(w_bus), .valid(weight_valid), .word(weight_word), .pop(weight_pop), .count(filled[2])
   );
   maps #(.PIX(PIX), .CW(CW), .NH(NH), .WORDS(MAP_WORDS), .MUL_BITS(MUL_BITS)) memories (
     .clk, .reset(clear), .layer_valid({valid[RECEIVER], valid[SENDER]}), .layer({layer[RECEIVER], layer[SENDER]}),

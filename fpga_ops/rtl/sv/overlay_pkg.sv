@@ -1,14 +1,14 @@
 // The layer descriptor and what the blocks share. The order of the fields is RTL_FIELDS of fpga_ops/overlay/descriptor.py
 // (a test compares the two); kernels/fpga/overlay.h says what most mean. In the place of what counts iterations of the
 // OpenCL loops: in_pitch and out_pitch, pixels from a row of the source, or of the result, to the next; wrap, the width
-// at which a group of pixels goes on in the next row, or 0.
+// at which a group of pixels goes on in the next row, or 0; stack, the rows of the image that a pixel of the source holds.
 package overlay_pkg;
   // 64 little-endian words; word i of memory is d[i].
   typedef logic [63:0][31:0] layer_t;
 
   typedef enum int {
     F_OP, F_GROUPS, F_IMAGES, F_ROWS, F_COLS, F_OUTPUTS, F_TAPS_Y, F_TAPS_X, F_STRIDE_Y, F_STRIDE_X, F_PAD_Y,
-    F_PAD_X, F_PAD_VALUE, F_TAP_STEP, F_IN_MEM, F_IN_BASE, F_IN_STEP, F_IN_H, F_IN_W, F_IN_COLS, F_IN_VECS,
+    F_PAD_X, F_PAD_VALUE, F_TAP_STEP, F_IN_MEM, F_IN_BASE, F_IN_STEP, F_IN_H, F_IN_W, F_STACK, F_IN_VECS,
     F_RED_VECS, F_GROUP_VECS, F_ACTS, F_PERIOD, F_IN_PITCH, F_OUT_PITCH, F_WRAP, F_OUT_MEM, F_OUT_BASE,
     F_OUT_STEP, F_OUT_VECS, F_OUT_WORDS, F_ADD, F_SKIP_BASE, F_SKIP_STEP, F_W_BASE, F_W_WORDS, F_PARTS,
     F_PART_ACTS, F_LAST_ACTS, F_PART_WORDS, F_LAST_WORDS, F_NEXT_WORDS, F_PAR_BASE, F_INCREMENT, F_LOW, F_HIGH,

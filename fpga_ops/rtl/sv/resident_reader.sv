@@ -9,12 +9,7 @@ module resident_reader #(parameter int BYTES = 64, DEPTH = 64, RESIDENT = 0) (
   input  logic job,                       // with job_ready: read `beats` words from word `first` on
   output logic job_ready,
   input  logic [31:0] first, beats,
-  output logic arvalid,
-  input  logic arready,
-  output logic [63:0] araddr,
-  output logic [7:0] arlen,
-  input  logic rvalid,
-  input  logic [BYTES*8-1:0] rdata,
+  axi_read.reader bus,
   output logic valid,
   output logic [BYTES*8-1:0] data,
   input  logic pop,
@@ -27,8 +22,7 @@ module resident_reader #(parameter int BYTES = 64, DEPTH = 64, RESIDENT = 0) (
   logic [BYTES*8-1:0] outside;
   logic [15:0] waiting;
   axi_reader #(.BYTES(BYTES), .DEPTH(DEPTH)) reader (
-    .clk, .reset, .job(ask), .job_ready(ready), .start, .beats(asked), .arvalid, .arready, .araddr, .arlen, .rvalid,
-    .rdata, .valid(outside_valid), .data(outside), .pop(outside_pop), .count(waiting)
+    .clk, .reset, .job(ask), .job_ready(ready), .start, .beats(asked), .bus, .valid(outside_valid), .data(outside), .pop(outside_pop), .count(waiting)
   );
   if (RESIDENT == 0) begin : none
     wire unused = ^{forget, load, resident};

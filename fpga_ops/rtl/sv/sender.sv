@@ -47,9 +47,9 @@ module sender import overlay_pkg::*; #(
   always_comb begin
     divide = 24'(BIAS * PIX);
     if (setup < 5'(PIX)) divide += 24'(setup) * 24'(d[F_STRIDE_X][15:0]);
-    else if (setup == 5'(PIX)) divide += 24'(d[F_IN_PITCH][15:0]);
+    else if (setup == 5'(PIX)) divide += 24'(d[F_STACK][15:0]) * 24'(d[F_IN_PITCH][15:0]);
     else if (setup == 5'(PIX + 1)) divide += 24'(d[F_STRIDE_Y][15:0]) * 24'(d[F_IN_PITCH][15:0]);
-    else divide -= 24'(d[F_PAD_Y][15:0]) * 24'(d[F_IN_PITCH][15:0]) + 24'(d[F_PAD_X][15:0]);
+    else divide -= d[F_PAD_Y][23:0] * 24'(d[F_IN_PITCH][15:0]) + 24'(d[F_PAD_X][15:0]);  // it may be below 0
     divided.word = (quotient - 24'(BIAS)) * vecs;
     divided.rest = rest;
   end
@@ -133,7 +133,7 @@ module sender import overlay_pkg::*; #(
         tap_place <= moved(tap_place, tap_step, vecs);
         if (last_kx) begin                                       // the window's next row
           ky <= last_ky ? 16'd0 : ky + 16'd1;
-          tap_y <= last_ky ? -pixel_t'(d[F_PAD_Y]) : tap_y + 16'sd1;
+          tap_y <= last_ky ? -pixel_t'(d[F_PAD_Y]) : tap_y + pixel_t'(d[F_STACK]);
           {window_place, tap_place} <= {2{next_window}};
           if (last_ky) begin                                     // the next pixel group
             xg <= last_xg ? 16'd0 : xg + 16'd1;

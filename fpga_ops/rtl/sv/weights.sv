@@ -11,12 +11,7 @@ module weights import overlay_pkg::*; #(
   input  layer_t layer,
   output logic layer_pop,
   input  logic [PORTS-1:0][63:0] base,
-  output logic [PORTS-1:0] arvalid,
-  input  logic [PORTS-1:0] arready,
-  output logic [PORTS-1:0][63:0] araddr,
-  output logic [PORTS-1:0][7:0] arlen,
-  input  logic [PORTS-1:0] rvalid,
-  input  logic [PORTS-1:0][PB*8-1:0] rdata,
+  axi_read.reader bus [PORTS],
   output logic valid,
   output logic [WB*8-1:0] word,
   input  logic pop,
@@ -34,8 +29,8 @@ module weights import overlay_pkg::*; #(
   for (genvar i = 0; i < PORTS; i++) begin : port
     resident_reader #(.BYTES(PB), .DEPTH(DEPTH), .RESIDENT(RESIDENT)) reader (
       .clk, .reset, .forget, .load, .resident, .loaded(here[i]), .base(base[i]), .job, .job_ready(ready[i]),
-      .first(layer[F_W_BASE]), .beats(layer[F_W_WORDS]), .arvalid(arvalid[i]), .arready(arready[i]), .araddr(araddr[i]), .arlen(arlen[i]), .rvalid(rvalid[i]),
-      .rdata(rdata[i]), .valid(has[i]), .data(word[i*PB*8 +: PB*8]), .pop(pop), .count(counts[i])
+      .first(layer[F_W_BASE]), .beats(layer[F_W_WORDS]), .bus(bus[i]),
+      .valid(has[i]), .data(word[i*PB*8 +: PB*8]), .pop(pop), .count(counts[i])
     );
   end
 endmodule

@@ -40,7 +40,7 @@ def resnet50():
         ("stratix10", "tagger", 1, 960), ("stratix10", "tagger", 2, 990), ("stratix10", "resnet50", 2, 980),
         ("arria10", "tagger", 1, 220), ("arria10", "resnet50", 1, 190), ("agilex7", "tagger", 2, 2200),
         ("u250", "tagger", 1, 950), ("u55c", "tagger", 1, 950), ("f2", "tagger", 1, 800), ("v80", "tagger", 1, 1650),
-        ("stratix10-rtl", "tagger", 1, 1100), ("u250-2x", "tagger", 1, 1800),
+        ("stratix10-rtl", "tagger", 1, 1100), ("u250-2x", "tagger", 1, 1900), ("u250-2x", "resnet50", 1, 1900),
     ],
 )  # fmt: skip
 def test_goals_are_modelled_on_geometries_that_fit(request, board, network, images, inferences):
@@ -84,6 +84,18 @@ def test_weights_that_stay_on_the_chip_are_not_waited_for(tagger):
     groups = [d["images"] * d["rows"] * d["cols"] for d in by_address]
     assert groups == sorted(groups)
     assert by_address[-1]["w_base"] + by_address[-1]["w_words"] == sum(d["w_words"] for d in convs)
+
+
+def test_rows_of_a_window_in_one_vector_save_the_stem_steps(tagger):
+    """Seven of a window's rows of one plane are 49 of 64 channels: a group of pixels takes one step for seven."""
+    card = boards.load("u250-2x")
+    apart, stacked = (
+        predict(plan(tagger, replace(card.geometry, stacked_rows=flag)), card).layers for flag in (False, True)
+    )
+    load, stem = (b.cycles - a.cycles for a, b in zip(apart[:2], stacked[:2], strict=True))
+    assert load == 6 * 16  # rows of padding
+    assert stem == -6 * 112 * 16
+    assert [a.cycles for a in apart[2:]] == [b.cycles for b in stacked[2:]]
 
 
 def test_a_layers_start_is_counted(tagger):

@@ -17,7 +17,7 @@ from fpga_ops.overlay.descriptor import Op
 from fpga_ops.rtl import Memory, RtlExecutable
 from tests.e2e.conftest import MODEL_REPOSITORY
 from tests.fpga_ops.overlay.checks import check_bits, check_float_images
-from tests.fpga_ops.overlay.test_exact import LAYERS, dense_net
+from tests.fpga_ops.overlay.test_exact import IMAGES, LAYERS, dense_net
 from tests.fpga_ops.rtl.conftest import Simulate
 from tests.support import networks
 from triton_fpga_bench.overlay.simulated_cycles import compare
@@ -26,6 +26,7 @@ SMALL = Geometry(16, 16, 7)
 HALVES = Geometry(  # vectors of two stored words, three result words, a narrow port
     16, 24, 5, wb=32, weight_tiles=64, joined_rows=True, resident_words=100, resident_blocks=5
 )  # fmt: skip
+STACKED = Geometry(32, 32, 3, joined_rows=True, stacked_rows=True)
 STRICT = Memory(
     channels=2, latency=61, row_bytes=1024, row_miss=17, refresh_every=700, refresh_for=90, bytes_per_cycle=19.0,
     stall=0.3,
@@ -63,8 +64,38 @@ def test_vectors_of_several_words_in_joined_rows(simulate: Simulate, layer: str,
     check(simulate(network, HALVES, memory=memory), network, 2)
 
 
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("geometry", [SMALL, HALVES, STACKED], ids=["apart", "halves", "stacked"])
+def test_raw_images_become_windows_on_the_device(simulate: Simulate, geometry: Geometry, image: str) -> None:
+    """Three interleaved images, so that rows begin anywhere in a word."""
+    shape, kernel, strides, pads = IMAGES[image]
+    builder = networks.Builder(np.random.default_rng(3))
+    network = builder.build(builder.conv(builder.input(*shape), 20, kernel, strides, pads))
+    for memory in (Memory(), STRICT):
+        check(simulate(network, geometry, images=3, max_batch=3, memory=memory), network, 3)
+
+
+@pytest.mark.parametrize(
+    ("image", "rows", "taps"),
+    [
+        ("7x7 on one plane", 4, 2),
+        ("7x7 on three planes", 2, 4),
+        ("3x3 on three planes", 3, 1),
+        ("taller than wide", 4, 1),
+    ],
+)
+def test_rows_of_a_window_are_stacked_where_a_vector_has_room(image: str, rows: int, taps: int) -> None:
+    shape, kernel, strides, pads = IMAGES[image]
+    builder = networks.Builder(np.random.default_rng(3))
+    network = builder.build(builder.conv(builder.input(*shape), 20, kernel, strides, pads))
+    apart, stacked = (plan(network, replace(STACKED, stacked_rows=flag)) for flag in (False, True))
+    assert [d["stack"] for d in stacked.descriptors] == [rows, rows, 1]
+    assert [p.descriptors[1]["acts"] for p in (apart, stacked)] == [kernel[0], taps]
+    assert stacked.input_bytes == apart.input_bytes
+
+
 @pytest.mark.parametrize("images", [1, 2, 3])
-@pytest.mark.parametrize("geometry", [SMALL, HALVES], ids=["apart", "joined"])
+@pytest.mark.parametrize("geometry", [SMALL, HALVES, STACKED], ids=["apart", "joined", "stacked"])
 def test_batches_and_interleaved_images(simulate: Simulate, images: int, geometry: Geometry) -> None:
     network = networks.resnet((1, 1), 16, (39, 25, 1), classes=10)
     executable = simulate(network, geometry, max_batch=5, images=images)
@@ -91,7 +122,7 @@ def test_forms_of_the_products_change_no_bit(simulate: Simulate, form: str) -> N
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10**6),
-    geometry=st.sampled_from([SMALL, HALVES]),
+    geometry=st.sampled_from([SMALL, HALVES, STACKED]),
     images=st.integers(1, 2),
     memory=st.sampled_from([Memory(), STRICT]),
 )
@@ -119,8 +150,9 @@ def test_joined_rows_take_fewer_groups_of_pixels() -> None:
 
 
 def test_opencl_refuses_joined_rows() -> None:
-    with pytest.raises(DeviceError, match="rows are joined in RTL alone"):
-        OverlayExecutable(LAYERS["3x3"](), 1, HALVES)
+    for geometry in (HALVES, replace(STACKED, joined_rows=False)):
+        with pytest.raises(DeviceError, match="rows are joined in RTL alone"):
+            OverlayExecutable(LAYERS["3x3"](), 1, geometry)
 
 
 def shipped_tagger() -> IntegerNetwork:
@@ -143,8 +175,6 @@ def test_full_size_on_the_u250s_array(name: str) -> None:
     board = replace(board, geometry=replace(board.geometry, map_words=(4096, 4096)))  # one array for all
     compared = compare(FULL_SIZE[name](), board, board.clock_mhz)
     assert compared.equal
-    for row in compared.rows:
-        if row.op not in ("LOAD", "STORE"):
-            assert row.simulated == pytest.approx(row.modelled, rel=0.02, abs=1), row
-        if row.op == "CONV":
-            assert row.waits["constants"] == 0, row  # they are on the chip, as the weights are
+    assert [row for row in compared.rows if abs(row.simulated - row.modelled) > max(0.02 * row.modelled, 6)] == []
+    convolutions = [row for row in compared.rows if row.op == "CONV"]
+    assert [row for row in convolutions if row.waits["constants"]] == []  # they are on the chip, as the weights are

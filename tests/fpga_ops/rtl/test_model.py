@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -42,7 +45,7 @@ def test_sources_have_no_warning(geometry: Geometry, form: model.Form) -> None:
 def test_sources_are_a_file_a_block_and_stay_short() -> None:
     files = [path for path in model.sources() if path.suffix == ".sv"]
     for path in files:
-        modules = re.findall(r"^(?:module|package) (\w+)", path.read_text(), re.MULTILINE)
+        modules = re.findall(r"^(?:module|package|interface) (\w+)", path.read_text(), re.MULTILINE)
         assert modules == [path.stem]
     assert sum(len(path.read_text().splitlines()) for path in files) < 2000
 
@@ -80,6 +83,42 @@ def test_a_missing_or_failing_compiler_is_told(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(DeviceError, match=r"broken failed \(exit code 3\): no space left on device"):
         model.build(TINY, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []  # nothing half made
+
+
+def test_a_compiler_that_is_named_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other one is taken in its place."""
+    monkeypatch.setenv("CXX", "ccache g++")
+    with pytest.raises(DeviceError, match=r"CXX is 'ccache g\+\+', which is no program here"):
+        model.find_tools()
+
+
+@pytest.mark.timeout(900)
+def test_a_damaged_library_is_made_again_and_dead_builds_are_removed(tmp_path: Path) -> None:
+    for name, age in (("rtl-dead", 100_000.0), ("rtl-busy", 10.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "Voverlay.cpp").touch()
+        os.utime(tmp_path / name, 2 * (time.time() - age,))
+    library = model.build(TINY, tmp_path)
+    whole = library.read_bytes()
+    made = library.stat().st_mtime_ns
+    assert model.build(TINY, tmp_path) == library
+    assert library.stat().st_mtime_ns == made, "a sound one is taken as it is"
+    for damaged in (b"", whole[: len(whole) // 2], whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]):
+        library.write_bytes(damaged)
+        assert not model._is_whole(library)
+    assert model.build(TINY, tmp_path) == library
+    assert model._is_whole(library)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [library.name, "rtl-busy"]
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(model, "link", full)
+    with pytest.raises(DeviceError, match=f"cannot be built in {tmp_path}: No space left on device"):
+        model.build(TINY, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_verilator_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
