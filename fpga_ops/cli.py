@@ -2,12 +2,15 @@
 
 A subcommand is a module named in the entry-point group `triton_fpga.commands`, with `register(parser)`, which adds
 its arguments, and `run(args)`, which returns the exit code. Errors meant for the user carry `exit_code` (each
-package's base error has it) and are printed as one line; any other error is a bug and shows its traceback.
+package's base error has it) and are printed as one line, with their notes; so is what the system refuses, such as a
+full disc. Any other error is a bug and shows its traceback.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
@@ -17,6 +20,17 @@ USER_ERROR = 2
 """Exit code when the user's input or set-up is at fault; 1 is left to a command's own 'no'."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as a shell has it."""
+
+UNREAD = 141
+"""Exit code when whoever read the output has closed it, as a shell has it of SIGPIPE."""
+_REFUSALS = {
+    getattr(errno, name)
+    for name in (
+        "EACCES", "EPERM", "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENOTEMPTY", "ENOSPC", "EDQUOT", "EROFS", "EFBIG",
+        "ENAMETOOLONG", "ELOOP", "EMFILE", "ENFILE", "ESTALE", "EIO", "EBUSY", "ETXTBSY",
+    )
+}  # fmt: skip
+"""What a file or a disc, and no fault of the program, makes the system refuse."""
 
 
 def _parser(name: str, entry: EntryPoint) -> tuple[argparse.ArgumentParser, object]:
@@ -64,13 +78,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"triton-fpga {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        return UNREAD
     except Exception as error:
         known: int | None = getattr(error, "exit_code", None)
+        if known is None and isinstance(error, OSError) and error.errno in _REFUSALS:
+            known = USER_ERROR
         if known is None:
             raise
-        print(f"triton-fpga {name}: {error}", file=sys.stderr)
+        for line in [str(error), *getattr(error, "__notes__", ())]:
+            print(f"triton-fpga {name}: {line}", file=sys.stderr)
         return known
-    return code
+    return UNREAD if _unread() else code
+
+
+def _unread() -> bool:
+    """Whether nobody reads the standard output any more; what is left of it then goes nowhere, without a word."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 if __name__ == "__main__":

@@ -29,7 +29,11 @@ class Tls:
         if (self.certificate is None) != (self.key is None):
             raise ConfigurationError("mutual TLS needs both a certificate and its key")
         for file in (self.ca, self.certificate, self.key):
-            if file is not None and not Path(file).is_file():
+            try:
+                there = file is None or Path(file).is_file()
+            except OSError as error:
+                raise ConfigurationError(f"TLS file {file} cannot be read: {error.strerror}") from error
+            if not there:
                 raise ConfigurationError(f"TLS file {file} does not exist")
 
     def contents(self) -> tuple[bytes | None, bytes | None, bytes | None]:
@@ -66,7 +70,10 @@ class Retry:
     attempts: int = 50
 
     def __post_init__(self) -> None:
-        if self.base <= 0 or self.cap < self.base or self.attempts < 1:
+        for name in ("base", "cap"):
+            _check_seconds(name, getattr(self, name), above=True)
+        _check_whole("attempts", self.attempts, 1)
+        if self.cap < self.base:
             raise ConfigurationError(f"expected 0 < base <= cap and attempts >= 1, got {self}")
 
     def ceiling(self, failures: int) -> float:
@@ -106,6 +113,26 @@ def _path(value: object, name: str, *, optional: bool = False) -> Path | None:
     if not isinstance(value, (str, PathLike)):
         raise ConfigurationError(f"{name}: expected a path, got {value!r}")
     return Path(value)
+
+
+def _check_seconds(name: str, value: object, *, above: bool, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not (value > 0 if above else value >= 0):
+        words = ("None or " if optional else "") + ("more than 0 s" if above else "0 s or more")
+        raise ConfigurationError(f"{name}: expected {words}, got {value!r}")
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigurationError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+
+
+def _check_labels(labels: object) -> None:
+    """Raises ConfigurationError for one string, whose letters would be taken for classes, and for names given twice."""
+    names = list(labels) if isinstance(labels, (list, tuple)) else []
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise ConfigurationError(f"labels: expected the names of the classes, such as ('qcd', 'top'), got {labels!r}")
 
 
 @dataclass(frozen=True)
@@ -173,16 +200,16 @@ class Options:
             if not isinstance(getattr(self, name), kind):
                 raise ConfigurationError(f"{name}: expected {words}, got {getattr(self, name)!r}")
         for name in ("deadline", "eject_for"):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name}: expected more than 0 s, got {getattr(self, name)}")
-        for name in ("max_in_flight", "batch_size", "connections", "eject_after"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"{name}: expected a whole number of at least 1, got {value!r}")
+            _check_seconds(name, getattr(self, name), above=True)
+        for name in ("warm_up", "fallback_after"):
+            _check_seconds(name, getattr(self, name), above=False)
         for name in ("attempt_timeout", "hedge_after"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigurationError(f"{name}: expected None or more than 0 s, got {value}")
+            _check_seconds(name, getattr(self, name), above=True, optional=True)
+        for name in ("max_in_flight", "batch_size", "connections", "eject_after"):
+            _check_whole(name, getattr(self, name), 1)
+        _check_whole("priority", self.priority, 0)
+        _check_labels(self.labels)
+        object.__setattr__(self, "labels", tuple(self.labels))
         if self.compression not in (None, "gzip", "deflate"):
             raise ConfigurationError(f"compression: expected None, 'gzip' or 'deflate', got {self.compression!r}")
 
@@ -210,4 +237,7 @@ def token_from_environment() -> Token | None:
     if file:
         return Path(file)
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent")) / f"bt_u{os.getuid()}"
-    return runtime if runtime.is_file() else None
+    try:
+        return runtime if runtime.is_file() else None
+    except OSError:  # somebody else's folder, as after `sudo`
+        return None

@@ -78,8 +78,9 @@ def run_job(
         if done is not None and finished:
             done(finished)
         for number, answered in _tag_chunks(job, plan, missing, workers):
-            for facts in answered:
+            for facts, by in answered:
                 parts.check_answered(facts, job.any_version)
+                parts.check_kernel(by, job.any_version)
             parts.commit(number)
             if done is not None:
                 done(plan.chunks[number].size)
@@ -100,7 +101,10 @@ def _check_scale(job: Job, client: Client) -> None:
 
 
 Facts = dict[str, str]
-"""What is known of what answered: version, and with working points the scale of the scores and the thresholds."""
+"""What is known of what answered: version, precision, with working points also the scale of scores and thresholds."""
+Answers = list[tuple[Facts, Facts]]
+"""Of each that answered: what has to be one in the whole output, and what is only noted, as its device."""
+_NOTED = ("version", "device", "precision", "kernel", "isa")
 
 
 def _first_facts(job: Job, client: Client) -> Facts:
@@ -116,14 +120,19 @@ def _facts(job: Job, client: Client, reply: Reply) -> Facts:
     facts = {"version": reply.model_version}
     said = reply.provenance
     if said["device"]:  # else nobody says anything of this answer
-        facts["temperature"] = said.get("temperature", "1.0")
+        facts |= {"precision": said["precision"], "temperature": said.get("temperature", "1.0")}
     for efficiency in job.working_points:
         point = client.working_point(efficiency, reply, label=job.label, card=job.card)
         facts |= {"temperature": repr(point.temperature), threshold_key(efficiency): repr(point.threshold)}
     return facts
 
 
-def _tag_chunks(job: Job, plan: Plan, numbers: list[int], workers: int) -> Iterator[tuple[int, list[Facts]]]:
+def _by(reply: Reply) -> Facts:
+    said = reply.provenance
+    return {name: said[name] for name in _NOTED if said.get(name)}
+
+
+def _tag_chunks(job: Job, plan: Plan, numbers: list[int], workers: int) -> Iterator[tuple[int, Answers]]:
     """Numbers of chunks, as they are tagged and stored, and what answered."""
     if not numbers:
         return
@@ -136,7 +145,7 @@ def _tag_chunks(job: Job, plan: Plan, numbers: list[int], workers: int) -> Itera
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(numbers)), context, _start_worker, (job, plan)) as pool:
         queue = iter(numbers)
-        pending: set[Future[tuple[int, list[Facts]]]] = {
+        pending: set[Future[tuple[int, Answers]]] = {
             pool.submit(_worker_chunk, n) for n in itertools.islice(queue, 2 * workers)
         }
         try:
@@ -177,23 +186,24 @@ class _Worker:
             self._open = (file, open_source(file.location, self._plan.tree or self._job.tree))
         return self._open[1]
 
-    def tag(self, number: int) -> list[Facts]:
+    def tag(self, number: int) -> Answers:
         """Read, tag and store one chunk; what answered."""
         job, plan = self._job, self._plan
         chunk = plan.chunks[number]
         location, start, stop = chunk.file.location, chunk.start, chunk.stop
         events = read_chunk(plan, self._source(chunk.file), chunk)
-        replies: dict[tuple[str, str], Reply] = {}
+        replies: dict[tuple[str, ...], Reply] = {}
         try:
             with readable(f"{location}: events {start} to {stop} make no sense"):
                 assembled = judge(plan.reading.assemble(events), job.choice)
                 jets = without_faults(assembled.jets, assembled.faults, job.bad, start)
 
             def note(reply: Reply) -> None:
-                replies[reply.server, reply.model_version] = reply
+                said = (str(reply.parameters.get(name, "")) for name in _NOTED)
+                replies[reply.server, reply.model_version, *said] = reply
 
             scores = self._client.tag(jets, label=job.label, bad=job.bad, answered=note)
-            facts = [_facts(job, self._client, reply) for reply in replies.values()]
+            answers = [(_facts(job, self._client, reply), _by(reply)) for reply in replies.values()]
         except JetError as error:
             raise JetError(f"{location}, events from {start}: {error}") from error
         except RequestError as error:
@@ -203,7 +213,7 @@ class _Worker:
             columns = {name: events[name] for name in plan.keep} | dict(assembled.columns)
             columns[job.score] = enforce(scores, score_type(scores, True))
             self._parts.stored(number, columns)
-        return facts
+        return answers
 
 
 def _provenance(job: Job) -> Facts:
@@ -227,7 +237,7 @@ def _start_worker(job: Job, plan: Plan) -> None:
     _worker = _Worker(job, plan)
 
 
-def _worker_chunk(number: int) -> tuple[int, list[Facts]]:
+def _worker_chunk(number: int) -> tuple[int, Answers]:
     if _worker is None:
         raise ConfigurationError("the worker was not started")
     return number, _worker.tag(number)

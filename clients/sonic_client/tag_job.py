@@ -74,6 +74,8 @@ class Job:
             raise ConfigurationError(f"chunk: expected at least 1 event, got {self.chunk}")
         if self.label not in self.options.labels:
             raise ConfigurationError(f"no class '{self.label}'; the classes are {', '.join(self.options.labels)}")
+        if not self.score.strip() or not self.score.isprintable():
+            raise ConfigurationError(f"score: expected a name for the new column, got {self.score!r}")
         try:
             check_target(self.output, overwrite=True)
         except FileError as error:
@@ -280,7 +282,8 @@ def identity(location: Location) -> tuple[int, int]:
     try:
         stat = Path(location).stat()
     except OSError as error:
-        raise FileError(f"{location}: no such file") from error
+        words = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+        raise FileError(f"{location}: {words}") from error
     return stat.st_size, stat.st_mtime_ns
 
 

@@ -11,10 +11,10 @@ import awkward as ak
 import numpy as np
 
 from sonic_client.events.files import FileError, open_source, readable
-from sonic_client.events.output import check_target, encode, enforce, find_nulls, try_out, write
-from sonic_client.events.understanding import judge
+from sonic_client.events.output import check_back, check_target, encode, enforce, find_nulls, try_out, write
+from sonic_client.events.understanding import SAMPLE, judge
 from sonic_client.tag_job import Job, Plan, read_chunk
-from sonic_client.tag_parts import Parts
+from sonic_client.tag_parts import Parts, read_part
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,11 @@ def finish_parts(folder: Path, output: Path, *, overwrite: bool = False) -> Summ
     Raises FileError when chunks are missing, or the output cannot hold a column; the chunks stay then.
     """
     check_target(output, overwrite)
-    if not (folder / "manifest.json").is_file():
+    try:
+        there = (folder / "manifest.json").is_file()
+    except OSError as error:
+        raise FileError(f"{folder}: {error.strerror or error}") from error
+    if not there:
         raise FileError(f"{folder}: there are no finished chunks (manifest.json)")
     with Parts(folder) as parts:
         return assemble(parts, output, 0)
@@ -113,7 +117,7 @@ def provenance_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "tree": job["tree"], "model": job["model"], "score": job["score"],
         "label": job["label"],
         "answered": {key: value for key, value in answered.items() if not key.startswith("threshold ")},
-        "working_points": points,
+        "answered_by": manifest.get("answered_by", []), "working_points": points,
     }  # fmt: skip
 
 
@@ -145,12 +149,15 @@ def check_output(job: Job, plan: Plan, parts: Parts) -> None:
     suffix = job.output.suffix
     first = plan.chunks[0]
     with open_source(first.file.location, plan.tree or None) as source:
-        sample = read_chunk(plan, source, type(first)(first.file, 0, min(2, first.stop)))
+        sample = read_chunk(plan, source, type(first)(first.file, 0, min(SAMPLE, first.stop)))
     jets = judge(plan.reading.assemble(sample), job.choice)
     shape = ak.num(jets.jets, axis=-1)
     scores = enforce(ak.values_astype(ak.fill_none(shape, 0, axis=-1), np.float32), score_type(shape, False))
     chunk = {name: sample[name] for name in plan.keep} | dict(jets.columns) | {job.score: scores}
-    parts.stored(0, chunk).unlink()
+    with readable(f"{first.file.location}: what is kept of it cannot be stored"):
+        stored = parts.stored(0, chunk)
+        check_back(chunk, read_part(stored, list(chunk)))
+        stored.unlink()
     chunk |= flags_of(scores, dict.fromkeys(job.flags, 0.5))
     nullable = [name for name in plan.keep if "?" in str(sample[name].type) or "option[" in str(sample[name].type)]
     nulls = {}

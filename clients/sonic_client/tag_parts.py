@@ -9,9 +9,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +24,8 @@ from sonic_client.events.output import Chunk, arrow_table
 
 _MANIFEST = "manifest.json"
 _LOCK = "lock"
+_OURS = re.compile(r"lock|manifest\.json(\.tmp)?|\d{6,}\.(parquet|tmp)|trial\.\w+")
+"""Names of what is in the folder."""
 
 
 class VersionError(ClientError):
@@ -35,6 +38,8 @@ class Parts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = -1
+        self._kernels: set[str] | None = None
+        """Of an earlier run, until one of them answers again."""
 
     def __enter__(self) -> Self:
         """Take the folder, or make it. Raises FileError if another process has it, or it cannot be made."""
@@ -51,6 +56,11 @@ class Parts:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
                 os.close(descriptor)
                 raise FileError(f"{self.folder} is in use by {holder}: two jobs cannot write one output") from None
+            except OSError as error:
+                os.close(descriptor)
+                raise FileError(
+                    f"{path} cannot be locked ({error.strerror}); choose an output on another disc"
+                ) from error
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -72,14 +82,25 @@ class Parts:
         return list(self.folder.iterdir()) if self.folder.is_dir() else []
 
     def forget(self) -> None:
-        """Remove everything but the lock."""
-        for file in self._files():
+        """Remove everything but the lock. Raises FileError, and removes nothing, where there is what is not ours."""
+        files = self._files()
+        strange = sorted(file.name for file in files if not _OURS.fullmatch(file.name))
+        if strange:
+            raise FileError(
+                f"{self.folder} holds {', '.join(strange[:4])}, no finished chunks: move that away, or choose another "
+                "output"
+            )
+        for file in files:
             if file.name != _LOCK:
                 file.unlink()
 
     def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder, as far as it is ours."""
+        with suppress(OSError):
+            for file in self._files():
+                if _OURS.fullmatch(file.name):
+                    file.unlink()
+            self.folder.rmdir()
 
     # ---- the manifest
 
@@ -100,8 +121,12 @@ class Parts:
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest, which is at any time the old one or the new one."""
         temporary = self.folder / f"{_MANIFEST}.tmp"
-        temporary.write_text(json.dumps(self.manifest | facts, indent=2) + "\n")
-        temporary.replace(self.folder / _MANIFEST)
+        manifest = json.dumps(self.manifest | facts, indent=2) + "\n"
+        try:
+            temporary.write_text(manifest)
+            temporary.replace(self.folder / _MANIFEST)
+        except OSError as error:
+            raise FileError(f"{self.folder}: the manifest cannot be written ({error.strerror or error})") from error
 
     def begin(self, job: Mapping[str, Any]) -> None:
         """Note a new job, or check that the parts that are there are of the same one. Raises FileError.
@@ -135,6 +160,25 @@ class Parts:
         if any(before.get(key) != value for key, value in answered.items()):
             self.note(answered=before | dict(answered))
 
+    def check_kernel(self, by: Mapping[str, str], any_version: bool) -> None:
+        """Note which device and kernel answered. Raises VersionError where none of an earlier run answers any more.
+
+        Within a run another device may take over, with the same bits.
+        """
+        noted: list[dict[str, str]] = self.manifest.get("answered_by", [])
+        if self._kernels is None:
+            self._kernels = {one["kernel"] for one in noted if "kernel" in one}
+        kernel = by.get("kernel")
+        if self._kernels and kernel is not None and not any_version:
+            if kernel not in self._kernels:
+                raise VersionError(
+                    f"{self.folder}: another kernel answers ({kernel}) than the finished chunks are of "
+                    f"({', '.join(sorted(self._kernels))}); begin anew with --overwrite, or mix them with --any-version"
+                )
+            self._kernels = set()
+        if by not in noted:
+            self.note(answered_by=[*noted, dict(by)])
+
     # ---- the parts
 
     def part(self, number: int) -> Path:
@@ -156,9 +200,12 @@ class Parts:
 
     def read(self, numbers: Sequence[int], names: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The chunks, in order."""
-        import pyarrow.parquet as pq
+        return (read_part(self.part(number), names) for number in numbers)
 
-        for number in numbers:
-            table = pq.read_table(self.part(number), memory_map=False)
-            rows = ak.from_arrow(table)
-            yield {name: rows[f"c{i}"] for i, name in enumerate(names)}
+
+def read_part(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The columns of one stored chunk."""
+    import pyarrow.parquet as pq
+
+    rows = ak.from_arrow(pq.read_table(path, memory_map=False))
+    return {name: rows[f"c{i}"] for i, name in enumerate(names)}

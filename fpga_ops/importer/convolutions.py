@@ -62,12 +62,14 @@ def conv(context: Context, node: Node) -> Value:
     kernel = (weights.shape[2], weights.shape[3])
     strides, pads = window_of(node, kernel, (source.height, source.width))
     out = output_size((source.height, source.width), kernel, strides, pads)
-    bias = per_channel(context.exact(node, 2, "bias"), out_channels, "bias")
+    bias = context.exact(node, 2, "bias")
+    if bias is not None and bias.mantissas.size != out_channels:
+        raise UnsupportedError(f"its bias must be one for each of {out_channels} channels, got {bias.mantissas.size}")
     form = Linear(
         source.name,
         np.ascontiguousarray(weights.transpose(0, 2, 3, 1)),
         Dyadics.of(scale) * Dyadics.of([source.scale]),
-        bias,
+        per_channel(bias, out_channels, "bias"),
         strides,
         (pads[0], pads[1], pads[2], pads[3]),
         groups,

@@ -95,7 +95,7 @@ def _qoperator(node: Node, context: Context, form: _Form) -> Expansion:
         raise UnsupportedError("channels_last is not supported; NCHW is, as onnxruntime's quantiser writes it")
     made = Expansion()
     operands = form.operands or tuple((first, first + 1, first + 2) for first in range(2, len(node.inputs), 3))
-    names = [_dequantised(made, node, form, place) for place in operands]
+    names = [_dequantised(made, node, context, form, place) for place in operands]
     if form.bias is not None and _given(node, form.bias):
         names.append(_bias(made, node, context, form.bias))
     attributes = list(node.proto.attribute)
@@ -117,11 +117,15 @@ def _given(node: Node, position: int) -> bool:
     return position < len(node.inputs) and bool(node.inputs[position])
 
 
-def _dequantised(made: Expansion, node: Node, form: _Form, at: Positions) -> str:
-    """A DequantizeLinear of one operand; scales of weights are along their outputs."""
+def _dequantised(made: Expansion, node: Node, context: Context, form: _Form, at: Positions) -> str:
+    """A DequantizeLinear of one operand; scales of weights are along their outputs, one zero point may serve all."""
     axis = 0 if form.operator == "Conv" or (form.operator == "Gemm" and node.integer("transB", 0)) else 1
     name = f"{node.outputs[0]}:operand{at[0]}"
     inputs = [node.inputs[position] if _given(node, position) else "" for position in at]
+    scale, zero = (context.operand(node, position) for position in at[1:])
+    if isinstance(scale, Constant) and isinstance(zero, Constant) and zero.value.size == 1 < scale.value.size:
+        inputs[2] = f"{name}:zero"
+        made.constants[inputs[2]] = Constant(np.broadcast_to(zero.value.reshape(()), scale.value.shape))
     made.nodes.append(_node(node, "DequantizeLinear", inputs, name, [helper.make_attribute("axis", axis)]))
     return name
 

@@ -87,8 +87,14 @@ def walk(graph: Graph, shape_of: ShapeOf, batch: int | None) -> Walk:
     for name in graph.inputs:
         found.values[name] = Opaque()
     context = Context(found.values, found.tensors, batch, found.steps)
+    operators = {node.name: node.operator for node in graph.nodes}
     for node in graph.nodes:
-        value = _value(node, found, context, shape_of)
+        try:
+            value = _value(node, found, context, shape_of)
+        except ModelError as error:
+            if error.operator or error.node not in operators:
+                raise
+            raise ModelError(error.reason, node=error.node, operator=operators[error.node]) from error
         for position, name in enumerate(node.outputs):
             if name:
                 cause = value.cause if isinstance(value, Opaque) else None
@@ -231,6 +237,12 @@ def _dequantise(node: Node, found: Walk, context: Context) -> Value:
         scale, zero = _parameters(node, context, source.value.dtype)
         if source.value.dtype not in (np.int8, np.uint8, np.int32):
             raise UnsupportedError(f"its integers are {source.value.dtype}; int8, uint8 or int32 is expected")
+        if zero.dtype != source.value.dtype:
+            raise ModelError(
+                f"its integers are {source.value.dtype}, their zero point is {zero.dtype}",
+                node=node.name,
+                operator=node.operator,
+            )
         axis = _constant_axis(node, source.value, scale)
         flat_scale, flat_zero = scale.astype(np.float64).reshape(-1), zero.astype(np.int64).reshape(-1)
         return QuantisedConstant(source.value, flat_scale, flat_zero, axis)
@@ -309,15 +321,19 @@ def _entry_shape(shape: tuple[int | None, ...] | None, node: Node) -> tuple[int,
 
 
 def _fold_quantise(node: Node, source: Constant | QuantisedConstant, context: Context) -> Value:
-    """QuantizeLinear of stored float weights, as ONNX defines it: round half to even, then saturate."""
+    """QuantizeLinear of stored float weights: divided in float32, as by whoever runs the node, and half to even.
+
+    Quantisers scale the largest weight to 127.5, so ties are usual, and float32 decides on which side they end.
+    """
     scale, zero = _parameters(node, context, _quantised_type(node))
-    values = source.value.astype(np.float64) if isinstance(source, Constant) else source.real()
+    values = np.asarray(source.value if isinstance(source, Constant) else source.real(), np.float32)
     if zero.dtype not in (np.int8, np.uint8, np.int32) or not np.isfinite(values).all():
         raise UnsupportedError(f"weights are quantised to {zero.dtype} or are not finite")
     wanted = QuantisedConstant(values, scale.astype(np.float64).reshape(-1), zero.astype(np.int64).reshape(-1),
                                _constant_axis(node, values, scale))  # fmt: skip
     least, most = {"int8": (-128, 127), "uint8": (0, 255), "int32": (-(2**31), 2**31 - 1)}[zero.dtype.name]
-    steps = np.rint(values / wanted.along(wanted.scale).astype(np.float64))
+    with np.errstate(over="ignore"):
+        steps = np.rint(values / wanted.along(wanted.scale).astype(np.float32)).astype(np.float64)
     integers = steps + wanted.along(wanted.zero_point).astype(np.float64)
     return Constant(np.clip(integers, least, most).astype(zero.dtype))
 

@@ -140,7 +140,7 @@ def _expected_bytes(tensor: onnx.TensorProto) -> int:
     if tensor.data_type not in _TYPED_FIELD:
         kind = tensor.data_type
         name = onnx.TensorProto.DataType.Name(kind) if kind in onnx.TensorProto.DataType.values() else str(kind)
-        raise ModelError(f"weights '{tensor.name}' are of type {name}, which is not supported")
+        raise ModelError(f"weights '{tensor.name}' are of type {name}, which is not supported; quantise to 8 bits")
     total: int = math.prod(tensor.dims) * _TYPED_FIELD[tensor.data_type][1]
     if total > model_file.MAX_FILE_BYTES:
         raise ModelError(f"weights '{tensor.name}' of shape {list(tensor.dims)} need {total} bytes")

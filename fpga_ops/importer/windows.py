@@ -15,6 +15,8 @@ def window_of(
     if len(strides) != 2 or min(strides) < 1 or len(pads) != 4 or min(pads) < 0:
         raise UnsupportedError(f"strides {strides} and pads {tuple(pads)} are not those of a two-dimensional window")
     auto = node.text("auto_pad", "NOTSET")
+    if auto != "NOTSET" and any(pads):
+        raise UnsupportedError(f"auto_pad {auto} and pads {tuple(pads)} are given; only one of them may be")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         for axis in range(2):
             total = max(0, (-(-size[axis] // strides[axis]) - 1) * strides[axis] + kernel[axis] - size[axis])

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import onnx
 
 from fpga_ops.importer.partition import Partition
-from fpga_ops.inspection.exact_products import with_exact_products
 from fpga_ops.ir import reference
 from fpga_ops.ir.network import Float32Array, UInt8Array, sources
 from fpga_ops.ir.requantise import quantise
 from fpga_ops.runtime import onnx_parts
-from fpga_ops.runtime.onnxruntime_import import exact_session_options, import_onnxruntime
+from fpga_ops.runtime.exact_products import with_exact_products
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 
 Array = npt.NDArray[Any]
 
@@ -126,7 +126,7 @@ def run_unoptimised(model: onnx.ModelProto, names: Sequence[str], inputs: Mappin
     wider.CopyFrom(with_exact_products(model))
     present = {value.name for value in wider.graph.output}
     wider.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
-    options = exact_session_options()
+    options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -15,8 +15,14 @@ from fpga_ops.errors import DeviceError
 
 
 def user_cache() -> Path:
-    """Where the user's cache is or would be: `fpga_ops` under `$XDG_CACHE_HOME` (`~/.cache`). Nothing is made."""
-    return Path(platformdirs.user_cache_dir("fpga_ops"))
+    """Where the user's cache is or would be: `fpga_ops` under `$XDG_CACHE_HOME` (`~/.cache`). Nothing is made.
+
+    For a user without a home and without a name, as in a container, it is no absolute path.
+    """
+    try:
+        return Path(platformdirs.user_cache_dir("fpga_ops"))
+    except RuntimeError:  # platformdirs 4.14 says so; older ones give such a path
+        return Path("~/.cache/fpga_ops")
 
 
 def cache_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
@@ -33,7 +39,7 @@ def cache_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
             raise DeviceError(f"cache directory {folder} cannot be made: {error.strerror}") from error
         return folder
     folder = user_cache()
-    if folder.is_absolute():  # a user without a home and without a name has '~/.cache'
+    if folder.is_absolute():
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if os.access(folder, os.W_OK | os.X_OK):

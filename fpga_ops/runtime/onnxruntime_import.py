@@ -33,15 +33,3 @@ def import_onnxruntime(module: str = "onnxruntime") -> Any:
     """
     disable_telemetry(os.environ)
     return importlib.import_module(module)
-
-
-def exact_session_options() -> Any:
-    """`SessionOptions` with which quantised operators do not saturate, whatever the CPU.
-
-    On x86 without VNNI onnxruntime sums two products of 8 bits in 16 bits, which saturate: on AVX2 a tagger's scores
-    are off by 0.003 and more. Its setting `session.x64quantprecision` takes kernels that do not, at half the speed; it
-    changes nothing on other CPUs.
-    """
-    options = import_onnxruntime().SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    return options

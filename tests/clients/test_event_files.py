@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -376,3 +378,30 @@ def test_lists_that_could_be_missing_and_are_not(tmp_path: Path, suffix: str) ->
     with open_source(tmp_path / f"out{suffix}", None) as source:
         back = source.read(["a", "n"], 0, 3)
     assert (back["a"].to_list(), back["n"].to_list()) == ([[1, 2], [], [3]], [1, 2, 3])
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".root", ".parquet"])
+@pytest.mark.parametrize("limit", [30_000, 83_000, 300_000])
+def test_a_disc_that_is_full_is_an_error_and_leaves_no_file(tmp_path: Path, suffix: str, limit: int) -> None:
+    """HDF5 1.14 closes such a file without a word and ends the process later. A limit of size stands for the disc."""
+    program = (
+        "import resource, sys, numpy as np, awkward as ak\n"
+        "from pathlib import Path\n"
+        "from sonic_client.events.files import FileError\n"
+        "from sonic_client.events.output import write\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "random = np.random.default_rng(1)\n"
+        "chunks = ({f'x{k}': ak.from_numpy(random.random(1000)) for k in range(3)} for _ in range(20))\n"
+        "try:\n"
+        f"    write(Path('out{suffix}'), chunks, 'tree')\n"
+        "except FileError as error:\n"
+        "    sys.exit(f'refused: {error}')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1, done
+    assert done.stderr.startswith(f"refused: out{suffix}: cannot be written (")
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -22,6 +22,7 @@ from tests.clients.jets import narrow_jets
 from tests.clients.test_formats import (
     COUNTS,
     EVENTS,
+    FLOW_KEY,
     JETS,
     agree,
     angles,
@@ -53,6 +54,36 @@ def lists(jets: Any = JETS, **more: Any) -> dict[str, Any]:
 def parquet(path: Path, columns: dict[str, Any]) -> Path:
     ak.to_parquet(ak.zip(columns, depth_limit=1), path, extensionarray=False)
     return path
+
+
+# ---- numbers that no momentum has
+
+
+def test_a_negative_pt_is_one_jets_fault(tmp_path: Path, url: str, expected: np.ndarray) -> None:
+    """It would turn a constituent round without anybody noticing."""
+    parts = {name: double(values) for name, values in angles(double(JETS)).items()}
+    pt = ak.to_list(parts["pt"])
+    pt[4][0] *= -1
+    path = write_tree(tmp_path / "in.root", {f"part_{k}": v for k, v in (parts | {"pt": ak.Array(pt)}).items()})
+    with pytest.raises(JetError, match=r"jet \d .*has a None, NaN or infinite component, or a negative pt"):
+        tag(path, url)
+    scores = ak.to_numpy(tag(path, url, bad="mask"))
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [4]
+    assert np.allclose(np.delete(scores, 4), np.delete(expected, 4), atol=2e-6)
+    with Client(url) as client, pytest.raises(JetError, match="negative pt"):
+        client.tag(parts | {"pt": ak.Array(pt)})
+
+
+@pytest.mark.parametrize("event", [3, 215])
+def test_masses_of_another_unit_behind_what_is_looked_at_first(tmp_path: Path, url: str, event: int) -> None:
+    jets = narrow_jets(220, seed=5, most=8)
+    parts = {name: double(values) for name, values in angles(double(jets)).items()}
+    parts["mass"] = ak.where(ak.local_index(jets.E, axis=0) == event, parts["mass"] * 0 + 1e6, parts["mass"])
+    path = write_tree(tmp_path / "in.root", {f"part_{name}": values for name, values in parts.items()})
+    with pytest.raises(JetError, match=f"event {event} has constituents most of whose energies are more than 5 times"):
+        tag(path, url, chunk=50)
+    assert np.flatnonzero(np.isnan(ak.to_numpy(tag(path, url, chunk=50, bad="mask")))).tolist() == [event]
+    tag(path, url, chunk=50, unit="GeV")
 
 
 # ---- more components than four
@@ -148,7 +179,7 @@ def physlite(path: Path, scale: float = 1000.0, **changes: Any) -> Path:
         [[p for j, p in zip(js, ps, strict=True) if j == n] for n in range(count)]
         for js, ps, count in zip(jet.to_list(), place.to_list(), COUNTS, strict=True)
     ])  # fmt: skip
-    keys = ak.to_list(numbers * 0 + 77)
+    keys = ak.to_list(numbers * 0 + FLOW_KEY)
     for (event, number, entry), key in changes.get("keys", {}).items():
         keys[event][number][entry] = key
     links = ak.zip({"m_persKey": ak.Array(keys), "m_persIndex": numbers})
@@ -175,7 +206,7 @@ def test_links_into_another_collection_are_refused_whatever_the_chunks(
     entries = [(4, jet, n) for jet, size in enumerate(sizes[4]) for n in range(size)]
     path = physlite(tmp_path / "in.root", keys=dict.fromkeys(entries if whole else entries[:1], 78))
     for bad in ("raise", "mask"):
-        with pytest.raises(JetError, match=r"points into several collections \(77, 78\)"):
+        with pytest.raises(JetError, match=rf"points into several collections \(78, {FLOW_KEY}\)"):
             tag(path, url, chunk=chunk, bad=bad)
 
 

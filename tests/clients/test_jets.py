@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import awkward as ak
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sonic_client.errors import JetError
+from sonic_client.events.images import read_images
 from sonic_client.events.jets import MAX_CONSTITUENTS, prepare, prepare_images
 from tests.clients.jets import random_jets
 
@@ -138,3 +140,26 @@ def test_images_in_every_form() -> None:
         prepare_images(image[:, :2], (3, 8, 8))
     with pytest.raises(JetError, match="image 1"):
         prepare_images(np.where(np.arange(2)[:, None, None, None] == 1, np.nan, image), (3, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["c16", "U3", "M8[s]"])
+def test_what_is_no_real_number_is_refused(kind: str) -> None:
+    jets = np.array([[[5, 3, 0, 4]]]).astype(kind)
+    columns = [{name: jets[..., i].tolist() for i, name in enumerate(("E", "px", "py", "pz"))}]
+    for form in (jets, np.ma.array(jets), *(columns if kind == "c16" else ())):
+        with pytest.raises(JetError, match="expected numbers"):
+            prepare(form)
+    with pytest.raises(JetError, match="expected numbers"):
+        read_images(jets[None], (1, 1, 4))
+
+
+def test_a_slice_of_an_arrow_column_keeps_its_nulls() -> None:
+    """Awkward 2.14 loses the offset of a slice's validity bits."""
+    row = {"E": [5.0], "px": [3.0], "py": [0.0], "pz": [4.0]}
+    columns = {name: pa.array([None, None, one, None, one, one]) for name, one in row.items()}
+    for columns_of_three in (
+        {name: one[2:5] for name, one in columns.items()},
+        {name: pa.chunked_array([one[2:4], one[4:5]]) for name, one in columns.items()},
+    ):
+        batch = prepare(columns_of_three)
+        assert batch.restore(np.array([0.25, 0.75], np.float32)).to_list() == [0.25, None, 0.75]

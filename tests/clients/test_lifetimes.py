@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import os
 import threading
 import time
@@ -21,6 +22,7 @@ from sonic_client import (
     Client,
     ConfigurationError,
     DeadlineError,
+    JetError,
     LocalModel,
     LocalServer,
     ModelNotFoundError,
@@ -222,6 +224,39 @@ def test_strings_are_paths(model_file: Path) -> None:
         tls.context()
     with pytest.raises(ConfigurationError, match="does not exist"):
         Tls(ca="no/such/file.pem")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"deadline": "3"}, {"deadline": math.nan}, {"deadline": 0}, {"deadline": True}, {"eject_for": None},
+        {"warm_up": -1}, {"warm_up": math.nan}, {"fallback_after": "x"}, {"hedge_after": "1"},
+        {"attempt_timeout": math.nan}, {"max_in_flight": True}, {"batch_size": 2.5}, {"priority": -1},
+        {"priority": "1"},
+        {"labels": "top"}, {"labels": ()}, {"labels": ("a", "a")}, {"labels": ("", "top")}, {"labels": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_named(setting: dict[str, Any]) -> None:
+    """One string of classes, above all: its letters were taken for classes, and the first one's score for the top's."""
+    with pytest.raises(ConfigurationError, match=f"^{next(iter(setting))}: expected"):
+        Options(**setting)
+
+
+def test_settings_at_their_limits() -> None:
+    made = Options(deadline=math.inf, warm_up=0, hedge_after=None, priority=0, labels=["qcd", "top"])  # type: ignore[arg-type]
+    assert made.labels == ("qcd", "top")
+    for wrong in ({"cap": 0.01}, {"attempts": 1.5}, {"attempts": 0}, {"base": math.nan}, {"base": "1"}):
+        with pytest.raises(ConfigurationError):
+            Retry(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("inputs", [[INPUT], np.zeros((1, 200, 4), np.float32), None, "constituents"])
+def test_inputs_that_have_no_names_are_refused(inputs: Any) -> None:
+    with serving(FakeTriton()) as (_, address), Client(address, "top_tagger") as client:
+        with pytest.raises(JetError, match="inputs: expected a dictionary of tensors by name, got"):
+            client.infer(inputs)
+        assert client.infer(INPUT).outputs
 
 
 @pytest.mark.parametrize(

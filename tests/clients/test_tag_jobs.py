@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import awkward as ak
 import grpc
+import h5py
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import uproot
 from tritonclient.grpc import service_pb2 as pb
@@ -35,13 +40,17 @@ class Versioned(FakeTriton):
 
     version: str = "1"
     most: int = 4
+    said: list[dict[str, str]] = field(default_factory=list)
+    """Response parameters of the answers, taken in turn."""
 
     def __post_init__(self) -> None:
         self.behaviour = self._answer
 
-    def _answer(self, _number: int, request: Any, _context: grpc.ServicerContext) -> Any:
+    def _answer(self, number: int, request: Any, _context: grpc.ServicerContext) -> Any:
         answer = answer_to(request)
         answer.model_version = self.version
+        for name, value in (self.said[(number - 1) % len(self.said)] if self.said else {}).items():
+            answer.parameters[name].string_param = value
         return answer
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
@@ -127,6 +136,51 @@ def test_a_version_that_changes_in_a_job_stops_it(job: Job, server: tuple[Versio
     assert [path.name for path in job.parts.glob("*.parquet")] == ["000000.parquet"]
 
 
+SAID = {"device": "fpga:0", "precision": "int8", "kernel": "abc", "version": "1"}
+"""Response parameters, as Triton 2.55 and later send them."""
+
+
+def provenance(path: Path) -> dict[str, Any]:
+    if path.suffix == ".root":
+        with uproot.open(path) as file:
+            text = str(file["provenance"])
+    elif path.suffix == ".parquet":
+        text = pq.read_schema(path).metadata[b"provenance"].decode()
+    else:
+        with h5py.File(path) as file:
+            text = file.attrs["provenance"]
+    return dict(json.loads(text))
+
+
+@pytest.mark.parametrize("suffix", [".root", ".parquet", ".h5"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_output_says_what_answered(job: Job, server: tuple[Versioned, str], suffix: str, workers: int) -> None:
+    """Each device that did: one that takes over gives the same bits."""
+    fake, _ = server
+    fake.said = [SAID, SAID | {"device": "cpu", "kernel": "def", "isa": "avx2"}]
+    out = job.output.with_suffix(suffix)
+    run_job(replace(job, output=out), workers=workers)
+    said = provenance(out)
+    assert sorted(said["answered_by"], key=lambda one: one["device"], reverse=True) == fake.said
+    assert said["answered"] == {"version": "1", "precision": "int8", "temperature": "1.0"}
+
+
+def test_a_resumed_job_mixes_no_kernels_and_precisions(job: Job, server: tuple[Versioned, str]) -> None:
+    fake, _ = server
+    fake.said = [SAID]
+    interrupt(job, 1)
+    fake.said = [SAID | {"kernel": "def"}]
+    with pytest.raises(VersionError, match=r"another kernel answers \(def\) than the finished chunks are of \(abc\)"):
+        run_job(job)
+    fake.said = [SAID | {"precision": "bfp"}]
+    with pytest.raises(VersionError, match="precision int8 then, bfp now"):
+        run_job(job)
+    fake.said = [SAID, SAID | {"kernel": "def"}]
+    fake.requests.clear()
+    assert run_job(job).resumed_events == 4
+    assert [one["kernel"] for one in provenance(job.output)["answered_by"]] == ["abc", "def"]
+
+
 # ---- finished parts
 
 
@@ -206,6 +260,31 @@ def test_the_folder_is_free_again_after_an_error(tmp_path: Path) -> None:
         fail()
     with Parts(tmp_path / "x.parts") as parts:
         assert parts.manifest == {"job": {"a": 1}}
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(job: Job, server: tuple[Versioned, str]) -> None:
+    job.parts.mkdir()
+    (job.parts / "thesis.tex").write_text("mine")
+    (job.parts / "000000.parquet").write_text("also mine")
+    for overwrite in (False, True):
+        with pytest.raises(FileError, match=r"holds thesis\.tex, no finished chunks"):
+            run_job(job, overwrite=overwrite)
+    assert sorted(path.name for path in job.parts.iterdir()) == ["000000.parquet", "lock", "thesis.tex"]
+    (job.parts / "thesis.tex").unlink()
+    interrupt(job, 1)
+    (job.parts / "notes.txt").write_text("mine")
+    run_job(job)
+    assert [path.name for path in job.parts.iterdir()] == ["notes.txt"]
+    assert columns_of(job.output)["top_score"] == expected(server[1])
+
+
+def test_a_disc_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(FileError, match="cannot be locked"), Parts(tmp_path / "x.parts"):
+        pass
 
 
 # ---- the server
@@ -335,3 +414,17 @@ def test_finished_parts_survive_an_output_that_fails(job: Job, tmp_path: Path, s
         finish_parts(job.parts, tmp_path / "there.root")
     assert finish_parts(job.parts, tmp_path / "there.root", overwrite=True).tagged == 12
     assert columns_of(tmp_path / "there.root")["top_score"] == expected(server[1])
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\0b"])
+def test_a_score_has_a_name(job: Job, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="expected a name for the new column"):
+        replace(job, score=name)
+
+
+def test_a_name_may_hold_what_urls_take_for_their_own(job: Job, server: tuple[Versioned, str]) -> None:
+    path = Path(job.source).with_name("a?b#c%20d.parquet")
+    path.write_bytes(Path(job.source).read_bytes())
+    out = job.output.with_name("x?y.root.h5")
+    run_job(replace(job, source=path, output=out))
+    assert columns_of(out)["top_score"] == expected(server[1])

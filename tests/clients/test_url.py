@@ -50,8 +50,18 @@ def test_several_servers_of_one_model() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("grpc://a/m,grpc://b/n",), ("grpc://a/m", "n"), ("grpc://a",), ("grpc://a/m/1,grpc://b/m/2",), ([],)]
-)
+    "arguments",
+    [
+        ("grpc://a/m,grpc://b/n",),
+        ("grpc://a/m", "n"),
+        ("grpc://a",),
+        ("grpc://a/m/1,grpc://b/m/2",),
+        ([],),
+        (None,),
+        (3,),
+        ([3],),
+    ],
+)  # fmt: skip
 def test_contradictions_are_refused(arguments: tuple[str, ...]) -> None:
     with pytest.raises(ConfigurationError):
         resolve(*arguments)

@@ -19,7 +19,7 @@ from triton_server.server.ports import resolve_ports
 
 CHECKOUT = ("model_repository", "training/sample", "docker/credentials.py")
 START_S = 120
-BLOCK_S = 600
+BLOCK_S = 900
 SERVE = Block(
     "bash", "triton-fpga serve --model-repository model_repository\n", {"background until": "Triton is ready"}
 )

@@ -91,11 +91,10 @@ const wanted = [["index.html", "", "the start"]];
 const load = url => new Promise(loaded => { frame.onload = loaded; frame.src = url; });
 async function visit(path, from) {
   if (!(await fetch(path)).ok) { faults.push(`${from}: there is no ${path}`); return new Set(); }
-  let page;
+  await load(path);
+  const page = frame.contentDocument;
   for (const width of [390, 1280]) {
     frame.style.width = `${width}px`;
-    await load(`${path}?${width}`);
-    page = frame.contentDocument;
     if (!page.querySelector("h1")?.innerText) faults.push(`${path} at ${width}: no heading is shown`);
     const wide = page.documentElement.scrollWidth;
     if (wide > width) faults.push(`${path} at ${width}: ${wide} pixels wide`);

@@ -114,7 +114,7 @@ def test_rates_come_from_tritons_own_counters(service: Service) -> None:
     service.wait_for(lambda: service.status()["activity"], what="a first look at the counters")
     for _ in range(40):
         service.infer("grpc", "tiny", images())
-    service.wait_for(lambda: answered() > 3.0, what="the rate of 40 requests within 5 s, beside one known answer in 2")
+    service.wait_for(lambda: answered() > 1.0, what="a rate above that of known answers, one in two seconds")
 
 
 def test_events_are_shown_where_the_operator_says_so_and_only_there(service: Service, repository: Path) -> None:

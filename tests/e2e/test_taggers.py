@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import awkward as ak
 import numpy as np
 import pytest
 import tritonclient.grpc
@@ -13,6 +14,9 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 import fpga_ops
+from fpga_ops.calibration import CARD_FILE, read_calibration
+from sonic_client import Client
+from sonic_client.tag_file import Job, run_job
 from tests.e2e.conftest import MODEL_REPOSITORY, Service, serving
 
 pytestmark = pytest.mark.server
@@ -92,6 +96,36 @@ def test_what_answers_is_told(service: Service, tagger: str) -> None:
     assert entry["version"] == newest(tagger).name
     assert entry["device"]
     assert entry["precision"] == "int8"
+
+
+def test_cuts_of_a_fresh_clone(service: Service, tmp_path: Path) -> None:
+    """`triton-fpga tag --working-point`, by the thresholds that are shipped."""
+    rows = golden("top_tagger")["input"]
+    lists = {f"constituent_{name}": [row[row[:, 0] > 0][:, i] for row in rows]
+             for i, name in enumerate(("E", "px", "py", "pz"))}  # fmt: skip
+    ak.to_parquet(ak.zip(lists, depth_limit=1), tmp_path / "in.parquet")
+    url = f"triton+http://{service.urls['http']}/top_tagger"
+    cuts = {"top_score_wp30": 0.3, "top_score_wp50": 0.5}
+    run_job(Job(tmp_path / "in.parquet", tmp_path / "out.parquet", url, working_points=tuple(cuts.values())))
+    tagged = ak.from_parquet(tmp_path / "out.parquet")
+    points = read_calibration(newest("top_tagger") / CARD_FILE).points
+    for name, efficiency in cuts.items():
+        passing = ak.to_numpy(tagged["top_score"]).astype(float) > points[f"{efficiency:g}"].threshold
+        assert tagged[name].to_list() == passing.tolist()
+    assert not all(tagged["top_score_wp50"])
+    assert any(tagged["top_score_wp50"])
+
+
+def test_a_reply_says_what_the_engine_says_of_itself(service: Service, tagger: str) -> None:
+    """Also the instruction set of a CPU, by the answer or by the metrics, whichever this Triton has."""
+    name, _ = TAGGERS[tagger]
+    with fpga_ops.load(newest(tagger) / "model.onnx") as network:
+        described = network.describe()
+    expected = {key: described[key] for key in ("device", "precision", "kernel", "isa") if described.get(key)}
+    service.wait_for(lambda: service.metric("fpga_model_info", f'model="{tagger}"') == 1)
+    with Client(f"triton+grpc://{service.urls['grpc']}/{tagger}") as client:
+        said = client.infer({name: golden(tagger)["input"][:1].astype(np.float32)}).provenance
+    assert said == expected | {"version": newest(tagger).name}
 
 
 def bad_inputs(model: str) -> dict[str, tuple[np.ndarray, list[str]]]:

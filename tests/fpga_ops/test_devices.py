@@ -6,8 +6,10 @@ import argparse
 import importlib
 import json
 import os
+import pwd
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from fpga_ops.devices import devices, find
 from fpga_ops.errors import DeviceError
 from fpga_ops.overlay import boards
 from fpga_ops.runtime import opencl
-from fpga_ops.runtime.cache_directory import cache_directory
+from fpga_ops.runtime.cache_directory import cache_directory, user_cache
 
 devices_module = importlib.import_module("fpga_ops.devices")  # the package has a function of that name
 
@@ -179,3 +181,13 @@ def test_a_temporary_cache_of_somebody_else_is_not_used(monkeypatch: pytest.Monk
     assert folder.parent == tmp_path
     assert folder.stat().st_mode & 0o777 == 0o700
     assert folder == cache_directory()
+
+
+def test_a_user_without_home_and_name_has_a_temporary_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An arbitrary UID in a container, where no passwd entry and no variable tells a home."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert not user_cache().is_absolute()
+    assert cache_directory().parent == tmp_path

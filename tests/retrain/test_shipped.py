@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fpga_ops.calibration import CARD_FILE, SCALING_PARAMETER, read_calibration
 from retrain.data.files import read_jets
 from retrain.data.pixelmaps import CELLS, CLASSES, PLANES, VIEWS
 from retrain.evaluation.metrics import area_under_curve
@@ -75,7 +76,28 @@ def test_quantisation_costs_what_is_allowed() -> None:
 def test_shipped_tagger_tells_the_sample_s_jets_apart() -> None:
     pytest.importorskip("uproot")
     jets = read_jets(SAMPLE).take(slice(0, 300))
-    assert area_under_curve(jets.is_top, onnx_scores(newest("top_tagger").folder / MODEL_FILE, jets)) > 0.96
+    version = newest("top_tagger").folder
+    scores = onnx_scores(version / MODEL_FILE, jets)
+    assert area_under_curve(jets.is_top, scores) > 0.96
+    for efficiency, point in read_calibration(version / CARD_FILE).points.items():
+        kept = np.mean(scores[jets.is_top] > point.threshold)
+        assert kept == pytest.approx(float(efficiency), abs=4 * np.sqrt(0.25 / jets.is_top.sum()))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_cards_hold_cuts_and_a_temperature_of_the_network_beside_them(model: str) -> None:
+    """So `tag --working-point 0.3` works from a fresh clone. Nothing is scaled unless a configuration asks for it."""
+    version = newest(model)
+    found = read_calibration(version.folder / CARD_FILE)
+    assert (found.model, found.version) == (model, str(version.number))
+    assert {name: point.label for name, point in found.points.items()} == {"0.3": "top", "0.5": "top"}
+    assert found.points["0.3"].threshold > found.points["0.5"].threshold > 0.9
+    assert 0.8 < found.temperature < 1.2
+    assert SCALING_PARAMETER not in (REPOSITORY / model / "config.pbtxt").read_text()
+    sample = version.card["working_points"]["sample"]
+    assert sample["top"] >= 3000
+    for name, point in version.card["working_points"]["points"].items():
+        assert point["signal_efficiency"] == pytest.approx(float(name), abs=1 / sample["top"])
 
 
 def test_shipped_neutrino_network_says_what_it_is() -> None:

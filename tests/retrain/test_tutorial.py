@@ -21,7 +21,7 @@ SMALLER = (
 )  # fmt: skip
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_from_generated_jets_to_a_version_and_back(tmp_path: Path) -> None:
     with read(PAGE, tmp_path, SMALLER) as reader:
         judged = json.loads((reader.folder / "run" / "judged" / "evaluation.json").read_text())

@@ -40,10 +40,10 @@ def copy_models(target: Path) -> list[str]:
     """
     source = shipped_models()
     names = sorted(path.parent.name for path in source.glob("*/config.pbtxt"))
-    there = [name for name in names if (target / name).exists()]
-    if there:
-        raise RepositoryError(f"{target} has {', '.join(there)} already: nothing was copied. Give another folder")
     try:
+        there = [name for name in names if (target / name).exists()]
+        if there:
+            raise RepositoryError(f"{target} has {', '.join(there)} already: nothing was copied. Give another folder")
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".copy-", dir=target) as folder:
             for name in names:

@@ -145,26 +145,36 @@ def _parts(root: Path, stubs: Path | None) -> dict[str, Path]:
 
 def _what_lies_in(root: Path) -> str:
     """What a folder that should hold a server has of one, and what else."""
-    if not root.is_dir():
-        return "it is no folder that can be read"
-    parts = _parts(root, None).values()
-    missing = ", ".join(str(path.relative_to(root)) for path in parts if not path.is_file())
-    there = ", ".join(str(path.relative_to(root)) for path in parts if path.is_file()) or "none of the files of one"
     try:
-        others = sorted(path.name for path in root.iterdir())
+        listed = sorted(path.name for path in root.iterdir())
     except OSError as error:
-        return f"it cannot be read ({error.strerror})"
+        return f"it is no folder that can be read ({error.strerror})"
+    parts = _parts(root, None).values()
+    missing = ", ".join(str(path.relative_to(root)) for path in parts if not _is_file(path))
+    there = ", ".join(str(path.relative_to(root)) for path in parts if _is_file(path)) or "none of the files of one"
     backends = root / "backends"
-    if backends.is_dir() and not (backends / "python").is_dir():
-        named = ", ".join(sorted(path.name for path in backends.iterdir())) or "none"
-        there += f" (backends: {named})"
-    shown = ", ".join(others[:MOST_NAMES]) + (", ..." if len(others) > MOST_NAMES else "")
+    try:
+        if "python" not in (names := sorted(path.name for path in backends.iterdir())):
+            there += f" (backends: {', '.join(names) or 'none'})"
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        there += f" (backends: {error.strerror})"
+    shown = ", ".join(listed[:MOST_NAMES]) + (", ..." if len(listed) > MOST_NAMES else "")
     return f"it lacks {missing}; it has {there}, and in all holds: {shown or 'nothing'}"
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file that can be looked at; one in a folder of somebody else is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _from_root(root: Path, kind: str, stubs: Path | None) -> Installation | None:
     parts = _parts(root, stubs)
-    if not all(path.is_file() for path in parts.values()):
+    if not all(_is_file(path) for path in parts.values()):
         return None
     libraries = [str(sysconfig.get_config_var("LIBDIR"))]
     wheel_libraries = root.parent.parent / "nvidia_pytriton.libs"

@@ -1,14 +1,11 @@
-"""Networks with random weights, exported by torch's default exporter and quantised by onnxruntime.
+"""Networks with random weights, quantised in the forms and by the tools that are about.
 
 Random weights serve: what is asked is whether a graph is taken and whether its integers are right.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
+from triton_fpga_bench.networks import forms, pytorch
 
-INPUT = "images"
-OUTPUT = "scores"
 SIZE = 32
 """Pixels along an edge: networks for 224 take any multiple of 32."""
 
@@ -31,7 +26,7 @@ class Source:
     Attributes:
         package: `torchvision` or `timm`.
         network: Its name there.
-        form: `QDQ` or `QOperator`.
+        form: Of `forms.FORMS`, by onnxruntime's quantiser, or of `pytorch.TOOLS`, quantised in torch.
         dynamic: Whether the batch is.
     """
 
@@ -52,12 +47,17 @@ VISION = (
     "efficientnet_b0",
 )  # fmt: skip
 TIMM = ("resnet18d", "resnet50d", "resnet26t", "seresnet18")
+SOME = (
+    ("torchvision", "resnet18"), ("torchvision", "resnet50"), ("torchvision", "resnext50_32x4d"),
+    ("torchvision", "vgg11_bn"), ("torchvision", "mobilenet_v2"), ("timm", "resnet18d"),
+)  # fmt: skip
+"""Those that are tried in all forms."""
 SOURCES = (
     *(Source("torchvision", name) for name in VISION),
-    Source("torchvision", "resnet18", dynamic=False),
-    Source("torchvision", "resnet18", form="QOperator"),
-    Source("torchvision", "mobilenet_v2", form="QOperator"),
     *(Source("timm", name) for name in TIMM),
+    *(Source(*each, dynamic=False) for each in SOME),
+    *(Source(*each, form=form) for form in forms.FORMS if form != "QDQ" for each in SOME),
+    *(Source(*each, form=tool) for tool in pytorch.TOOLS for each in SOME),
 )
 """What `triton-fpga bench networks` tries."""
 
@@ -81,42 +81,21 @@ def build(source: Source) -> Any:
     return module.eval()
 
 
-def export(module: Any, path: Path, *, dynamic: bool) -> None:
-    """Write the float network as torch's default exporter does."""
-    import torch
+def make(source: Source, path: Path) -> None:
+    """Write the quantised file of a source.
 
-    images = torch.zeros(2 if dynamic else 1, 3, SIZE, SIZE)
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells how far it is
-        torch.onnx.export(
-            module, (images,), path, input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=shapes, dynamo=True,
-            external_data=False, verbose=False,
-        )  # fmt: skip
-
-
-def quantise(plain: Path, path: Path, form: str) -> None:
-    """Quantise statically, weights per output channel, ranges from random images."""
-    quantization = import_onnxruntime("onnxruntime.quantization")
-
-    class Images(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
-        """Four random images, one by one."""
-
-        def __init__(self) -> None:
-            self._batches: Iterator[dict[str, npt.NDArray[np.float32]]] = (
-                {INPUT: images(1, seed)} for seed in range(1, 5)
-            )
-
-        def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
-            return next(self._batches, None)
-
-    quantization.quantize_static(
-        plain,
-        path,
-        Images(),
-        quant_format=quantization.QuantFormat[form],
-        per_channel=True,
-        weight_type=quantization.QuantType.QInt8,
-    )
+    Raises:
+        ImportError: A package that it needs is not installed.
+        pytorch.NoFileError: The tool that quantises it makes no file of it.
+    """
+    module = build(source)
+    if source.form in pytorch.TOOLS:
+        module = pytorch.quantise(module, source.form, images, dynamic=source.dynamic)
+        pytorch.export(module, path, images, dynamic=source.dynamic)
+        return
+    plain = path.with_name("float.onnx")
+    pytorch.export(module, plain, images, dynamic=source.dynamic)
+    forms.quantise(plain, path, source.form, [images(1, seed) for seed in range(1, 5)])
 
 
 def images(count: int, seed: int = 0) -> npt.NDArray[np.float32]:

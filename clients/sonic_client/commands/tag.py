@@ -175,7 +175,8 @@ def run(args: argparse.Namespace) -> int:
             say=lambda words: console.print(words, highlight=False, markup=False),
         )
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
     return report(summary)
 
 

@@ -29,6 +29,14 @@ def data_of(values: Any) -> Any:
     return _ma.getdata(values)
 
 
+def real_numbers(values: Any, dtype: Any) -> NDArray[Any]:
+    """The values as real numbers. Raises TypeError or ValueError for complex numbers, words, times and the like."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "biufO":
+        raise TypeError(f"{array.dtype} is no type of real numbers")
+    return np.asarray(array, dtype=dtype)
+
+
 def holds_mask(values: Any) -> bool:
     """Whether the values are a masked array, or a list (of lists) with one in it."""
     if isinstance(values, (list, tuple)):

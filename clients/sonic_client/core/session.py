@@ -261,6 +261,8 @@ class Session:
 
     def _checked(self, inputs: Mapping[str, Tensor], info: ModelInfo) -> dict[str, Tensor]:
         expected = {tensor.name: tensor for tensor in info.inputs}
+        if not isinstance(inputs, Mapping):
+            raise JetError(f"inputs: expected a dictionary of tensors by name, got {type(inputs).__name__}")
         if set(inputs) != set(expected):
             raise JetError(
                 f"model '{self.model}' takes the inputs {', '.join(f'{t.name} {t}' for t in info.inputs)}; "

@@ -91,7 +91,10 @@ def resolve(urls: str | Sequence[str], model: str = "", version: str = "") -> tu
 
     A string may hold several URLs with commas between them. Raises ConfigurationError on contradictions.
     """
-    texts = [part.strip() for part in urls.split(",")] if isinstance(urls, str) else list(urls)
+    listed = urls.split(",") if isinstance(urls, str) else urls
+    if not isinstance(listed, Sequence) or not all(isinstance(part, str) for part in listed):
+        raise ConfigurationError(f"expected the URL of a server, or a list of them, got {urls!r}")
+    texts = [part.strip() for part in listed]
     parsed = [parse(text) for text in texts if text]
     if not parsed:
         raise ConfigurationError("no server URL given; expected for example triton+grpc://localhost:8001/top_tagger")

@@ -73,7 +73,8 @@ class Coordinates:
         """(E, px, py, pz) of the components in `given`, float64 arrays (numpy or awkward) of one structure, in GeV.
 
         px = pt cos(phi), py = pt sin(phi), pz = pt sinh(eta); E^2 = p^2 + m|m|. A negative mass stands for a negative
-        squared mass, as `ROOT::Math::PtEtaPhiM4D` and `vector` have it. Given components are passed on as they are.
+        squared mass, as `ROOT::Math::PtEtaPhiM4D` and `vector` have it. A negative pt is no length and makes NaN;
+        other components are passed on as they are.
 
         Raises:
             JetError: More is given than makes a momentum, and it disagrees; the message names the components.
@@ -102,13 +103,11 @@ class Coordinates:
 def _cartesian(system: Sequence[str], given: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
     if "px" in system:
         px, py = given["px"], given["py"]
+        pt = np.hypot(px, py)
     else:
-        px, py = given["pt"] * np.cos(given["phi"]), given["pt"] * np.sin(given["phi"])
-    if "pz" in system:
-        pz = given["pz"]
-    else:
-        pt = given["pt"] if "pt" in system else np.hypot(px, py)
-        pz = pt * np.sinh(given["eta"])
+        pt = given["pt"] + 0.0 * np.sqrt(given["pt"])  # as it is, or NaN
+        px, py = pt * np.cos(given["phi"]), pt * np.sin(given["phi"])
+    pz = given["pz"] if "pz" in system else pt * np.sinh(given["eta"])
     if "E" in system:
         return given["E"], px, py, pz
     square = px**2 + py**2 + pz**2

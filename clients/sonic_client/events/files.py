@@ -50,7 +50,8 @@ def is_remote(location: str | Path) -> bool:
 
 def suffix_of(location: str | Path) -> str:
     """`.root` of a path or URL."""
-    return PurePosixPath(str(location).partition("?")[0]).suffix
+    name = str(location)
+    return PurePosixPath(name.partition("?")[0] if is_remote(name) else name).suffix
 
 
 def open_source(location: str | Path, tree: str | None) -> Source:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sonic_client.core.masked import data_of, gather, holds_mask, make_masked, mask_of, split_mask
+from sonic_client.core.masked import data_of, gather, holds_mask, make_masked, mask_of, real_numbers, split_mask
 from sonic_client.errors import JetError
 from sonic_client.events.jets import Bad
 
@@ -63,7 +63,7 @@ def read_images(images: Any, shape: tuple[int, int, int], *, bad: Bad = "raise")
     masked = holds_mask(images)
     try:
         values = gather(images) if masked else images
-        array = np.asarray(data_of(values), dtype=np.float32)
+        array = real_numbers(data_of(values), np.float32)
     except (TypeError, ValueError) as error:
         raise JetError(
             f"images: expected numbers [N, {', '.join(map(str, shape))}], got {type(images).__name__} ({error})"

@@ -10,8 +10,9 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
-from sonic_client.core.masked import Masked, data_of, gather, holds_mask, make_masked, mask_of, split_mask
+from sonic_client.core.masked import Masked, data_of, gather, holds_mask, make_masked, mask_of, real_numbers, split_mask
 from sonic_client.errors import JetError
+from sonic_client.events.arrow_types import unsliced
 from sonic_client.events.coordinates import EXPECTED, Coordinates, find_coordinates
 
 MAX_CONSTITUENTS = 200
@@ -108,7 +109,7 @@ def prepare(jets: Any, *, bad: Bad = "raise") -> JetBatch:
     - numpy `[N, n, 4]` or `[n, 4]`, (E, px, py, pz), rows of zeros being padding.
 
     A missing jet (None, or masked as a whole in a numpy masked array) gets a missing score. A jet without constituents,
-    with None, masked, NaN or infinite components, or with a negative energy raises JetError, or is masked with
+    with None, masked, NaN or infinite components, or with a negative energy or pt raises JetError, or is masked with
     `bad="mask"`.
     """
     if bad not in ("raise", "mask"):
@@ -125,7 +126,7 @@ def _from_structured(jets: NDArray[Any]) -> NDArray[Any]:
     coordinates = _coordinates(list(jets.dtype.names or ()))
     fields = {component: jets[name] for component, name in coordinates.names.items()}
     try:
-        given = {component: np.asarray(data_of(values), np.float64) for component, values in fields.items()}
+        given = {component: real_numbers(data_of(values), np.float64) for component, values in fields.items()}
     except (TypeError, ValueError) as error:
         raise JetError(f"constituents: expected numbers in every field, got {jets.dtype} ({error})") from error
     array: NDArray[Any] = np.stack(coordinates.cartesian(given), axis=-1)
@@ -141,12 +142,12 @@ def _from_numpy(jets: Any, bad: Bad) -> JetBatch:
     try:
         if holds_mask(jets):
             masked = gather(jets)
-            array = np.asarray(masked.data, dtype=np.float64)
+            array = real_numbers(masked.data, np.float64)
             if array.ndim in (2, 3):
                 whole, in_part = split_mask(masked if array.ndim == 3 else masked[None], (1, 2))
                 present = ~whole
         else:
-            array = np.asarray(jets, dtype=np.float64)
+            array = real_numbers(jets, np.float64)
     except (TypeError, ValueError) as error:
         raise JetError(
             f"constituents: expected numbers [N, n, 4], or an awkward array with fields, got {type(jets).__name__} "
@@ -229,13 +230,14 @@ def _coordinates(names: list[str]) -> Coordinates:
 def _as_array(values: Any, name: str) -> Any:
     """An awkward array, or a masked one of numpy's with its mask."""
     try:
-        array = values if isinstance(values, (ak.Array, np.ma.MaskedArray)) else ak.Array(_plain_lists(values))
+        if not isinstance(values, (ak.Array, np.ma.MaskedArray)):
+            values = ak.Array(_plain_lists(unsliced(values)))
     except (TypeError, ValueError) as error:
         raise JetError(f"constituents: {name} is no array ({error})") from error
-    kind = array.dtype if isinstance(array, np.ma.MaskedArray) else array.type
-    if array.ndim < 1 or (array.fields if isinstance(array, ak.Array) else array.dtype.names):
+    kind = values.dtype if isinstance(values, np.ma.MaskedArray) else values.type
+    if values.ndim < 1 or (values.fields if isinstance(values, ak.Array) else values.dtype.names):
         raise JetError(f"constituents: {name}: expected jagged numbers, got {kind}")
-    return array
+    return values
 
 
 def _unmasked(values: Masked) -> Any:
@@ -268,7 +270,7 @@ def _flat_numbers(array: Any, name: str) -> NDArray[np.float64]:
     """All constituents of all jets; None becomes NaN, which is judged with the rest."""
     flat = ak.fill_none(ak.flatten(array, axis=1), np.nan)
     try:
-        return np.asarray(ak.to_numpy(flat), dtype=np.float64)
+        return real_numbers(ak.to_numpy(flat), np.float64)
     except (TypeError, ValueError) as error:
         raise JetError(f"constituents: {name}: expected numbers, got {array.type} ({error})") from error
 
@@ -302,7 +304,7 @@ def _judge(
     reasons = (
         (hidden, "is masked in part, and a jet is there or masked as a whole"),
         (counts == 0, "has no constituents"),
-        (jets_with(~finite), "has a None, NaN or infinite component"),
+        (jets_with(~finite), "has a None, NaN or infinite component, or a negative pt"),
         (jets_with(energy < 0.0), "has a constituent of negative energy"),
         (
             jets_with(energy * (1.0 + MASS_SHELL_TOLERANCE) < np.sqrt(px * px + py * py + pz * pz)),

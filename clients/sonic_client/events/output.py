@@ -12,11 +12,10 @@ import awkward as ak
 import numpy as np
 
 from sonic_client.errors import ClientError
+from sonic_client.events.arrow_types import plain_table
 from sonic_client.events.files import SUFFIXES, FileError, is_remote, suffix_of
+from sonic_client.events.hdf5_output import PROVENANCE, Chunk, write_hdf5
 from sonic_client.events.missing import without_options
-
-Chunk = Mapping[str, Any]
-"""Columns of some events by name: awkward arrays, of the same types in every chunk."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,15 @@ def check_target(output: Path | str, overwrite: bool) -> None:
     path = Path(output)
     if path.suffix not in SUFFIXES:
         raise FileError(f"{path}: expected a name ending in {', '.join(SUFFIXES)}")
+    try:
+        _check_place(path, overwrite)
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}") from error
+
+
+def _check_place(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise FileError(f"{path} is a folder, not a file to write")
     if path.exists() and not overwrite:
@@ -117,6 +125,8 @@ def try_out(path: Path, sample: Mapping[str, Any], tree: str) -> None:
     try:
         _try(path, sample, tree)
     except FileError as error:
+        if isinstance(error.__cause__, OSError):  # it is not the columns that the disc refuses
+            raise FileError(f"{path.parent}: {error}") from error
         for name, values in sample.items():
             try:
                 _try(path, {name: values}, tree)
@@ -131,7 +141,8 @@ def try_out(path: Path, sample: Mapping[str, Any], tree: str) -> None:
 def _try(path: Path, sample: Mapping[str, Any], tree: str) -> None:
     try:
         _writers()[path.suffix](path, iter([sample]), tree, "")
-    except OSError:
+        check_back(sample, _read_back(path, tree, sample))
+    except FileError:
         raise
     except Exception as error:  # whatever a library says, it cannot be written
         raise FileError(f"cannot be written ({type(error).__name__}: {error})") from error
@@ -139,8 +150,26 @@ def _try(path: Path, sample: Mapping[str, Any], tree: str) -> None:
         path.unlink(missing_ok=True)
 
 
-PROVENANCE = "provenance"
-"""Name of what an output says of itself, as JSON: an object in ROOT, file metadata in parquet, an attribute in HDF5."""
+def check_back(written: Chunk, back: Mapping[str, Any]) -> None:
+    """Raises ValueError where what was read back is not what was written: libraries write more than they read."""
+    for name, values in written.items():
+        if name not in back or repr(ak.to_list(back[name])) != repr(ak.to_list(values)):  # NaN is equal to itself there
+            raise ValueError(f"'{name}' ({values.type.content}) does not come back as it was written")
+
+
+def _read_back(path: Path, tree: str, sample: Chunk) -> Mapping[str, Any]:
+    """What a written file holds, by the library that others will read it with."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        rows = ak.from_arrow(pq.read_table(path, memory_map=False))
+        return {name: rows[name] for name in sample}
+    if path.suffix == ".root":
+        import uproot
+
+        with uproot.open(path) as file:
+            return {name: file[tree][name].array() for name in sample}
+    return sample  # HDF5 is written here by the column's type, with nothing left to a library
 
 
 def write(path: Path, chunks: Iterable[Chunk], tree: str, provenance: Mapping[str, Any] | None = None) -> None:
@@ -161,7 +190,7 @@ def write(path: Path, chunks: Iterable[Chunk], tree: str, provenance: Mapping[st
 
 
 def _writers() -> dict[str, Callable[[Path, Iterator[Chunk], str, str], None]]:
-    return {".root": _write_root, ".parquet": _write_parquet, ".h5": _write_hdf5, ".hdf5": _write_hdf5}
+    return {".root": _write_root, ".parquet": _write_parquet, ".h5": write_hdf5, ".hdf5": write_hdf5}
 
 
 def _write_root(path: Path, chunks: Iterator[Chunk], tree: str, provenance: str) -> None:
@@ -178,6 +207,9 @@ def _write_root(path: Path, chunks: Iterator[Chunk], tree: str, provenance: str)
                     return next(name for i in range(len(taken) + 1) if (name := f"n{'_' * i}{counted}") not in taken)
 
                 kinds = {name: values.type.content for name, values in chunk.items()}
+                for name, kind in kinds.items():  # uproot writes rectangles in lists so that nobody can read them
+                    if isinstance(kind, ak.types.ListType) and not isinstance(kind.content, ak.types.NumpyType):
+                        raise TypeError(f"'{name}': a list in a TTree holds numbers, not {kind.content}")
                 target = file.mktree(tree, kinds, counter_name=counter)
             target.extend(dict(chunk))
         if provenance:
@@ -185,8 +217,8 @@ def _write_root(path: Path, chunks: Iterator[Chunk], tree: str, provenance: str)
 
 
 def arrow_table(chunk: Chunk) -> Any:
-    """A table of plain Arrow types, that any reader of parquet understands."""
-    return ak.to_arrow_table(ak.zip(dict(chunk), depth_limit=1), extensionarray=False)
+    """A table of plain Arrow types, that any reader of parquet understands, the same for chunks of the same types."""
+    return plain_table(ak.to_arrow_table(ak.zip(dict(chunk), depth_limit=1), extensionarray=False))
 
 
 def _write_parquet(path: Path, chunks: Iterator[Chunk], _tree: str, provenance: str) -> None:
@@ -204,56 +236,6 @@ def _write_parquet(path: Path, chunks: Iterator[Chunk], _tree: str, provenance: 
     finally:
         if writer is not None:
             writer.close()
-
-
-def _write_hdf5(path: Path, chunks: Iterator[Chunk], _tree: str, provenance: str) -> None:
-    import h5py
-
-    with h5py.File(path, "w") as file:
-        if provenance:
-            file.attrs[PROVENANCE] = provenance
-        for chunk in chunks:
-            for name, values in chunk.items():
-                rows, dtype = _hdf5_rows(name, values)
-                if name not in file:
-                    file.create_dataset(
-                        name, (0, *rows.shape[1:]), dtype, maxshape=(None, *rows.shape[1:]), chunks=True
-                    )
-                dataset = file[name]
-                start = len(dataset)
-                dataset.resize(start + len(rows), axis=0)
-                if len(rows) and h5py.check_vlen_dtype(dtype) is not None:
-                    # h5py's own assignment takes lists that all have one length for one row, and spreads it.
-                    space = dataset.id.get_space()
-                    space.select_hyperslab((start,), (len(rows),))
-                    memory = h5py.h5s.create_simple((len(rows),))
-                    dataset.id.write(memory, space, rows, h5py.h5t.py_create(dataset.dtype))
-                elif len(rows):
-                    dataset[start:] = rows
-
-
-def _hdf5_rows(name: str, values: Any) -> tuple[Any, Any]:
-    """Rows of a dataset, and its type: decided by the column's type, never by what a chunk happens to hold."""
-    import h5py
-
-    kind = values.type.content
-    if isinstance(kind, ak.types.ListType) and kind.parameters.get("__array__") == "string":
-        return np.array(ak.to_list(values), dtype=object).reshape(len(values)), h5py.string_dtype()
-    if isinstance(kind, ak.types.ListType) and isinstance(kind.content, ak.types.NumpyType):
-        base = np.dtype(kind.content.primitive)
-        rows = np.empty(len(values), h5py.vlen_dtype(base))
-        offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(values, axis=1)))]).astype(int)
-        flat = ak.to_numpy(ak.flatten(values)).astype(base)
-        for i in range(len(rows)):
-            rows[i] = flat[offsets[i] : offsets[i + 1]]
-        return rows, h5py.vlen_dtype(base)
-    leaf = kind
-    while isinstance(leaf, ak.types.RegularType):
-        leaf = leaf.content
-    if isinstance(leaf, ak.types.NumpyType) and np.dtype(leaf.primitive).kind in "biufc":
-        rows = ak.to_numpy(values)
-        return rows, rows.dtype
-    raise TypeError(f"'{name}': HDF5 holds numbers, rectangular arrays, lists of numbers and words here, not {kind}")
 
 
 def _depth(array: Any) -> int:

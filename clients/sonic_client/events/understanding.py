@@ -186,6 +186,8 @@ def judge(assembled: Assembled, choice: Choice) -> Assembled:
             hard = _pt(assembled.jets) > HARDEST
         hard = ak.fill_none(hard, False, axis=-1)
         faults.insert(-1, (hard, f"has a pT above {HARDEST:g} GeV: is it in MeV? Say --unit MeV (or GeV if it is so)"))
+        words = f"has constituents most of whose energies are more than {HEAVY:g} times their momenta: of another unit?"
+        faults.insert(-1, (_mostly_heavy(assembled.jets), f"{words} Say --unit GeV if it is so"))
     return replace(assembled, faults=tuple(faults))
 
 
@@ -220,8 +222,9 @@ def understand(source: Source, reading: Reading, choice: Choice, location: str |
     reading = reading.pinned(events)
     assembled = judge(reading.assemble(events), choice)
     jets = assembled.jets
-    sizes = _numbers(ak.num(jets, axis=-1))
-    wide = _numbers(assembled.faults[-1][0])
+    lengths = ak.num(jets, axis=-1)
+    sizes = _numbers(lengths)
+    wide = _numbers(ak.mask(assembled.faults[-1][0], ~ak.is_none(lengths, axis=-1)))
     several = sizes > 1
     with np.errstate(all="ignore"):
         pts = _numbers(_pt(jets))
@@ -251,15 +254,26 @@ def _check_units(jets: Any, median: float, reading: Reading, location: str | Pat
             f"{location}: the jets' median pT would be {median:.3g} GeV, so the file is probably in {other}; say "
             f"--unit {other} (or --unit {'GeV' if other == 'MeV' else 'MeV'} if it is so)"
         )
-    momentum = _numbers(np.sqrt(jets["px"] ** 2 + jets["py"] ** 2 + jets["pz"] ** 2))
-    with np.errstate(all="ignore"):
-        heavy = np.count_nonzero(_numbers(jets["E"]) > HEAVY * momentum)
-    if heavy > MOST_HEAVY * len(momentum):
+    flags = _numbers(_heavy(jets))
+    heavy = np.count_nonzero(flags)
+    if heavy > MOST_HEAVY * len(flags):
         raise JetError(
-            f"{location}: {heavy} of the first {len(momentum)} constituents ({reading.name}) have energies of more "
+            f"{location}: {heavy} of the first {len(flags)} constituents ({reading.name}) have energies of more "
             f"than {HEAVY:g} times their momenta: energies or masses are in another unit than momenta, or none; "
             "name the right branches, such as --constituents part_:pt,eta,phi, or say --unit GeV if it is so"
         )
+
+
+def _heavy(jets: Any) -> Any:
+    """Which constituents have an energy of more than HEAVY times their momentum."""
+    with np.errstate(all="ignore"):
+        return jets["E"] > HEAVY * np.sqrt(jets["px"] ** 2 + jets["py"] ** 2 + jets["pz"] ** 2)
+
+
+def _mostly_heavy(jets: Any) -> Any:
+    """Which jets have more than half of their constituents so. The first events are judged more strictly."""
+    heavy = ak.fill_none(_heavy(jets), False, axis=-1)
+    return ak.fill_none(ak.sum(heavy, axis=-1) * 2 > ak.num(heavy, axis=-1), False, axis=-1)
 
 
 def _numbers(values: Any) -> Any:

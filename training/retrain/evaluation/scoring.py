@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fpga_ops.runtime.onnxruntime_import import exact_session_options, import_onnxruntime
+from fpga_ops.runtime.exact_products import exact_session
 from retrain.data.images import CONSTITUENTS, ImageSettings, JetImager
 from retrain.data.jet_table import Jets
 from retrain.data.pixelmaps import PIXEL_MAPS, PixelMaps
@@ -134,11 +134,8 @@ def _engine(
 
 def _session(model: Path | onnx.ModelProto, inputs: tuple[str, ...]) -> tuple[Any, str]:
     """The file in onnxruntime, and the name of its only input."""
-    onnxruntime = import_onnxruntime()
-
-    source = str(model) if isinstance(model, Path) else model.SerializeToString()
     try:
-        session = onnxruntime.InferenceSession(source, exact_session_options(), providers=["CPUExecutionProvider"])
+        session = exact_session(model)
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
         raise CheckpointError(f"{model if isinstance(model, Path) else 'model'}: {error}") from error
     names = [entry.name for entry in session.get_inputs()]

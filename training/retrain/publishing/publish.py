@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from fpga_ops.calibration import RAW_PARAMETER
-from fpga_ops.runtime.onnxruntime_import import exact_session_options, import_onnxruntime
+from fpga_ops.runtime.exact_products import exact_session
 from retrain.errors import MissingDependencyError, PublishError
 from retrain.publishing.versions import GOLDEN_FILE, Version, damaged_files, versions, withdraw, write_version
 
@@ -137,12 +137,10 @@ def _require_not_worse(served: Version, card: Mapping[str, Any]) -> None:
 
 def _verify(model: Path, answers: Answers) -> None:
     """The reference's answers against the best device here, bit for bit, and against onnxruntime."""
-    onnxruntime = import_onnxruntime()
-
     import fpga_ops
 
     golden_input = answers["input"]
-    session = onnxruntime.InferenceSession(str(model), exact_session_options(), providers=["CPUExecutionProvider"])
+    session = exact_session(model)
     name = session.get_inputs()[0].name
     theirs = session.run(["probabilities"], {name: golden_input})[0]
     off = float(np.abs(theirs - answers["probabilities"]).max())

@@ -16,7 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference, utils
 
-from fpga_ops.runtime.onnxruntime_import import exact_session_options, import_onnxruntime
+from fpga_ops.runtime.exact_products import exact_session
+from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from retrain.errors import DataError
 
 INT32_MAX = 2**31 - 1
@@ -68,9 +69,9 @@ def _channel_means(
     onnxruntime = import_onnxruntime()
 
     part = utils.Extractor(shape_inference.infer_shapes(model)).extract_model([name], outputs)
-    options = exact_session_options()
+    options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = exact_session(part, options)
     sums: list[Any] = [0.0] * len(outputs)
     for image in inputs:  # one at a time: all activations of a batch would not fit into memory
         values = session.run(outputs, {name: image[None]})

@@ -20,9 +20,11 @@ def _candidates(names: Names) -> list[Collection]:
     return [Collection(piece) for piece in pieces if piece is not None] if all(pieces) else []
 
 
+# FCC's files have branches of these names with other members.
+_MARKS = frozenset({"EFlowTrack.PT", "ParticleFlowCandidate.PT", "Jet.PT", "Tower.ET"})
+
 FORMAT = Format(
-    "Delphes",
-    lambda names: any(name.startswith(("EFlowTrack.", "ParticleFlowCandidate.", "Jet.PT", "Tower.")) for name in names),
+    "Delphes", lambda names: any(name in _MARKS for name in names),
     lambda _names: [], _candidates,
     "the energy-flow objects are those of whole events",
 )  # fmt: skip

@@ -6,6 +6,8 @@ from sonic_client.events.formats.base import Format, Names, momenta_of
 from sonic_client.events.readings import Collection, Linked
 
 _BEGIN = ".particles_begin"
+_OLD = "#2.index"
+"""What podio called a jet's links before version 0.16: by the relations' order (clusters, tracks, particles, ...)."""
 
 
 def _particles(names: Names) -> list[Collection]:
@@ -34,7 +36,7 @@ def _readings(names: Names) -> list[Linked]:
         jets = name.removesuffix(_BEGIN)
         if jets == name or "jet" not in jets.lower() or not particles:
             continue
-        links = next((link for link in (f"_{jets}_particles.index", f"{jets}#1.index") if link in names), None)
+        links = next((link for link in (f"_{jets}_particles.index", f"{jets}{_OLD}") if link in names), None)
         if links is not None and f"{jets}.particles_end" in names:
             key = links.replace(".index", ".collectionID")
             found.append(

@@ -13,6 +13,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +62,15 @@ class Hdf5Source:
         """Awkward record array of some columns of the events [start, stop)."""
         datasets = {name: self._file[name] for name in {self._locations[name].dataset for name in columns}}
         values = {name: _slice(dataset, start, stop) for name, dataset in datasets.items()}
-        kinds = {name: _base(dataset) for name, dataset in datasets.items()}
         fields = []
         for name in columns:
             at = self._locations[name]
-            array = values[at.dataset]
+            array, dtype = values[at.dataset], datasets[at.dataset].dtype
             if at.field is not None:
-                array = array[at.field]
+                array, dtype = array[at.field], dtype[at.field]
             if at.index is not None:
                 array = array[..., at.index]
-            fields.append(_awkward(array, kinds[at.dataset]))
+            fields.append(_awkward(array, _base(dtype)))
         # Not by ak.zip, which takes longer over hundreds of columns than reading them.
         return ak.Array(ak.contents.RecordArray(fields, list(columns), length=max(0, stop - start)))
 
@@ -130,11 +130,22 @@ def _columns(group: Any) -> Iterator[tuple[str, _Location]]:
                 yield from ((f"{name}/{inner}", at) for inner, at in _columns(item))
         elif isinstance(item, h5py.Dataset) and item.shape:
             if item.dtype.fields:
-                yield from ((f"{name}.{field}", _Location(item.name, field)) for field in item.dtype.fields)
+                for field, (dtype, *_) in item.dtype.fields.items():
+                    if _is_read(dtype, item.ndim):
+                        yield f"{name}.{field}", _Location(item.name, field)
             elif item.ndim == 3 and item.shape[2] == 4 and item.dtype.kind == "f":
                 yield from ((f"{name}.{part}", _Location(item.name, None, i)) for i, part in enumerate(_MOMENTUM))
-            elif item.dtype.kind in "biufSU" or h5py.check_string_dtype(item.dtype) or _base(item) is not None:
+            elif _is_read(item.dtype, item.ndim):
                 yield str(name), _Location(item.name)
+
+
+def _is_read(dtype: Any, ndim: int) -> bool:
+    """Whether a dataset or a field of this type is a column: numbers of any shape, one list or word a row."""
+    import h5py
+
+    if h5py.check_string_dtype(dtype) or dtype.kind in "SU" or _base(dtype) is not None:
+        return ndim == 1
+    return dtype.base.kind in "biuf"
 
 
 def _frame(group: Any) -> Iterator[tuple[str, _Location]]:
@@ -177,26 +188,40 @@ def _stored_names(stored: Any) -> list[str] | None:
     return [str(name) for name in names] if isinstance(names, list) else None
 
 
-def _base(dataset: Any) -> Any:
-    """The number type of a dataset of variable-length lists; None for others."""
+def _base(dtype: Any) -> Any:
+    """The number type of variable-length lists of numbers; None for others."""
     import h5py
 
-    return None if h5py.check_string_dtype(dataset.dtype) else h5py.check_vlen_dtype(dataset.dtype)
+    base = None if h5py.check_string_dtype(dtype) else h5py.check_vlen_dtype(dtype)
+    return base if base is not None and np.dtype(base).kind in "biuf" else None
 
 
 def _slice(dataset: Any, start: int, stop: int) -> Any:
     import h5py
 
     if h5py.check_string_dtype(dataset.dtype) is not None:
-        return dataset.asstr()[start:stop]
+        return dataset.asstr("utf-8")[start:stop]  # whatever the file says: what is no UTF-8 is an error
     return dataset[start:stop]
 
 
+@cache
+def _turns_bytes(kind: Any) -> bool:
+    """Whether h5py (3.16) gives lists of numbers in a foreign byte order as if they were in the machine's own."""
+    import h5py
+
+    with h5py.File("trial", "w", driver="core", backing_store=False) as file:
+        lists = file.create_dataset("x", (1,), h5py.vlen_dtype(kind))
+        lists[0] = np.ones(1, kind)
+        return bool(lists[0][0] != 1)
+
+
 def _awkward(values: Any, base: Any) -> Any:
-    """The layout of an awkward array; `base` is what `_base` says of the dataset."""
+    """The layout of an awkward array; `base` is what `_base` says of its type."""
     if base is not None:
-        rows = [np.asarray(row, dtype=np.dtype(base).newbyteorder("=")) for row in values]
-        flat = np.concatenate(rows) if rows else np.zeros(0, np.dtype(base).newbyteorder("="))
+        kind, native = np.dtype(base), np.dtype(base).newbyteorder("=")
+        turned = kind != native and _turns_bytes(kind)
+        rows = [np.asarray(row).byteswap() if turned else np.asarray(row, dtype=native) for row in values]
+        flat = np.concatenate(rows).astype(native, copy=False) if rows else np.zeros(0, native)
         return ak.to_layout(ak.unflatten(flat, np.asarray([len(row) for row in rows], dtype=np.int64)))
     if values.dtype.kind in "OSU":
         words = [word.decode() if isinstance(word, bytes) else str(word) for word in values.tolist()]

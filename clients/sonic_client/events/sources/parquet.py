@@ -9,6 +9,9 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
+from sonic_client.events.arrow_types import changes, innermost, plain_table
+from sonic_client.events.files import FileError
+
 
 class ParquetSource:
     """A parquet file; only the row groups that hold the events asked for are read."""
@@ -22,10 +25,13 @@ class ParquetSource:
         # Awkward's own metadata say how nulls lay in memory at the first row group, and are taken for all others
         # (awkward 2.14): the plain Arrow types say all that is needed.
         self._schema = self._file.schema_arrow.remove_metadata()
+        self._path = path
         self._steps: dict[str, tuple[str, ...]] = {}
+        self._kinds: dict[str, Any] = {}
         for field in self._schema:
-            for steps in _members(field):
+            for steps, kind in _members(field):
                 self._steps.setdefault(".".join(steps), steps)
+                self._kinds.setdefault(".".join(steps), kind)
         self.columns = list(self._steps)
         self.counters: list[str] = []
         self.entries = int(self._file.metadata.num_rows)
@@ -35,6 +41,12 @@ class ParquetSource:
 
     def read(self, columns: Sequence[str], start: int, stop: int) -> Any:
         """Awkward record array of some columns of the events [start, stop)."""
+        for name in columns:
+            if changes(self._kinds[name]):
+                raise FileError(
+                    f"{self._path}: '{name}' holds {self._kinds[name]}, which would not come out as it went in; keep "
+                    "fewer branches, or cast it to numbers or words"
+                )
         top = tuple(dict.fromkeys(self._steps[name][0] for name in columns))
         if start >= stop:
             rows = self._convert(self._schema.empty_table(), top)
@@ -68,7 +80,7 @@ class ParquetSource:
 
     @staticmethod
     def _convert(table: Any, top: tuple[str, ...]) -> Any:
-        table = table.select(list(top)).replace_schema_metadata(None)
+        table = plain_table(table.select(list(top)))
         batches = [ak.from_arrow(batch) for batch in table.combine_chunks().to_batches()]
         if not batches:
             return ak.from_arrow(table)
@@ -86,14 +98,12 @@ class ParquetSource:
         self.close()
 
 
-def _members(field: Any) -> list[tuple[str, ...]]:
-    """Names on the way to every value of an Arrow field, lists being passed through."""
+def _members(field: Any) -> list[tuple[tuple[str, ...], Any]]:
+    """Names on the way to every value of an Arrow field, lists being passed through; and the values' types."""
     import pyarrow.types as kinds
 
-    inside = getattr(field.type, "storage_type", field.type)
-    while kinds.is_list(inside) or kinds.is_large_list(inside) or kinds.is_fixed_size_list(inside):
-        inside = inside.value_type
-        inside = getattr(inside, "storage_type", inside)
+    inside = innermost(field.type)
     if kinds.is_struct(inside):
-        return [(str(field.name), *steps) for i in range(inside.num_fields) for steps in _members(inside.field(i))]
-    return [(str(field.name),)]
+        members = [member for i in range(inside.num_fields) for member in _members(inside.field(i))]
+        return [((str(field.name), *steps), kind) for steps, kind in members]
+    return [((str(field.name),), inside)]

@@ -11,8 +11,9 @@ import awkward as ak
 from sonic_client.events.files import FileError, is_remote
 
 _KINDS = ("TTree", "ROOT::RNTuple", "ROOT::Experimental::RNTuple", "TNtuple", "TNtupleD")
-EVENT_TREES = ("Events", "events", "CollectionTree", "Delphes", "tree")
-"""What experiments call the tree of the events, among others with metadata: CMS, FCC, ATLAS, Delphes, JetClass."""
+EVENT_TREES = ("Events", "events", "CollectionTree", "EventData", "Delphes", "tree")
+"""What experiments call the tree of the events, among others with metadata: CMS, FCC, ATLAS (TTree, RNTuple), Delphes,
+JetClass."""
 
 _REMOTE_S = 30
 """Seconds for each of a remote server's answers; XRootD's own default tries for minutes to reach one."""
