@@ -1,5 +1,6 @@
 // Lets a pixel hold several rows of its window: the present row's byte_taps bytes first, behind them what the row before
-// had (a pixel's vector is one word then). After an image's last row come `stack` - 1 of padding, which its first rows have before them.
+// had (a pixel's vector is one word then). After an image's last row come `stack` - 1 of padding, which its first rows
+// have before them.
 module stacker import overlay_pkg::*; #(
   parameter int PIX = 7, CW = 32, COLS = 64, localparam int WIDTH = CW * 8  // COLS: most groups of a row; 0: no stacks
 ) (
