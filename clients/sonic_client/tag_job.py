@@ -12,7 +12,7 @@ from sonic_client.core.working_points import check_efficiency
 from sonic_client.errors import ConfigurationError, JetError
 from sonic_client.events.files import FileError, Source, is_remote, open_source, readable, select, suffix_of
 from sonic_client.events.jets import Bad
-from sonic_client.events.output import check_target
+from sonic_client.events.output import check_target, plain_kind
 from sonic_client.events.readings import Reading
 from sonic_client.events.understanding import Choice, Understanding, choose_reading, understand
 from sonic_client.options import Options
@@ -216,13 +216,13 @@ def examine(job: Job) -> tuple[Plan, Understanding]:
         reading = choose_reading(source, job.choice, first)
         _check_names(job, keep, reading)
         columns = list(dict.fromkeys([*reading.columns, *keep]))
-        kinds = _kinds(source, columns, first)
+        kinds = _kinds(source, columns, keep, first)
         entries.append(source.entries)
         if source.entries:
             found, reading = understand(source, reading, job.choice, first)
     for location in job.sources[1:]:
         with open_source(location, tree or None) as source:
-            _check_same(source, columns, kinds, location, first)
+            _check_same(source, columns, keep, kinds, location, first)
             entries.append(source.entries)
             if source.entries:
                 understood, reading = understand(source, reading, job.choice, location)
@@ -256,20 +256,26 @@ def _check_names(job: Job, keep: Sequence[str], reading: Reading) -> None:
         )
 
 
-def _kinds(source: Source, columns: Sequence[str], location: Location) -> dict[str, str]:
-    """Types of columns, without reading an event."""
+def _kinds(source: Source, columns: Sequence[str], keep: Sequence[str], location: Location) -> dict[str, str]:
+    """Types of columns, without reading an event; whether values can be missing matters only of those that are kept."""
     with readable(f"{location}: its branches cannot be read"):
         empty = source.read(columns, 0, 0)
-    return {name: str(empty[name].type.content) for name in columns}
+    kinds = {name: empty[name].type.content for name in columns}
+    return {name: str(kind if name in keep else plain_kind(kind)) for name, kind in kinds.items()}
 
 
 def _check_same(
-    source: Source, columns: Sequence[str], kinds: dict[str, str], location: Location, first: Location
+    source: Source,
+    columns: Sequence[str],
+    keep: Sequence[str],
+    kinds: dict[str, str],
+    location: Location,
+    first: Location,
 ) -> None:
     missing = sorted(set(columns) - {*source.columns, *source.counters})
     if missing:
         raise FileError(f"{location}: there is no branch '{missing[0]}', which {first} has; tag it by itself")
-    here = _kinds(source, columns, location)
+    here = _kinds(source, columns, keep, location)
     for name, kind in kinds.items():
         if here[name] != kind:
             raise FileError(f"{location}: '{name}' is {here[name]}, and {kind} in {first}; tag it by itself")

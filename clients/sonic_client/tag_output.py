@@ -16,6 +16,9 @@ from sonic_client.events.understanding import SAMPLE, judge
 from sonic_client.tag_job import Job, Plan, read_chunk
 from sonic_client.tag_parts import Parts, read_part
 
+_TRIAL_BYTES = 4_000_000
+"""Of kept columns in the trial before a job: enough to see what an output cannot hold."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -150,6 +153,9 @@ def check_output(job: Job, plan: Plan, parts: Parts) -> None:
     first = plan.chunks[0]
     with open_source(first.file.location, plan.tree or None) as source:
         sample = read_chunk(plan, source, type(first)(first.file, 0, min(SAMPLE, first.stop)))
+    kept = ak.to_packed(sample[list(plan.keep)]).nbytes if plan.keep else 0
+    if kept > _TRIAL_BYTES:  # images, say
+        sample = sample[: max(2, len(sample) * _TRIAL_BYTES // kept)]
     jets = judge(plan.reading.assemble(sample), job.choice)
     shape = ak.num(jets.jets, axis=-1)
     scores = enforce(ak.values_astype(ak.fill_none(shape, 0, axis=-1), np.float32), score_type(shape, False))

@@ -42,7 +42,10 @@ def test_a_run_that_is_ended_half_way_is_resumed(tmp_path: Path, number: int) ->
         job = Job(tmp_path / "in.root", out, f"grpc://{address}/top_tagger", "Events", keep=("jet_pt",), chunk=1)
         command = [sys.executable, "-c", TAG, str(job.source), "--tree", "Events", "--out", str(out), "--keep",
                    "jet_pt", "--chunk", "1", "--server", job.url]  # fmt: skip
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background
+        )  # fmt: skip
         try:
             until = time.monotonic() + 60
             while len(list(job.parts.glob("*.parquet"))) < 3:

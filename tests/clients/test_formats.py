@@ -254,6 +254,29 @@ def test_one_jet_an_event_has_to_be_said_of_candidates(tmp_path: Path, url: str,
     assert np.array_equal(tag(path, url, one_jet_per_event=True), expected)
 
 
+@pytest.mark.parametrize("prefix", ["Jet_", "SubJet_", "ak8jets.", "selectedMuons_", "el_", "Photon."])
+def test_objects_of_an_event_are_no_constituents(tmp_path: Path, url: str, expected: np.ndarray, prefix: str) -> None:
+    """Two jets are no jet of two constituents, even where they are near enough to each other."""
+    path = write_tree(tmp_path / "in.root", {f"{prefix}{name}": double(JETS[name]) for name in JETS.fields})
+    with pytest.raises(JetError, match="is of an event's objects, not of the constituents of a jet"):
+        tag(path, url)
+    assert np.allclose(tag(path, url, one_jet_per_event=True), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("prefix", ["jet_constituents_", "met_particles_", "jet_pfcand_", "p_", "Constit."])
+def test_other_names_are_taken(tmp_path: Path, url: str, expected: np.ndarray, prefix: str) -> None:
+    path = write_tree(tmp_path / "in.root", {f"{prefix}{name}": double(JETS[name]) for name in JETS.fields})
+    assert np.allclose(tag(path, url, one_jet_per_event="pfcand" in prefix), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("jets", ["ScoutingPFJet_", "SubJet_", "GenJetAK8_"])
+def test_nanoaod_of_other_jets_is_nanoaod(tmp_path: Path, url: str, jets: str) -> None:
+    columns = {f"{jets}{name}": values for name, values in angles(double(JETS)).items()}
+    columns |= {name: np.arange(9) for name in ("run", "luminosityBlock", "event")}
+    with pytest.raises(JetError, match="this is a CMS NanoAOD file, and this file has no constituents"):
+        tag(write_tree(tmp_path / "in.root", columns), url)
+
+
 def test_a_jet_too_wide_is_never_scored(tmp_path: Path, url: str, expected: np.ndarray) -> None:
     lists = {name: ak.to_list(JETS[name]) for name in JETS.fields}
     total = {name: float(ak.sum(JETS[4][name])) for name in JETS.fields}
@@ -464,9 +487,9 @@ def test_clustering_finds_the_jets_again(tmp_path: Path, url: str, layout: Calla
 
 @pytest.mark.filterwarnings("ignore:Missing cross-reference index:RuntimeWarning")
 def test_pfnano_in_a_coffea_processor(tmp_path: Path, url: str, expected: np.ndarray) -> None:
-    """Unmodified coffea's events give the scores that the file gives."""
+    """Unmodified coffea, its runner and its events, in chunks, gives the scores that the file gives."""
     from coffea import processor
-    from coffea.nanoevents import NanoEventsFactory, PFNanoAODSchema
+    from coffea.nanoevents import PFNanoAODSchema
 
     class Tagger(processor.ProcessorABC):  # type: ignore[misc]
         def process(self, events: Any) -> Any:
@@ -479,7 +502,9 @@ def test_pfnano_in_a_coffea_processor(tmp_path: Path, url: str, expected: np.nda
                 for name in ("pt", "eta", "phi", "mass")
             }
             with Client(url) as client:
-                return client.tag(candidates)
+                scores = client.tag(candidates)
+            counts, flat = (ak.to_numpy(values) for values in (ak.num(scores), ak.flatten(scores)))
+            return {"counts": processor.column_accumulator(counts), "scores": processor.column_accumulator(flat)}
 
         def postprocess(self, accumulator: Any) -> Any:
             return accumulator
@@ -487,7 +512,8 @@ def test_pfnano_in_a_coffea_processor(tmp_path: Path, url: str, expected: np.nda
     path = tmp_path / "in.root"
     with uproot.recreate(path) as file:
         file["Events"] = pfnano_records()
-    events = NanoEventsFactory.from_root({str(path): "Events"}, schemaclass=PFNanoAODSchema, mode="eager").events()
-    scores = Tagger().process(events)
+    run = processor.Runner(processor.IterativeExecutor(status=False), schema=PFNanoAODSchema, chunksize=2)
+    found = run({"jets": {"files": {str(path): "Events"}}}, Tagger())
+    scores = ak.unflatten(found["scores"].value, found["counts"].value)
     agree(scores, expected)
-    assert np.array_equal(ak.flatten(tag(path, url)), ak.flatten(scores))
+    assert np.array_equal(ak.flatten(tag(path, url)), found["scores"].value)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import uproot
 
-from sonic_client import Client, JetError
+from sonic_client import Client, JetError, tag_output
 from sonic_client.events.files import FileError, open_source
 from sonic_client.tag_file import Job, run_job
 from tests.clients.fake_server import FakeTriton, serving
@@ -80,6 +80,52 @@ def test_a_missing_jet_has_a_missing_score(
         scores = pq.read_table(out)["top_score"].to_pylist()
         assert [i for i, score in enumerate(scores) if score is None] == list(MISSING)
         assert all(a == pytest.approx(b, abs=2e-6) for a, b in zip(scores, expected, strict=True) if a is not None)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("suffix", [".parquet", ".root", ".h5"])
+def test_missing_jets_in_events_of_several(
+    tmp_path: Path, server: tuple[FakeTriton, str], expected: list[float], chunk: int, suffix: str
+) -> None:
+    one, two, three, four = ak.to_list(JETS[:4])
+    events = [[one, None, two], [], [None], [three, four], [None, None]]
+    kind = pa.list_(pa.list_(pa.struct([(name, pa.float64()) for name in NAMES])))
+    pq.write_table(pa.table({"part": pa.array(events, kind)}), tmp_path / "in.parquet", row_group_size=2)
+    out = tmp_path / f"out{suffix}"
+    run_job(Job(tmp_path / "in.parquet", out, server[1], chunk=chunk))
+    with open_source(out, None) as source:
+        scores = source.read(["top_score"], 0, 5)["top_score"]
+    assert ak.num(scores).to_list() == [3, 0, 1, 2, 2]
+    found = [score for event in scores.to_list() for score in event if score is not None and score == score]
+    assert found == pytest.approx(expected[:4], abs=2e-6)
+    events.insert(1, None)
+    pq.write_table(pa.table({"part": pa.array(events, kind)}), tmp_path / "in.parquet", row_group_size=2)
+    for bad in ("raise", "mask"):
+        with pytest.raises(JetError, match=r"'part\.E' is missing in event 1 of these"):
+            run_job(Job(tmp_path / "in.parquet", out, server[1], chunk=chunk, bad=bad), overwrite=True)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_files_that_differ_in_whether_jets_can_be_missing(
+    tmp_path: Path, server: tuple[FakeTriton, str], expected: list[float], order: tuple[int, int]
+) -> None:
+    whole = pa.list_(pa.field("item", pa.float64(), nullable=False))
+    never = pa.schema([pa.field(f"part_{name}", whole, nullable=False) for name in NAMES])
+    tables = [
+        pa.table(jets()).append_column("n", pa.array(range(COUNT))),
+        pa.table(jets(()), schema=never).append_column(pa.field("n", pa.int64(), nullable=False), [range(COUNT)]),
+    ]
+    for number, table in enumerate(tables):
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    files = [tmp_path / f"{number}.parquet" for number in order]
+    run_job(Job(files, tmp_path / "out.parquet", server[1], chunk=4))
+    scores = pq.read_table(tmp_path / "out.parquet")["top_score"].to_pylist()
+    both = [[None if i in MISSING else one for i, one in enumerate(expected)], expected]
+    wanted = [one for number in order for one in both[number]]
+    assert [one is None for one in scores] == [one is None for one in wanted]
+    assert all(a == pytest.approx(b, abs=2e-6) for a, b in zip(scores, wanted, strict=True) if a is not None)
+    with pytest.raises(FileError, match=r"'n' is .*int64, and .*int64 in .*; tag it by itself"):
+        run_job(Job(files, tmp_path / "out.parquet", server[1], keep=("n",)), overwrite=True)
 
 
 COLUMNS: dict[str, Any] = {
@@ -201,3 +247,20 @@ def test_words_and_lists_in_hdf5(tmp_path: Path) -> None:
         source.read(["latin"], 0, 3)
     with pytest.raises(JetError, match="no branches"):
         run_job(Job(tmp_path / "in.h5", tmp_path / "out.h5", "grpc://127.0.0.1:9/top_tagger"))
+
+
+def test_large_columns_make_no_large_trial(
+    tmp_path: Path, server: tuple[FakeTriton, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.arange(COUNT * 200_000, dtype=np.float32).reshape(COUNT, 200, 1000)
+    with h5py.File(tmp_path / "in.h5", "w") as file:
+        for name in NAMES:
+            file[f"part_{name}"] = ak.to_numpy(ak.fill_none(ak.pad_none(JETS[name], 7), 0))
+        file["image"] = images
+    tried: list[int] = []
+    compare = tag_output.check_back
+    monkeypatch.setattr(tag_output, "check_back", lambda a, b: (tried.append(len(a["image"])), compare(a, b)))
+    run_job(Job(tmp_path / "in.h5", tmp_path / "out.h5", server[1], keep=("image",)))
+    assert tried == [4_000_000 // 800_000]
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert np.array_equal(file["image"], images)

@@ -143,8 +143,9 @@ class Nested:
         return replace(self, collection=replace(self.collection, unit=unit))
 
     def assemble(self, events: Any) -> Assembled:
-        """The jets of some events."""
-        return Assembled(self.collection.momenta(events))
+        """The jets of some events. A missing list of constituents is a missing jet; one of jets is an error."""
+        momenta = self.collection.momenta(events)
+        return Assembled(whole(momenta, self.collection) if momenta["E"].ndim > 2 else momenta)
 
 
 @dataclass(frozen=True)

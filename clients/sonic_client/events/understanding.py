@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ MOST_HEAVY, HEAVY = 0.05, 5.0
 has that below 0.2 GeV. Energies or masses are of another unit than momenta then."""
 UNITS = {"GeV": 1.0, "MeV": MEV}
 _OF_EVENTS = ("cand", "pf", "eflow", "track", "tower")
+_OBJECTS = re.compile(r"(ak\d+)?(jet|muon|mu|electron|ele?|tau|photon|lepton|lep|met)s?(ak\d+)?\d*", re.IGNORECASE)
+"""How the names of what an event is made of end, none of which is a constituent of one jet."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,8 @@ def _choose(source: Source, choice: Choice, location: str | Path) -> Reading:
         if readings:
             return readings[0]
         hint = "; or cluster them, --cluster antikt:0.8" if known.candidates(names) else ""
-        raise JetError(f"{location}: this is a {known.name} file, and {known.otherwise}{hint}")
+        article = "an" if known.name[0] in "AF" else "a"  # ATLAS, FCC
+        raise JetError(f"{location}: this is {article} {known.name} file, and {known.otherwise}{hint}")
     if choice.jets is not None:
         raise JetError(f"--jets {choice.jets}: nothing in {location} ties constituents to collections of jets")
     collection = _by_prefix(source, choice.constituents)
@@ -165,6 +169,12 @@ def _check_tied(source: Source, collection: Collection, choice: Choice, location
     stem = columns[0].lower()
     if any(word in stem for word in _OF_EVENTS):
         raise JetError(f"{location}: nothing in it ties '{columns[0]}' and its like to jets; {advice}")
+    words = re.split(r"[_./:]+|(?<=[a-z0-9])(?=[A-Z])", columns[0].rpartition("/")[2])[:-1]
+    if words and _OBJECTS.fullmatch(words[-1]):
+        raise JetError(
+            f"{location}: by its name '{columns[0]}' is of an event's objects, not of the constituents of a jet; look "
+            "for the candidates that jets are made of, or if each event is one jet, say --one-jet-per-event"
+        )
     others = [name for name in source.columns if "jet" in name.lower() and name not in columns]
     with readable(f"{location}: the first event cannot be read"):
         kinds = source.read(others, 0, 0) if others else None

@@ -21,10 +21,10 @@ def _candidates(names: Names) -> list[Collection]:
 
 
 # FCC's files have branches of these names with other members.
-_MARKS = frozenset({"EFlowTrack.PT", "ParticleFlowCandidate.PT", "Jet.PT", "Tower.ET"})
+_MARKS = ("EFlowTrack.PT", "ParticleFlowCandidate.PT", "Jet.PT", "Tower.ET")
 
 FORMAT = Format(
-    "Delphes", lambda names: any(name in _MARKS for name in names),
+    "Delphes", lambda names: any(name.endswith(_MARKS) for name in names),
     lambda _names: [], _candidates,
     "the energy-flow objects are those of whole events",
 )  # fmt: skip

@@ -24,7 +24,7 @@ def _recognises(names: Names) -> bool:
 
 
 def _has_jets(names: Names) -> bool:
-    return any(name in names for name in ("Jet_pt", "FatJet_pt", "Jet.pt", "FatJet.pt", "nJet", "nFatJet"))
+    return any(re.fullmatch(r"\w*Jet(AK\d+)?[_.]pt|n\w*Jet(AK\d+)?", name) for name in names)
 
 
 def _collection(names: Names, prefix: str) -> Collection | None:
