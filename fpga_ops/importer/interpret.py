@@ -91,6 +91,8 @@ def walk(graph: Graph, shape_of: ShapeOf, batch: int | None) -> Walk:
     for node in graph.nodes:
         try:
             value = _value(node, found, context, shape_of)
+        except NoConstantsError:
+            raise
         except ModelError as error:
             if error.operator or error.node not in operators:
                 raise

@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from fpga_ops.errors import FpgaOpsError, ModelError
-from fpga_ops.runtime.exact_products import exact_session
 from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 
 Session: TypeAlias = Any
 """An `onnxruntime.InferenceSession`; the library has no types."""
+QOPERATORS = ("QLinearConv", "QLinearMatMul", "QGemm")
+"""Operators whose weights `exact_products` changes."""
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 
@@ -36,7 +36,8 @@ def make_session(model: bytes, what: str, threads: int = 1) -> Session:
     Raises:
         ModelError: onnxruntime does not take it.
     """
-    options = import_onnxruntime().SessionOptions()
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -44,6 +45,12 @@ def make_session(model: bytes, what: str, threads: int = 1) -> Session:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
+        if not any(name.encode() in model for name in QOPERATORS):  # the usual case does without importing onnx
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        import onnx
+
+        from fpga_ops.runtime.exact_products import exact_session
+
         return exact_session(onnx.load_from_string(model), options)
     except Exception as error:
         raise ModelError(f"onnxruntime refuses {what}: {first_line(error)}") from error
