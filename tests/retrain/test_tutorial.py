@@ -17,8 +17,10 @@ pytestmark = [pytest.mark.training, pytest.mark.server]
 
 PAGE = DOCS / "tutorials" / "retrain-and-publish.md"
 SMALLER = (
-    ("--jets 2000", "--jets 300"), ("64:4000:64:2e-3", "64:320:32:2e-3"), ("--validation 400", "--validation 100"),
-)  # fmt: skip
+    ("--jets 2000", "--jets 200"),
+    ("--stage 64:4000:64:2e-3 --validation 400", "--architecture resnet18 --stage 64:160:16:2e-3 --validation 60"),
+    ("run/stage-64.pt data/train", "run/stage-64.pt data/train --architecture resnet18"),
+)
 
 
 @pytest.mark.timeout(2400)

@@ -1,5 +1,6 @@
 // Lets a pixel hold several rows of its window: the present row's byte_taps bytes first, behind them what the row before
-// had. After an image's last row come `stack` - 1 of padding, which its first rows have before them.
+// had (a pixel's vector is one word then). After an image's last row come `stack` - 1 of padding, which its first rows
+// have before them.
 module stacker import overlay_pkg::*; #(
   parameter int PIX = 7, CW = 32, COLS = 64, localparam int WIDTH = CW * 8  // COLS: most groups of a row; 0: no stacks
 ) (
@@ -14,10 +15,11 @@ module stacker import overlay_pkg::*; #(
   output logic done
 );
   logic [31:0] rows_left;                 // of all images
-  logic [15:0] xg, y;
+  logic [15:0] word, xg, y;               // word: among those of a group
   logic [PIX-1:0][WIDTH-1:0] earlier;
   logic [WIDTH-1:0] padding;
-  wire last_xg = xg + 16'd1 == layer[F_COLS][15:0], last_y = y + 16'd1 == layer[F_ROWS][15:0];
+  wire last_word = word + 16'd1 == layer[F_OUT_WORDS][15:0];
+  wire last_xg = last_word && xg + 16'd1 == layer[F_COLS][15:0], last_y = y + 16'd1 == layer[F_ROWS][15:0];
   wire real_row = 32'(y) + layer[F_STACK] <= layer[F_ROWS];
   wire give = out_valid && out_ready;
 
@@ -33,13 +35,14 @@ module stacker import overlay_pkg::*; #(
     end
   end
   always_ff @(posedge clk) begin
-    if (give) xg <= last_xg ? 16'd0 : xg + 16'd1;
+    if (give) word <= last_word ? 16'd0 : word + 16'd1;
+    if (give && last_word) xg <= last_xg ? 16'd0 : xg + 16'd1;
     if (give && last_xg) begin
       y <= last_y ? 16'd0 : y + 16'd1;
       rows_left <= rows_left - 32'd1;
     end
     if (start) begin
-      {xg, y} <= '0;
+      {word, xg, y} <= '0;
       rows_left <= layer[F_BYTE_STEP] == 0 ? 32'd0 : layer[F_IMAGES] * layer[F_ROWS];
     end
     if (stop) rows_left <= '0;

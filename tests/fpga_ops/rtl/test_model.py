@@ -108,7 +108,7 @@ def test_a_damaged_library_is_made_again_and_dead_builds_are_removed(tmp_path: P
         assert not model._is_whole(library)
     assert model.build(TINY, tmp_path) == library
     assert model._is_whole(library)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [library.name, "rtl-busy"]
+    assert {path.name for path in tmp_path.iterdir()} == {library.name, "rtl-busy"}
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
