@@ -78,9 +78,9 @@ def run_job(
         if done is not None and finished:
             done(finished)
         for number, answered in _tag_chunks(job, plan, missing, workers):
-            for facts, by in answered:
+            for facts, _ in answered:
                 parts.check_answered(facts, job.any_version)
-                parts.check_kernel(by, job.any_version)
+            parts.check_kernels((by for _, by in answered), job.any_version)
             parts.commit(number)
             if done is not None:
                 done(plan.chunks[number].size)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -160,24 +160,28 @@ class Parts:
         if any(before.get(key) != value for key, value in answered.items()):
             self.note(answered=before | dict(answered))
 
-    def check_kernel(self, by: Mapping[str, str], any_version: bool) -> None:
-        """Note which device and kernel answered. Raises VersionError where none of an earlier run answers any more.
+    def check_kernels(self, answered_by: Iterable[Mapping[str, str]], any_version: bool) -> None:
+        """Note which devices and kernels gave a chunk. Within a run another device may take over, with the same bits.
 
-        Within a run another device may take over, with the same bits.
+        Raises:
+            VersionError: None of an earlier run answers any more.
         """
         noted: list[dict[str, str]] = self.manifest.get("answered_by", [])
         if self._kernels is None:
             self._kernels = {one["kernel"] for one in noted if "kernel" in one}
-        kernel = by.get("kernel")
-        if self._kernels and kernel is not None and not any_version:
-            if kernel not in self._kernels:
+        answered_by = [dict(by) for by in answered_by]
+        kernels = {by["kernel"] for by in answered_by if "kernel" in by}
+        if self._kernels and kernels and not any_version:
+            if not kernels & self._kernels:
+                now, then = (", ".join(sorted(names)) for names in (kernels, self._kernels))
                 raise VersionError(
-                    f"{self.folder}: another kernel answers ({kernel}) than the finished chunks are of "
-                    f"({', '.join(sorted(self._kernels))}); begin anew with --overwrite, or mix them with --any-version"
+                    f"{self.folder}: another kernel answers ({now}) than the finished chunks are of ({then}); begin "
+                    "anew with --overwrite, or mix them with --any-version"
                 )
             self._kernels = set()
-        if by not in noted:
-            self.note(answered_by=[*noted, dict(by)])
+        new = [by for number, by in enumerate(answered_by) if by not in noted and by not in answered_by[:number]]
+        if new:
+            self.note(answered_by=[*noted, *new])
 
     # ---- the parts
 

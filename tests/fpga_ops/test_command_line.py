@@ -44,7 +44,7 @@ def locked(tmp_path: Path) -> Path:
         (["tag", f"{'a' * 300}.root", "--out", "out.root"], "File name too long"),
         (["tag", "--finish", "{locked}/out.parts", "--out", "out.root"], "Permission denied"),
         (["tag", "in.root", "--out", "out.root", "--ca", "{locked}/ca.pem"], "TLS file .* cannot be read: Permission"),
-        (["serve", "--model-repository", "{locked}"], "cannot read"),
+        pytest.param(["serve", "--model-repository", "{locked}"], "cannot read", marks=pytest.mark.server),
         (["models", "{locked}/models"], "Permission denied"),
         (["inspect", "{locked}/model.onnx"], "Permission denied"),
         (["versions", "--repository", "{locked}"], "Permission denied"),
