@@ -47,7 +47,7 @@ def test_every_model_is_looked_at_before_one_is_scored(
 def test_publish_asks_for_the_server_before_it_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is read for that, not even the events."""
     for name in ("training.json", "quantisation.json"):
-        (tmp_path / name).write_text("{}")
+        (tmp_path / name).write_text('{"calibration": "percentile", "image": {}}')
     with socket.create_server(("127.0.0.1", 0)) as free:
         server = f"127.0.0.1:{free.getsockname()[1]}"
     folders = ("--repository", "models", "--training-data", "none", "--test-data", "none")

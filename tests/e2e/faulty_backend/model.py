@@ -27,6 +27,7 @@ class FaultyNetwork:
         self.answers: dict[int, Any] = {}
         self.meeting, self.met = threading.Barrier(2), False
         self.calls, self.lock = 0, threading.Lock()
+        self.one_at_a_time = threading.Lock()
 
     def run_timed(self, inputs: Any) -> Any:
         self.count(1)
@@ -62,7 +63,8 @@ class FaultyNetwork:
             ctypes.PyDLL(None).sleep(3600)
         if fault.startswith("sleep"):
             seconds = float(fault.partition(" ")[2] or 0.05)
-            time.sleep(seconds)
+            with self.one_at_a_time:
+                time.sleep(seconds)
             if fault != "sleep":  # a device that leaves the processor alone: it answers what it answered first
                 if len(inputs["images"]) not in self.answers:
                     self.answers[len(inputs["images"])] = self.network.run_timed(inputs)[0]
