@@ -29,3 +29,7 @@ def random_jets(count: int, seed: int = 0, most: int = 260) -> ak.Array:
     energy = np.sqrt((momenta.astype(np.float64) ** 2).sum(axis=1) + 0.14**2).astype(np.float32)
     fields = {"E": energy} | {name: np.ascontiguousarray(momenta[:, i]) for i, name in enumerate(("px", "py", "pz"))}
     return ak.unflatten(ak.zip(fields), counts)
+
+
+LAYOUT_JETS = narrow_jets(9, seed=11, most=12)
+"""The jets that tests of file layouts write and tag."""

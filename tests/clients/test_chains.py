@@ -25,8 +25,7 @@ from sonic_client.events.files import FileError
 from sonic_client.tag_file import Job, examine, expand, run_job
 from tests.clients.fake_server import FakeTriton, serving
 from tests.clients.jets import narrow_jets
-from tests.clients.test_tag_jobs import columns_of, interrupt
-from tests.clients.test_working_points import stated
+from tests.clients.test_tag_jobs import columns_of, interrupt, provenance
 
 SIZES = (5, 0, 3, 7)
 JETS = narrow_jets(sum(SIZES), seed=17, most=9)
@@ -79,7 +78,7 @@ def test_events_follow_each_other_in_the_order_of_the_files(
     summary = run_job(job, workers=workers)
     assert (summary.events, summary.tagged) == (15, 15)
     assert columns_of(out) == {"n": NUMBERS.tolist(), "top_score": expected(server[1])}
-    sources = stated(out)["sources"]
+    sources = provenance(out)["sources"]
     assert [(one["file"], one["events"]) for one in sources] == [
         (str(file), size) for file, size in zip(files, SIZES, strict=True)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +17,14 @@ from sonic_client import Client, JetError
 from sonic_client.events.files import open_source
 from sonic_client.events.formats import store_gate
 from sonic_client.tag_file import Job, examine, run_job
-from tests.clients.fake_server import FakeTriton, serving
+from tests.clients.jets import LAYOUT_JETS as JETS
 from tests.clients.jets import narrow_jets
 
-JETS = narrow_jets(9, seed=11, most=12)
 COUNTS = np.array([2, 0, 3, 1, 3])
 EVENTS = ak.unflatten(JETS, COUNTS)
 """Five events with jets."""
 FLOW_KEY = max(store_gate.keys("GlobalFlowObjects"))
 """What ATLAS links into these flow objects say."""
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving(FakeTriton()) as (_, address):
-        yield f"grpc://{address}/top_tagger"
-
-
-@pytest.fixture(scope="module")
-def expected(url: str) -> np.ndarray:
-    with Client(url) as client:
-        return np.asarray(client.tag(JETS))
 
 
 def angles(momenta: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import uproot
 from sonic_client import Client, JetError
 from sonic_client.events.files import FileError, open_source
 from sonic_client.tag_file import Job, examine
-from tests.clients.fake_server import FakeTriton, serving
 from tests.clients.jets import narrow_jets
 from tests.clients.test_formats import (
     COUNTS,
@@ -33,18 +31,6 @@ from tests.clients.test_formats import (
     tag,
     write_tree,
 )
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving(FakeTriton()) as (_, address):
-        yield f"grpc://{address}/top_tagger"
-
-
-@pytest.fixture(scope="module")
-def expected(url: str) -> np.ndarray:
-    with Client(url) as client:
-        return np.asarray(client.tag(JETS))
 
 
 def lists(jets: Any = JETS, **more: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,11 @@ from sonic_client import Client, JetError
 from sonic_client.events.formats import store_gate
 from sonic_client.events.formats.physlite import FORMAT
 from sonic_client.tag_file import Job, examine
-from tests.clients.fake_server import FakeTriton, serving
 from tests.clients.jets import narrow_jets
-from tests.clients.test_formats import COUNTS, JETS, agree, angles, double, shuffled, tag, write_tree
+from tests.clients.test_formats import COUNTS, agree, angles, double, shuffled, tag, write_tree
 
 UFO_KEY, TRUTH_KEY = 1036585512, 662974859
 LARGE = "AnalysisLargeRJetsAuxDyn"
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving(FakeTriton()) as (_, address):
-        yield f"grpc://{address}/top_tagger"
-
-
-@pytest.fixture(scope="module")
-def expected(url: str) -> np.ndarray:
-    with Client(url) as client:
-        return np.asarray(client.tag(JETS))
 
 
 def momenta(prefix: str, candidates: Any) -> dict[str, Any]:

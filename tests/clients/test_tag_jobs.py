@@ -141,6 +141,7 @@ SAID = {"device": "fpga:0", "precision": "int8", "kernel": "abc", "version": "1"
 
 
 def provenance(path: Path) -> dict[str, Any]:
+    """What an output says of itself."""
     if path.suffix == ".root":
         with uproot.open(path) as file:
             text = str(file["provenance"])

@@ -13,11 +13,8 @@ from typing import Any
 
 import awkward as ak
 import grpc
-import h5py
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-import uproot
 from tritonclient.grpc import service_pb2 as pb
 
 import fpga_ops
@@ -32,7 +29,7 @@ from tests.clients.fake_server import serving
 from tests.clients.jets import narrow_jets
 from tests.clients.models import write_repository
 from tests.clients.test_provenance import metrics_page
-from tests.clients.test_tag_jobs import Versioned, columns_of
+from tests.clients.test_tag_jobs import Versioned, columns_of, provenance
 from triton_server import TritonServer
 
 JETS = narrow_jets(12, seed=3, most=10)
@@ -89,19 +86,6 @@ def raises_before_any_chunk(kind: type[Exception], words: str, job: Job) -> Iter
     assert not list(job.parts.glob("*.parquet"))
 
 
-def stated(path: Path) -> dict[str, Any]:
-    """What an output says of itself."""
-    if path.suffix == ".root":
-        with uproot.open(path) as file:
-            text = str(file["provenance"])
-    elif path.suffix == ".parquet":
-        text = pq.read_schema(path).metadata[b"provenance"].decode()
-    else:
-        with h5py.File(path) as file:
-            text = file.attrs["provenance"]
-    return json.loads(text)
-
-
 @pytest.mark.parametrize("suffix", [".root", ".parquet", ".h5"])
 def test_the_flag_is_beside_the_score_in_every_format(job: Job, fake: tuple[Versioned, str], suffix: str) -> None:
     scores = scores_of(fake[1])
@@ -113,10 +97,10 @@ def test_the_flag_is_beside_the_score_in_every_format(job: Job, fake: tuple[Vers
     assert back["top_score"] == scores.tolist()
     assert back["top_score_wp30"] == (scores > threshold).tolist()
     assert sum(back["top_score_wp30"]) == 4
-    assert stated(out)["working_points"] == {
+    assert provenance(out)["working_points"] == {
         "top_score_wp30": {"efficiency": 0.3, "threshold": threshold, "temperature": 1.0, "label": "top"}
     }
-    assert stated(out)["answered"]["version"] == "1"
+    assert provenance(out)["answered"]["version"] == "1"
 
 
 @pytest.mark.parametrize("suffix", [".root", ".parquet", ".h5"])
@@ -373,7 +357,7 @@ def test_a_real_server_scales_scores_and_thresholds(job: Job, tmp_path: Path) ->
         assert point.temperature == 1.8
         assert point.threshold == pytest.approx(1 / (1 + math.exp(-math.log(cut / (1 - cut)) / 1.8)), rel=1e-12)
         assert flags["top_score_wp30"] == passing, "the same jets pass, whatever the scale"
-        assert stated(tmp_path / "out.root")["answered"]["temperature"] == "1.8"
+        assert provenance(tmp_path / "out.root")["answered"]["temperature"] == "1.8"
         np.testing.assert_array_equal(raw, plain[: len(raw)])
 
 
