@@ -68,7 +68,7 @@ test-slow: $(VENV)/.dev ## full-size networks, on the emulator too
 	$(BIN)/python -m pytest -m slow --no-skips
 
 test-training: .venv-training/.installed ## tests of the training code (torch, Pythia8, FastJet)
-	.venv-training/bin/python -m pytest -m training tests/retrain --no-skips
+	.venv-training/bin/python -m pytest -m training tests/retrain tests/clients --no-skips
 
 test-docker: $(VENV)/.docker ## build the images, run the compose stack and break it (root, or a running Docker engine)
 	$(BIN)/python -m pytest -m docker tests/docker --timeout 1800 --no-skips
@@ -93,7 +93,7 @@ $(VENV)/.docker: $(VENV)/.dev
 .venv-training/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-training
 	.venv-training/bin/python -m pip --disable-pip-version-check install --quiet \
-	    --editable ".[training,generator,notebooks,dev]" --constraint constraints.txt
+	    --editable ".[training,generator,clustering,notebooks,dev]" --constraint constraints.txt
 	@touch $@
 
 .venv-numpy2/.installed: pyproject.toml constraints.txt
