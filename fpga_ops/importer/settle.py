@@ -31,28 +31,30 @@ def settle_scales(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         NoConstantsError: None of the scales tried will do.
     """
+    settled = model
     attempts: Counter[str] = Counter()
     while True:
         try:
-            import_proto(model)
+            import_proto(settled)
         except NoConstantsError as error:
             attempts[str(error.node)] += 1
             if attempts[str(error.node)] > ATTEMPTS:
                 raise
-            model = _moved(model, error)
+            if settled is model:
+                settled = onnx.ModelProto()
+                settled.CopyFrom(model)
+            _move(settled, error)
         except ModelError:
-            return model
+            return settled
         else:
-            return model
+            return settled
 
 
-def _moved(model: onnx.ModelProto, error: NoConstantsError) -> onnx.ModelProto:
-    """A copy in which the scales of a layer's channels are the next larger numbers."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    makers = {output: node for node in result.graph.node for output in node.output}
-    values = {tensor.name: tensor for tensor in result.graph.initializer}
-    for node in result.graph.node:
+def _move(model: onnx.ModelProto, error: NoConstantsError) -> None:
+    """Make the scales of a layer's channels the next larger numbers."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
         if node.name in error.nodes and node.op_type in ("Conv", "Gemm", "MatMul"):
             dequantise = makers.get(node.input[1])
             stored = values.get(dequantise.input[1]) if dequantise is not None else None
@@ -61,5 +63,5 @@ def _moved(model: onnx.ModelProto, error: NoConstantsError) -> onnx.ModelProto:
                 channels = list(error.channels) if scale.ndim and scale.size > 1 else ...
                 scale[channels] = np.nextafter(scale[channels], np.inf, dtype=scale.dtype)
                 stored.CopyFrom(numpy_helper.from_array(scale, stored.name))
-                return result
+                return
     raise error

@@ -16,10 +16,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
+from fpga_ops.runtime.onnxruntime_import import PRODUCTS, import_onnxruntime
 
-WEIGHTS = {"QLinearConv": (2, 3, 5), "QLinearMatMul": (2, 3, 5), "QGemm": (2, 3, 5)}
-"""Positions of the input's zero point, the weights and their zero point among a node's inputs."""
+OF_INPUT, WEIGHTS, OF_WEIGHTS = 2, 3, 5
+"""Positions of the input's zero point, the weights and their zero point among the inputs of such an operator."""
 
 
 def with_exact_products(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -29,14 +29,13 @@ def with_exact_products(model: onnx.ModelProto) -> onnx.ModelProto:
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     for node in changed.graph.node:
-        if node.op_type not in WEIGHTS:
+        if node.op_type not in PRODUCTS:
             continue
-        of_input, weights, zero = WEIGHTS[node.op_type]
-        given = [stored.get(node.input[position]) for position in (of_input, weights, zero)]
+        given = [stored.get(node.input[position]) for position in (OF_INPUT, WEIGHTS, OF_WEIGHTS)]
         kinds = [None if tensor is None else tensor.data_type for tensor in given]
         if kinds != [onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.INT8]:
             continue
-        for position in (weights, zero):
+        for position in (WEIGHTS, OF_WEIGHTS):
             name = node.input[position]
             shifted = numpy_helper.to_array(stored[name]).view(np.uint8) ^ np.uint8(128)
             node.input[position] = f"{name}:uint8"
@@ -58,7 +57,7 @@ def exact_session(model: Path | onnx.ModelProto, options: Any | None = None) -> 
     onnxruntime = import_onnxruntime()
     options = options or onnxruntime.SessionOptions()
     content = onnx.load(model) if isinstance(model, Path) else model
-    if any(node.op_type in WEIGHTS for node in content.graph.node):
+    if any(node.op_type in PRODUCTS for node in content.graph.node):
         content = with_exact_products(content)
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # else it makes more of them
     else:

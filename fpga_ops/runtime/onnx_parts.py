@@ -13,12 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops.errors import FpgaOpsError, ModelError
-from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
+from fpga_ops.runtime.onnxruntime_import import PRODUCTS, import_onnxruntime
 
 Session: TypeAlias = Any
 """An `onnxruntime.InferenceSession`; the library has no types."""
-QOPERATORS = ("QLinearConv", "QLinearMatMul", "QGemm")
-"""Operators whose weights `exact_products` changes."""
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 
@@ -45,7 +43,7 @@ def make_session(model: bytes, what: str, threads: int = 1) -> Session:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
-        if not any(name.encode() in model for name in QOPERATORS):  # the usual case does without importing onnx
+        if not any(name.encode() in model for name in PRODUCTS):  # the usual case does without importing onnx
             return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         import onnx
 

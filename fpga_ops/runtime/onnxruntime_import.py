@@ -17,6 +17,10 @@ TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
 """Environment variable that onnxruntime reads; "1" switches its telemetry off."""
 
 
+PRODUCTS = ("QLinearConv", "QLinearMatMul", "QGemm")
+"""Operators whose products of uint8 and int8 saturate on some CPUs (`exact_products`)."""
+
+
 def disable_telemetry(environment: MutableMapping[str, str]) -> None:
     """Switch onnxruntime's telemetry off in an environment, unless its user has decided otherwise there."""
     environment.setdefault(TELEMETRY_VARIABLE, "1")

@@ -25,6 +25,7 @@ REGISTER_TILES = {16: {1: 6}, 32: {1: 16, 2: 14}}
 CHANNELS = 32
 """Source channels come in vectors of this many."""
 PANEL = 64
+CACHE_LINE = 64
 
 
 def suits(step: Conv, in_channels: int, out_channels: int, height: int, width: int) -> bool:
@@ -76,5 +77,5 @@ def _transformed(taps: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
 
 
 def scratch_bytes(tiles: int, in_channels: int) -> int:
-    """Bytes that one worker needs for a task of so many tiles."""
-    return FREQUENCIES * (tiles * (2 * in_channels + 4 * PANEL) + 128)
+    """Bytes that one worker needs for a task of so many tiles: transformed pixels and products, a line more each."""
+    return FREQUENCIES * (tiles * (2 * in_channels + 4 * PANEL) + 2 * CACHE_LINE)

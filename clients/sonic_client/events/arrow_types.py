@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 _WIDE = {
     "string": "large_string", "string_view": "large_string", "binary": "large_binary", "binary_view": "large_binary",
 }  # fmt: skip
@@ -30,7 +32,7 @@ def unsliced(values: Any) -> Any:
         return values
     import pyarrow as pa
 
-    return values.take(pa.array(range(len(values)))) if isinstance(values, (pa.Array, pa.ChunkedArray)) else values
+    return values.take(pa.array(np.arange(len(values)))) if isinstance(values, (pa.Array, pa.ChunkedArray)) else values
 
 
 def plain_type(kind: Any) -> Any:
