@@ -150,10 +150,8 @@ class TritonPythonModel:
         """
         if self._thread_priority.sought and self._thread_priority.seek() is not None:
             pb_utils.Logger.log_info(f"{self._name}: the server's thread of this instance goes first")
-        if self._overlaps():
-            self._overlap.take(requests)
-            return [None] * len(requests)
-        return self._late_response.keep_last(requests, self._answer_all(requests))
+        answers = self._overlap.take(requests) if self._overlaps() else self._answer_all(requests)
+        return [None] * len(requests) if answers is None else self._late_response.keep_last(requests, answers)
 
     def _overlaps(self) -> bool:
         """Whether the next batch is taken while one computes: by default where that is both faster and as safe."""

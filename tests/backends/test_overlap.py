@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from triton_server.plugin.busy_time import BusyTime
-from triton_server.plugin.overlap import Overlap
+from triton_server.plugin.overlap import ALONE_AFTER, LOOK_EVERY, Overlap
 
 FINAL = 1
 WAIT_S = 20
@@ -99,6 +100,49 @@ def test_the_end_waits_for_what_was_taken() -> None:
     device.may_end.release()
     ending.join(WAIT_S)
     assert only.sent == [("answer to a", FINAL)]
+
+
+def test_a_client_that_is_alone_is_answered_in_its_own_thread() -> None:
+    """But now and then, and a second client is seen then: from there on the next batch is taken while one computes."""
+    threads: list[threading.Thread] = []
+    second = Device()
+    blocked = threading.Event()
+
+    def answer(requests: Sequence[Request]) -> list[str]:
+        threads.append(threading.current_thread())
+        return second.answer(requests) if blocked.is_set() else [f"answer to {request.name}" for request in requests]
+
+    overlap = Overlap(answer, FINAL, pytest.fail)
+    here = threading.current_thread()
+    for number in range(1, LOOK_EVERY):
+        (request,) = batch(str(number))
+        answers = overlap.take([request])
+        assert (answers is not None) == (number > ALONE_AFTER)
+        if answers is None:
+            _wait_for(lambda request=request: request.sent)  # as a client that is alone does
+        else:
+            assert threads[-1] is here
+            assert (answers, request.sent) == ([f"answer to {number}"], [])  # Triton sends what is returned
+    blocked.set()
+    first, other, later = batch("first", "other", "later")
+    assert overlap.take([first]) is None  # the look: it is computing
+    assert second.began.get(timeout=WAIT_S) == ["first"]
+    second.may_end.release(2)
+    assert overlap.take([other]) is None  # who found it computing is not alone
+    _wait_for(lambda: first.sent and other.sent)
+    second.may_end.release()
+    assert overlap.take([later]) is None
+    overlap.close()
+    assert [request.sent for request in (first, other, later)] == [
+        [(f"answer to {name}", FINAL)] for name in ("first", "other", "later")
+    ]
+
+
+def _wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_time_that_calls_share_is_counted_once() -> None:

@@ -2,7 +2,9 @@
 
 Triton brings a model's instance the next batch when ``execute`` returns. Here it returns at once, and the answers go
 out from other threads, each through its request's own sender, which costs a message between the processes for each. So
-it is worth it where the device leaves the processor alone.
+it is worth it where the device leaves the processor alone, and where there is a next batch: a client that is alone waits
+for its answer before it asks again. It is known by that nothing computes when its batch comes, a few times in turn; it
+is then answered in the thread that brought it, but for a batch now and then, during which another client can show.
 
 Triton can no longer answer for an instance that dies then: it does not know what it had. The supervisor ends the whole
 server with it, so that each client hears that its connection has ended (UNAVAILABLE, to be repeated).
@@ -15,6 +17,10 @@ from typing import Any
 
 CARRIERS = 3
 """One batch computes, one is checked and sent, one is answered."""
+ALONE_AFTER = 8
+"""Batches in turn that found nothing computing, after which the client counts as alone."""
+LOOK_EVERY = 32
+"""Of a client alone, each batch of this number is answered as if it were not."""
 
 
 class Overlap:
@@ -34,14 +40,28 @@ class Overlap:
         self._failed = failed
         self._batches: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(1)
+        self._in_turn = 0
         self._threads = [threading.Thread(target=self._carry, name="carrier", daemon=True) for _ in range(CARRIERS)]
         for thread in self._threads:
             thread.start()
 
-    def take(self, requests: Sequence[Any]) -> None:
-        """Take a batch; returns when it is the only one without answers, so that as much as can be waits in Triton."""
+    def take(self, requests: Sequence[Any]) -> list[Any] | None:
+        """Take a batch; returns when it is the only one without answers, so that as much as can be waits in Triton.
+
+        Returns:
+            The answers in the order of the requests where the client is alone, or None: they are sent.
+        """
+        free = self._room.acquire(blocking=False)
+        self._in_turn = self._in_turn + 1 if free else 0
+        if self._in_turn > ALONE_AFTER and self._in_turn % LOOK_EVERY:
+            try:
+                return self._answer(requests)
+            finally:
+                self._room.release()
         self._batches.put(requests)
-        self._room.acquire()
+        if not free:
+            self._room.acquire()
+        return None
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Answer what was taken, then end the threads."""

@@ -33,11 +33,12 @@ from fpga_ops.overlay.geometry import Geometry
 from fpga_ops.overlay.lower import WORD_BYTES
 from fpga_ops.overlay.plan import Plan, array_parts
 
-SERVICE_MS = 0.285
-"""What the service adds to each request and does not hide behind the device: of a pretended device's 1000 images a
-second 778 were served (eight clients on two cores, docs/benchmarks/service-overlap.md), so 1 / 778 - 1 / 1000 s."""
-SERVICE_LEAST_MS = 0.887
-"""What two cores take for each request at least, beside SERVICE_MS: of a pretended device of 0.1 ms 853 were served."""
+SERVICE_MS = 0.428
+"""What two cores take to receive, check, send and answer a request of an image (602 KB): 2335 a second were served before
+a pretended device of 0.1 ms, to eight clients on a quiet machine (docs/benchmarks/service-overlap.md)."""
+SERVICE_POWER = 3
+"""How the service and the device wait for each other: the time of a request is the root of the sum of the powers. This one
+gives the 1712 a second that were served before a pretended device of 0.5 ms to 1%, and the 993 before one of 1 ms to 2%."""
 
 
 def trips(descriptor: Descriptor) -> dict[str, int]:
@@ -359,7 +360,7 @@ class Prediction:
         """
         device = self.device_ms / self.plan.images
         sending = host_ms + self.transfer_ms / self.plan.images + self.launch_ms
-        return 1e3 / (max(device, sending, SERVICE_LEAST_MS) + SERVICE_MS)
+        return 1e3 / (max(device, sending) ** SERVICE_POWER + SERVICE_MS**SERVICE_POWER) ** (1 / SERVICE_POWER)
 
 
 def predict(plan: Plan, board: Board, clock_mhz: float | None = None) -> Prediction:

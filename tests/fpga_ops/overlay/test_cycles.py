@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from fpga_ops.commands import predict as predict_command
 from fpga_ops.errors import DeviceError, InputError
 from fpga_ops.overlay import DoesNotFitError, Geometry, boards, plan
 from fpga_ops.overlay.descriptor import Op
-from fpga_ops.overlay.model.cycles import SERVICE_LEAST_MS, SERVICE_MS, predict
+from fpga_ops.overlay.model.cycles import predict
 from fpga_ops.overlay.model.explore import Space, explore, pareto
 from fpga_ops.overlay.model.resources import estimate, map_capacity, memory_blocks
 from fpga_ops.overlay.model.roofline import points
@@ -293,6 +294,14 @@ def command(module, monkeypatch, network, *arguments):
     return module.run(parser.parse_args(list(arguments)))
 
 
+@pytest.mark.parametrize(("device_ms", "served"), [(1.0, 993), (0.5, 1712), (0.1, 2335)])
+def test_the_served_rate_is_what_was_measured(tagger, device_ms: float, served: int):
+    """With pretended devices: docs/benchmarks/service-overlap.md."""
+    prediction = predict(plan(tagger, boards.load("stratix10").geometry, 1), boards.load("stratix10"))
+    pretended = dataclasses.replace(prediction, device_ms=device_ms, transfer_ms=0.0, launch_ms=0.0)
+    assert pretended.served_per_s(0.0) == pytest.approx(served, rel=0.02)
+
+
 def test_predict_prints_what_scripts_rely_on(tagger, monkeypatch, capsys, tmp_path):
     plot = tmp_path / "roofline.png"
     arguments = ("m.onnx", "--board", "stratix10", "--json", "--plot", str(plot))
@@ -313,11 +322,8 @@ def test_predict_prints_what_scripts_rely_on(tagger, monkeypatch, capsys, tmp_pa
     alone = predict(plan(tagger, boards.load("stratix10").geometry, 1), boards.load("stratix10"))
     assert table["served_per_s"] == pytest.approx(alone.served_per_s(table["host_ms"]), rel=1e-3)
     assert table["served_per_s"] < alone.inferences_per_s
-    assert alone.served_per_s(0.1) == pytest.approx(1e3 / (alone.device_ms + SERVICE_MS)), "the rest is hidden"
-    rates = [1e3 / (ms + SERVICE_MS) for ms in (1.0, SERVICE_LEAST_MS)]
-    assert rates == pytest.approx([778, 853], abs=1), "measured with devices of 1 ms and of 0.1 ms"
     sent_ms = 5.0 + alone.transfer_ms + alone.launch_ms
-    assert alone.served_per_s(5.0) == pytest.approx(1e3 / (sent_ms + SERVICE_MS)), "a host too slow for the device"
+    assert 0.97e3 / sent_ms < alone.served_per_s(5.0) < 1e3 / sent_ms, "a host too slow for the device"
     assert table["resources"]["dsp"]["used"] <= table["resources"]["dsp"]["of"]
     assert len(table["layers"]) == 57
     assert plot.stat().st_size > 10_000
