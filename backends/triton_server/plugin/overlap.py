@@ -4,9 +4,9 @@ Triton brings a model's instance the next batch when ``execute`` returns. Here i
 out from other threads, each through its request's own sender, which costs a message between the processes for each. So
 it is worth it where the device leaves the processor alone, and where there is a next batch.
 
-A client that is alone waits for its answer before it asks again: nothing computes when its batch comes. After a few such
-batches in turn, they are answered in the thread that brought them, but for one now and then, during which another
-client can show.
+A client that is alone waits for its answer before it asks again: nothing computes when its batch comes. After some
+such batches in turn, they are answered in the thread that brought them, but for one now and then, during which
+another client can show.
 
 Triton can no longer answer for an instance that dies then: it does not know what it had. The supervisor ends the whole
 server with it, so that each client hears that its connection has ended (UNAVAILABLE, to be repeated).

@@ -37,8 +37,9 @@ SERVICE_MS = 0.428
 """What two cores take to receive, check, send and answer a request of an image (602 KB): 2335 a second were served
 before a pretended device of 0.1 ms, to eight clients on a quiet machine (docs/benchmarks/service-overlap.md)."""
 SERVICE_POWER = 3
-"""How the service and the device wait for each other: a request takes the root of the sum of their powers. With this one
-the 1712 a second that were served before a pretended device of 0.5 ms, and the 993 before one of 1 ms, come out to 2%."""
+"""How the service and the device wait for each other: a request takes the root of the sum of their powers. With this
+one the 1712 a second that were served before a pretended device of 0.5 ms, and the 993 before one of 1 ms, come out
+to 2%."""
 
 
 def trips(descriptor: Descriptor) -> dict[str, int]:
