@@ -110,11 +110,12 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; returns 0 after a clean stop."""
-    from triton_server.server.server import TritonServer
+    from triton_server.server.server import TritonServer, check_start
     from triton_server.supervisor.health_endpoint import HealthServer
     from triton_server.supervisor.processes import allow_files
     from triton_server.supervisor.supervisor import Limits, Supervisor
 
+    check_start(args.model_repository.resolve())  # before anything is made or logged
     allow_files()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s serve: %(message)s")
     if args.debug:

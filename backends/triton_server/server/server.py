@@ -177,27 +177,12 @@ class TritonServer:
         return self
 
     def prepare(self) -> Installation:
-        """What start does first: find the server, check numpy and the repository, settle the ports (once for all).
+        """What start does first: ``check_start``, and settle the ports (once for all).
 
         Raises ServerNotFoundError or ServerStartError.
         """
-        installation = find_installation()
-        check_python(installation)
-        check_numpy(installation)
+        installation = check_start(self.model_repository)
         self._tell_abilities(installation.abilities)
-        if not self.model_repository.is_dir():
-            raise ServerStartError(
-                f"no model repository at {self.model_repository}: expected a folder of models. The shipped ones are "
-                f"copied there by: triton-fpga models {self.model_repository}"
-            )
-        if not os.access(self.model_repository, os.R_OK | os.X_OK):
-            raise ServerStartError(f"cannot read {self.model_repository}: let user {os.getuid()} read it")
-        temporary = tempfile.gettempdir()
-        if not is_plain(temporary):
-            raise ServerStartError(
-                f"cannot use {temporary!r} for temporary files, since Triton starts its workers through a shell: set "
-                "TMPDIR to a folder without spaces and quotes in its path"
-            )
         if not self.http_port:
             self.http_port, self.grpc_port, self.metrics_port = resolve_ports(self.address, self._wanted_ports)
         return installation
@@ -385,6 +370,30 @@ class TritonServer:
         if self._run is not None:
             shutil.rmtree(self._run, ignore_errors=True)
             self._run = None
+
+
+def check_start(model_repository: Path) -> Installation:
+    """Find the server, and check all that a start needs; nothing is made.
+
+    Raises ServerNotFoundError, or ServerStartError for a repository or a folder of temporary files that is of no use.
+    """
+    installation = find_installation()
+    check_python(installation)
+    check_numpy(installation)
+    if not model_repository.is_dir():
+        raise ServerStartError(
+            f"no model repository at {model_repository}: expected a folder of models. The shipped ones are "
+            f"copied there by: triton-fpga models {model_repository}"
+        )
+    if not os.access(model_repository, os.R_OK | os.X_OK):
+        raise ServerStartError(f"cannot read {model_repository}: let user {os.getuid()} read it")
+    temporary = tempfile.gettempdir()
+    if not is_plain(temporary):
+        raise ServerStartError(
+            f"cannot use {temporary!r} for temporary files, since Triton starts its workers through a shell: set "
+            "TMPDIR to a folder without spaces and quotes in its path"
+        )
+    return installation
 
 
 def _own_key() -> str:
