@@ -1,11 +1,11 @@
 """The code blocks of a page, and what the comment before each says of it.
 
-A block of tutorials and how-tos is `bash` or `python` and is run, or `text` and is output. A comment on the line before
-says what else is to know:
+A block of tutorials and how-tos is `bash` or `python` and is run, or `text` and is output. tests/docs/test_pages.py runs
+it unless the comment on the line before says more:
 
     <!-- needs: a server -->                  the shipped models are served at the ports that the page names
     <!-- background until: WORDS -->          a command that goes on; the next block runs when it has printed the words
-    <!-- run by: tests/retrain/... -->        that test runs the page, since it needs more than this environment has
+    <!-- run by: tests/retrain/... -->        that test runs the block, which takes long or needs more than `make test` has
     <!-- shown, not run: REASON -->
 
 Several are separated by " | ".
@@ -20,6 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 USED = sorted([*(DOCS / "tutorials").glob("*.md"), *(DOCS / "how-to").glob("*.md")])
+EVERY_DAY = "tests/docs/test_pages.py"
+"""The test of the blocks that name none."""
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<note>.+?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -35,9 +37,11 @@ class Block:
     """What the comment says, by its first words."""
 
     @property
-    def runs(self) -> bool:
-        """Whether a test runs it."""
-        return self.language in ("bash", "python") and "shown, not run" not in self.notes
+    def run_by(self) -> str:
+        """The file of the test that runs it; empty where none does."""
+        if self.language not in ("bash", "python") or "shown, not run" in self.notes:
+            return ""
+        return self.notes.get("run by", EVERY_DAY)
 
 
 def blocks(page: Path) -> list[Block]:

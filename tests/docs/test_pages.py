@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT, USED, blocks, paragraphs
+from tests.docs.pages import EVERY_DAY, ROOT, USED, blocks, paragraphs
 from tests.docs.running import read
 
 NOTES = {"needs", "background until", "run by", "shown, not run"}
@@ -30,8 +30,7 @@ def test_no_paragraph_is_long(page: Path) -> None:
 
 
 def runs_here(page: Path) -> bool:
-    found = blocks(page)
-    return any(block.runs for block in found) and not any("run by" in block.notes for block in found)
+    return any(block.run_by == EVERY_DAY for block in blocks(page))
 
 
 @pytest.mark.server

@@ -19,7 +19,8 @@ pytestmark = [pytest.mark.training, pytest.mark.server]
 
 @pytest.mark.timeout(600)
 def test_from_a_torch_module_to_a_served_model(tmp_path: Path) -> None:
-    with read(DOCS / "tutorials" / "a-network-of-your-own.md", tmp_path) as reader:
+    page = DOCS / "tutorials" / "a-network-of-your-own.md"
+    with read(page, tmp_path, test="tests/retrain/test_own_network.py") as reader:
         file = reader.folder / "models" / "my_network" / "1" / "model.onnx"
         partition = import_model(file)
         assert not partition.before.nodes

@@ -25,7 +25,7 @@ SMALLER = (
 
 @pytest.mark.timeout(2400)
 def test_from_generated_jets_to_a_version_and_back(tmp_path: Path) -> None:
-    with read(PAGE, tmp_path, SMALLER) as reader:
+    with read(PAGE, tmp_path, SMALLER, test="tests/retrain/test_tutorial.py") as reader:
         judged = json.loads((reader.folder / "run" / "judged" / "evaluation.json").read_text())
         assert set(judged["taggers"]) == {"top_tagger", "float"}
         assert list((reader.folder / "run" / "judged").glob("*.png"))
