@@ -1,11 +1,11 @@
 """The code blocks of a page, and what the comment before each says of it.
 
-A block of tutorials and how-tos is `bash` or `python` and is run, or `text` and is output. tests/docs/test_pages.py runs
-it unless the comment on the line before says more:
+A block of tutorials and how-tos is `bash` or `python` and is run, by tests/docs/test_pages.py unless the comment on the
+line before says more, or `text` and is output:
 
     <!-- needs: a server -->                  the shipped models are served at the ports that the page names
     <!-- background until: WORDS -->          a command that goes on; the next block runs when it has printed the words
-    <!-- run by: tests/retrain/... -->        that test runs the block, which takes long or needs more than `make test` has
+    <!-- run by: tests/retrain/... -->        that test runs the block: it takes long, or more than `make test` has
     <!-- shown, not run: REASON -->
 
 Several are separated by " | ".

@@ -1,7 +1,7 @@
 """Runs a page as a reader would: block by block, in a new folder that holds what the page says one has.
 
-What a reader has and a test cannot have is replaced in the commands: the usual ports by free ones, a Triton of one's own by
-this environment's in the same layout, and the index, which does not have this project, by the checkout.
+What a reader has and a test cannot have is replaced in the commands: the usual ports by free ones, a Triton of one's
+own by this environment's in the same layout, and the index, which does not have this project, by the checkout.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ CHECKOUT = ("model_repository", "training/sample", "docker/credentials.py", "con
 START_S = 120
 BLOCK_S = 900
 _INSTALL = re.compile(r"^pip install (?:-e )?'(?:triton-fpga|\.)\[(?P<extras>[\w,]+)\]'", re.MULTILINE)
+_SERVE = re.compile(r"^((?:\w+=\S+ )*)triton-fpga serve", re.MULTILINE)
 SERVE = Block(
     "bash", "triton-fpga serve --model-repository model_repository\n", {"background until": "Triton is ready"}
 )
@@ -54,8 +55,8 @@ def read(
     Args:
         page: The page.
         work: An empty folder.
-        replaced: What of the blocks is replaced, so that it takes minutes less or reaches what the test has, and by what;
-            each must be there.
+        replaced: What of the blocks is replaced, so that it takes minutes less or reaches what the test has, and by
+            what; each must be there.
         test: The file of the test, from the root, as the blocks' notes have it.
         environment: Added to the reader's environment.
     """
@@ -113,7 +114,7 @@ def _command(block: Block, work: Path, ports: dict[str, str], replaced: Sequence
     text = re.sub(r"\b800[0-3]\b", lambda found: ports[found.group()], text)
     names = zip(("http", "grpc", "metrics", "health"), ports.values(), strict=True)
     options = " ".join(f"--{name}-port {port}" for name, port in names)
-    text = re.sub(r"^((?:\w+=\S+ )*)triton-fpga serve", rf"exec env \1triton-fpga serve {options}", text, flags=re.MULTILINE)
+    text = _SERVE.sub(rf"exec env \1triton-fpga serve {options}", text)
     text = _INSTALL.sub(lambda found: shlex.join(resolving(found["extras"])), text)
     if str(SYSTEM_ROOT) in text:
         text = text.replace(str(SYSTEM_ROOT), str(_triton_root(work)))

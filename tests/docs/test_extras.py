@@ -1,4 +1,4 @@
-"""Every `pip install 'triton-fpga[...]'` of the pages, the errors and the notebooks names extras that can be installed."""
+"""Every `pip install 'triton-fpga[...]'` of the pages, errors and notebooks names extras that there are."""
 
 from __future__ import annotations
 
