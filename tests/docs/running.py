@@ -23,7 +23,7 @@ from tests.docs.pages import EVERY_DAY, ROOT, Block, blocks
 from triton_server.server.installation import ROOT_VARIABLE, SYSTEM_ROOT, find_installation
 from triton_server.server.ports import resolve_ports
 
-CHECKOUT = ("model_repository", "training/sample", "docker/credentials.py", "constraints.txt")
+CHECKOUT = ("model_repository", "training/sample", "docker/credentials.py", "docker/kubernetes", "constraints.txt")
 START_S = 120
 BLOCK_S = 900
 _INSTALL = re.compile(r"^pip install (?:-e )?'(?:triton-fpga|\.)\[(?P<extras>[\w,]+)\]'", re.MULTILINE)
@@ -44,7 +44,7 @@ class Reader:
 @contextmanager
 def read(
     page: Path,
-    work: Path,
+    work: Path | Reader,
     replaced: Sequence[tuple[str, str]] = (),
     *,
     test: str = EVERY_DAY,
@@ -54,7 +54,7 @@ def read(
 
     Args:
         page: The page.
-        work: An empty folder.
+        work: An empty folder, or who has read another page and goes on there, with its servers.
         replaced: What of the blocks is replaced, so that it takes minutes less or reaches what the test has, and by
             what; each must be there.
         test: The file of the test, from the root, as the blocks' notes have it.
@@ -64,14 +64,14 @@ def read(
     assert shown, f"{page}: nothing to run"
     for words, _ in replaced:
         assert any(words in block.text for block in shown), f"{page.name} no longer says {words!r}"
-    numbers = [*resolve_ports("127.0.0.1", (0, 0, 0)), *resolve_ports("127.0.0.1", (0, 0, 0))[:1]]
-    ports = dict(zip(("8000", "8001", "8002", "8003"), map(str, numbers), strict=True))
-    reader, surroundings = Reader(_checkout(work), ports), {**_environment(work), **(environment or {})}
+    reader = work if isinstance(work, Reader) else _new_reader(work)
+    work = reader.folder.parent
+    surroundings = {**_environment(work), **(environment or {})}
     with ExitStack() as running:
         if any("needs" in block.notes for block in shown):
             shown.insert(0, SERVE)
         for block in shown:
-            command = _command(block, work, ports, replaced)
+            command = _command(block, work, reader.ports, replaced)
             if words := block.notes.get("background until"):
                 running.enter_context(_background(command, reader.folder, surroundings, words))
                 continue
@@ -88,13 +88,14 @@ def read(
         yield reader
 
 
-def _checkout(work: Path) -> Path:
+def _new_reader(work: Path) -> Reader:
     folder = work / "checkout"
     for name in CHECKOUT:
         source, copy = ROOT / name, folder / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
-    return folder
+    numbers = [*resolve_ports("127.0.0.1", (0, 0, 0)), *resolve_ports("127.0.0.1", (0, 0, 0))[:1]]
+    return Reader(folder, dict(zip(("8000", "8001", "8002", "8003"), map(str, numbers), strict=True)))
 
 
 def _environment(work: Path) -> dict[str, str]:
