@@ -43,10 +43,11 @@ def test_measure(models: Path, tmp_path: Path) -> None:
 
 
 def test_measure_the_service(models: Path, tmp_path: Path) -> None:
+    """Each kind of measurement once: the four commands share them."""
     few = f"--model-repository {models} --seconds 0.3 --rounds 2 --connections 1 --loads 0.5"
     replaced = (
-        ("bench service  ", f"bench service {few} --rtt 0  "),
-        ("bench service --quick", f"bench service {few} --quick --only breakdown"),
+        ("bench service  ", f"bench service {few} --only scaling table  "),
+        ("bench service --quick", f"bench service {few} --quick --only overlap"),
         ("bench service --json", f"bench service {few} --only breakdown --json"),
         ("bench service --only latency remote", f"bench service {few} --only latency remote"),
         (
