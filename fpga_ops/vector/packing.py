@@ -61,16 +61,33 @@ def limits(matrix: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
     return allowed
 
 
+def limits_of_four(matrix: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
+    """How large four bytes, two of one step and two of the next, may be together for their products' sum to fit 16 bits.
+
+    The sum is at most that of the bytes, times the largest of their weights.
+
+    Args:
+        matrix: `int8[channels, bytes of the window]`, a multiple of 8 bytes.
+
+    Returns:
+        `int16[bytes / 2]`, where each step's two pairs have the limits that they share with the other step's.
+    """
+    largest = np.abs(matrix.astype(np.int16)).max(0).reshape(-1, 2, 2, 2).max(axis=(1, 3))
+    allowed = np.minimum(32767 // np.maximum(largest, 1), 2 * NEVER).astype(np.int16)
+    return np.repeat(allowed[:, None], 2, axis=1).ravel()
+
+
 def limit_bytes(window: int) -> int:
-    """Bytes of the limits in front of a layer's weights, by bytes of the window."""
+    """Bytes of each sort of limits in front of a layer's weights, by bytes of the window."""
     return round_up(window, 64)
 
 
 def pack_checked(matrix: npt.NDArray[np.int8], vectors: int) -> Bytes:
-    """As `pack_weights` by steps of 4 bytes, with `limits` in front, all as uint8[bytes]."""
-    front = np.zeros(limit_bytes(matrix.shape[1]), np.uint8)
-    front[: matrix.shape[1]] = limits(matrix).view(np.uint8)
-    return np.concatenate([front, pack_weights(matrix, vectors, 4)])
+    """As `pack_weights` by steps of 4 bytes, with `limits` and `limits_of_four` in front, all as uint8[bytes]."""
+    front = np.zeros((2, limit_bytes(matrix.shape[1])), np.uint8)
+    for row, found in zip(front, (limits(matrix), limits_of_four(matrix)), strict=True):
+        row[: matrix.shape[1]] = found.view(np.uint8)
+    return np.concatenate([front.ravel(), pack_weights(matrix, vectors, 4)])
 
 
 def pack_fixed(

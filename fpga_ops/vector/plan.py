@@ -364,7 +364,7 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
         form = shape.form(isa)
         layer.panel_bytes = shape.window * 16 * tile.vectors * form.weight_bytes
         if form.checked:
-            front, pack = packing.limit_bytes(shape.window), partial(packing.pack_checked, matrix, tile.vectors)
+            front, pack = 2 * packing.limit_bytes(shape.window), partial(packing.pack_checked, matrix, tile.vectors)
         else:
             front, pack = 0, partial(packing.pack_weights, matrix, tile.vectors, form.step_bytes)
         layer.weights = front + constants.put(front + panels * layer.panel_bytes, pack)

@@ -208,7 +208,8 @@ class ConvShape:
             return winograd.scratch_bytes(self.tile.strip * winograd.tiles(g.width), g.in_channels)
         form = g.form(entry)
         if form.checked:  # lists, and for one tile what is multiplied as words; or lists for each tile of a task
-            lists = 2 * round_up(g.rows + g.window // 4, 32)
+            row_steps = g.segment // 4
+            lists = 2 * round_up(g.rows * (3 + row_steps // 2 + 2 * row_steps + 12), 32)
             tiles = -(-self.tile.strip // self.tile.pixels)
             return lists + 2 * self.tile.pixels * g.window if self.tile.pixels_outer else lists * tiles
         return form.window_bytes * (self.tile.pixels * g.window + 16)

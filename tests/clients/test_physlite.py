@@ -18,6 +18,7 @@ from tests.clients.test_formats import COUNTS, agree, angles, double, shuffled, 
 
 UFO_KEY, TRUTH_KEY = 1036585512, 662974859
 LARGE = "AnalysisLargeRJetsAuxDyn"
+CHARGED_KEY, NEUTRAL_KEY = (min(store_gate.keys(f"CHSG{kind}ParticleFlowObjects")) for kind in ("Charged", "Neutral"))
 
 
 def momenta(prefix: str, candidates: Any) -> dict[str, Any]:
@@ -95,6 +96,75 @@ def test_first_jets_without_links_leave_the_choice_open(tmp_path: Path, url: str
     scores = tag(write_tree(tmp_path / "in.root", late, "EventData", "RNTuple"), url, chunk=50)
     assert not ak.num(scores[:210]).to_numpy().any()
     agree(scores[210:], expected)
+
+
+def split(key_of_neutrals: int = NEUTRAL_KEY) -> dict[str, Any]:
+    """The candidates of `shuffled` in two collections, every third a neutral one, and links into both."""
+    candidates, linked = shuffled()[0], links(CHARGED_KEY)
+    place = ak.local_index(candidates)
+    neutral = place % 3 == 0
+    numbers = linked["m_persIndex"]
+    is_neutral = numbers % 3 == 0
+    linked["m_persKey"] = ak.values_astype(ak.where(is_neutral, key_of_neutrals, CHARGED_KEY), np.uint32)
+    linked["m_persIndex"] = ak.values_astype(ak.where(is_neutral, numbers // 3, numbers - 1 - numbers // 3), np.uint32)
+    return {
+        **momenta("CHSGNeutralParticleFlowObjectsAuxDyn:", candidates[neutral]),
+        **momenta("CHSGChargedParticleFlowObjectsAuxDyn:", candidates[~neutral]),
+        **momenta("UFOCSSKAuxDyn:", others()),
+        f"{LARGE}:constituentLinks": linked,
+    }
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_a_jet_may_have_candidates_of_several_collections(
+    tmp_path: Path, url: str, expected: np.ndarray, chunk: int
+) -> None:
+    path = write_tree(tmp_path / "in.root", split(), "EventData", "RNTuple")
+    plan, _ = examine(Job(path, tmp_path / "out.root", url))
+    assert not any("UFO" in column for column in plan.reading.columns)
+    agree(tag(path, url, chunk=chunk), expected)
+
+
+@pytest.mark.parametrize("bad", ["raise", "mask"])
+def test_a_collection_that_comes_late_is_refused(tmp_path: Path, url: str, bad: str) -> None:
+    """Its columns are not read any more; no jet loses a part of itself in silence."""
+    both = split()
+    early = both | {f"{LARGE}:constituentLinks": both[f"{LARGE}:constituentLinks"][:, :0]}
+    only = ak.ones_like(both[f"{LARGE}:constituentLinks"]["m_persIndex"]) * 0
+    early[f"{LARGE}:constituentLinks"] = ak.zip({
+        "m_persKey": ak.values_astype(only + CHARGED_KEY, np.uint32)[:, :1, :1],
+        "m_persIndex": ak.values_astype(only, np.uint32)[:, :1, :1],
+    })  # fmt: skip
+    late = {name: ak.concatenate([early[name]] * 45 + [both[name]]) for name in both}
+    path = write_tree(tmp_path / "in.root", late, "EventData", "RNTuple")
+    with pytest.raises(
+        JetError, match=r"points into 'CHSGNeutral\w+', key \d+ here, and in the file's first events into 'CHSGC"
+    ):
+        tag(path, url, bad=bad, chunk=50)
+
+
+def test_a_number_beyond_its_own_collection_takes_nothing_of_the_next(tmp_path: Path, url: str) -> None:
+    columns = split()
+    linked = columns[f"{LARGE}:constituentLinks"]
+    there = ak.num(columns["CHSGChargedParticleFlowObjectsAuxDyn:pt"])
+    first = ak.local_index(linked, axis=1) == 0
+    linked["m_persIndex"] = ak.values_astype(
+        ak.where(first & (linked["m_persKey"] == CHARGED_KEY), there, linked["m_persIndex"]), np.uint32
+    )
+    reading = FORMAT.readings([*columns, f"{LARGE}:constituentLinks"])[0]
+    assembled = reading.pinned(ak.zip(columns, depth_limit=1)).assemble(ak.zip(columns, depth_limit=1))
+    flags, words = assembled.faults[0]
+    assert "not there" in words
+    assert flags.to_list() == [[n == 0 for n in range(count)] for count in COUNTS]
+
+
+def test_calibrated_clusters_have_names_of_their_own() -> None:
+    names = [f"CaloCalTopoClustersAuxDyn.cal{part}" for part in ("E", "Eta", "Phi", "M")]
+    (clusters,) = FORMAT.candidates(names)
+    assert clusters.components == dict(zip(("E", "eta", "phi", "mass"), names, strict=True))
+    events = ak.zip({name: ak.Array([[value]]) for name, value in zip(names, (5e3, 0.0, 0.0, 3e3), strict=True)},
+                    depth_limit=1)  # fmt: skip
+    assert ak.to_list(clusters.momenta(events)) == [[{"E": 5.0, "px": pytest.approx(4.0), "py": 0.0, "pz": 0.0}]]
 
 
 @pytest.mark.parametrize("bad", ["raise", "mask"])

@@ -18,7 +18,7 @@ import pytest
 from fpga_ops import vector
 from fpga_ops.devices import find
 from fpga_ops.errors import DeviceError, InputError, ModelError, NotFiniteError
-from fpga_ops.ir import classifier_head
+from fpga_ops.ir import classifier_head, reference
 from fpga_ops.ir.network import Conv, IntegerNetwork
 from fpga_ops.ir.reference import ReferenceExecutable
 from fpga_ops.runtime import opencl
@@ -589,6 +589,34 @@ def test_products_that_16_bits_do_not_hold(weights: str, cache: Path) -> None:
         executable.close()
 
 
+@pytest.mark.parametrize("size", [(6, 7), (40, 40)], ids=["small", "large"])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)], ids=str)
+def test_steps_of_all_kinds(size: tuple[int, int], kernel: tuple[int, int], cache: Path) -> None:
+    """Channels of all sizes beside each other: two steps that are summed in 16 bits, those that are not, and words."""
+    network = one_convolution(256, 96, size, kernel=kernel)
+    first, second = network.steps[-2:]
+    assert isinstance(first, Conv)
+    assert isinstance(second, Conv)
+    parts = 2 ** (np.arange(256) // 8 % 8)
+    small = (first.weights / parts.reshape(-1, 1, 1, 1)).round().astype(np.int8)
+    large = np.random.default_rng(2).integers(-128, 128, second.weights.shape).astype(np.int8)
+    steps = (*network.steps[:-2], replace(first, weights=small), replace(second, weights=large))
+    network = replace(network, steps=steps)
+    integers = reference.run_integers(network, {
+        name: reference.quantise_input(image, network.tensors[name])
+        for name, image in networks.random_images(network, 1, np.random.default_rng(5)).items()
+    })[first.output]  # fmt: skip
+    pairs = integers.reshape(-1, 128, 2).sum(2, dtype=np.int64)[:6].max(0)  # of a tile of six pixels
+    matrix = large.transpose(0, 2, 3, 1).reshape(96, -1)[:, :256]
+    two = (pairs.reshape(-1, 2, 2).sum(1).repeat(2, 0).ravel() <= packing.limits_of_four(matrix)).reshape(-1, 4).all(1)
+    wide = (pairs > packing.limits(matrix)).reshape(-1, 4).any(1)
+    assert min(two.sum(), wide.sum(), (~two & ~wide).sum()) > 0
+    for name in sets_here():
+        executable = vector.compile(network, 2, cache_dir=cache, isa=name)
+        assert_equal(network, executable, (2,))
+        executable.close()
+
+
 def test_words_are_kept_for_all_panels_of_a_task(cache: Path) -> None:
     """On a map that large, what wide steps multiply is made once for a tile; it ends in integers and float32."""
     network = one_convolution(64, 128, (40, 40), residual=True)
@@ -618,6 +646,20 @@ def test_limits_are_the_largest_bytes_that_16_bits_hold() -> None:
         beyond = ((sums > 32767) | (sums < -32768)).any(-1)
         assert not beyond[first + second <= limit].any()
     assert packing.limits(matrix)[:4].tolist() == [258, 255, packing.NEVER, packing.NEVER]
+
+
+def test_limits_of_four_hold_for_the_worst_bytes() -> None:
+    """Two bytes of a step and two of the next: as many of the largest weights' as there may be, in any of the four."""
+    matrix = np.random.default_rng(4).integers(-128, 128, (3, 64)).astype(np.int8)
+    matrix[:, :16] = [[127] * 8 + [-128] * 8, [3] * 16, [0] * 16]
+    matrix[:, 16:24] = 0
+    limits = packing.limits_of_four(matrix).reshape(-1, 2, 2)  # two steps, step, pair
+    np.testing.assert_array_equal(limits[:, 0], limits[:, 1])
+    assert limits[:3, 0].tolist() == [[258, 258], [255, 255], [2 * packing.NEVER] * 2]
+    fours = np.abs(matrix.astype(int)).reshape(3, -1, 2, 2, 2).transpose(1, 3, 0, 2, 4).reshape(-1, 2, 3, 4)
+    for four, limit in zip(fours.reshape(-1, 3, 4), limits[:, 0].ravel(), strict=True):
+        bytes_of_largest = np.clip(int(limit) - 255 * np.arange(4), 0, 255)  # the rest goes to the next largest
+        assert (np.sort(four)[:, ::-1] * bytes_of_largest).sum(1).max() <= 32767
 
 
 @pytest.mark.slow

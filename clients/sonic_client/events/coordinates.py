@@ -45,6 +45,9 @@ LONGITUDINAL = ("pz", "eta")
 FOURTH = ("E", "mass")
 MASSLESS = ("pt", "eta", "phi")
 """Three components that are enough, where no fourth is given: the constituents are massless."""
+CLUSTER = ("E", "eta", "phi", "mass")
+"""A calorimeter's cluster has an energy and a direction: its pt is sqrt(E^2 - m|m|) / cosh(eta). Only formats that are
+known to have it use it; among a user's names an energy without a pt is more likely a pt that was forgotten."""
 
 EXPECTED = "E, px, py, pz, or pt, eta, phi and mass or E (pt, eta, phi alone are massless)"
 """For error messages."""
@@ -101,6 +104,10 @@ class Coordinates:
 
 
 def _cartesian(system: Sequence[str], given: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
+    if system == CLUSTER:
+        mass = given["mass"]
+        pt = np.sqrt(np.maximum(given["E"] ** 2 - mass * np.abs(mass), 0.0)) / np.cosh(given["eta"])
+        return given["E"], pt * np.cos(given["phi"]), pt * np.sin(given["phi"]), pt * np.sinh(given["eta"])
     if "px" in system:
         px, py = given["px"], given["py"]
         pt = np.hypot(px, py)

@@ -254,9 +254,18 @@ class Linked:
 
     def assemble(self, events: Any) -> Assembled:
         """The jets of some events; jets whose links cannot be followed are faults."""
-        candidates = whole(self.collection.momenta(events), self.collection)
-        links = events[self.links]
-        numbers = _integers(links if self.field is None else links[self.field], self.links)
+        candidates, numbers = self._candidates(events)
+        lost: tuple[tuple[Any, str], ...] = ()
+        if self.jet is not None:
+            numbers, lost = self._by_jet(events, numbers)
+        elif self.begin is not None:
+            numbers, lost = self._by_range(events, numbers)
+        jets, faults = follow(candidates, numbers, f"'{self.links}'")
+        return Assembled(jets, (*lost, *faults))
+
+    def _candidates(self, events: Any) -> tuple[Any, Any]:
+        """All that links may point to (events x n), and the links' numbers of it; -1 points to nothing."""
+        numbers = self._numbers(events)
         if self.key is not None:
             into = {*np.unique(self._keys(events)).tolist(), *([] if self.target is None else [self.target])}
             if len(into) > 1:
@@ -265,13 +274,11 @@ class Linked:
                     "links into one can be followed"
                 )
             numbers = ak.where(self._key_of_links(events) == 0, -1, numbers)
-        lost: tuple[tuple[Any, str], ...] = ()
-        if self.jet is not None:
-            numbers, lost = self._by_jet(events, numbers)
-        elif self.begin is not None:
-            numbers, lost = self._by_range(events, numbers)
-        jets, faults = follow(candidates, numbers, f"'{self.links}'")
-        return Assembled(jets, (*lost, *faults))
+        return whole(self.collection.momenta(events), self.collection), numbers
+
+    def _numbers(self, events: Any) -> Any:
+        links = events[self.links]
+        return _integers(links if self.field is None else links[self.field], self.links)
 
     def _by_jet(self, events: Any, numbers: Any) -> tuple[Any, tuple[tuple[Any, str], ...]]:
         jet = _integers(events[self.jet], str(self.jet))

@@ -18,7 +18,7 @@
 //   AHEAD         1: fetch the next task's weights meanwhile
 //   BLOCK         bytes of a run that are multiplied before sums move to int, where the instruction set has FLUSHED
 //   CHECKED       1: the pixels decide which steps are summed in 16 bits, where the instruction set has SATURATES
-//   LIMIT_BYTES   in front of the weights, if CHECKED
+//   LIMIT_BYTES   of the limits of two bytes, and again of four, in front of the weights, if CHECKED
 //
 // Weights are packed per panel of 16*NV output channels, `rule[PANEL_BYTES]` bytes from each other: [step of STEP_BYTES bytes][vector]
 // [16 channels][bytes of the step]. Parameters of a panel: float64 slopes, then float64
@@ -29,6 +29,11 @@
 #define WORDS (SATURATES && !CHECKED) // bytes of the window as words, two of them a step: always exact
 #define STEP (WORDS ? 2 : STEP_BYTES)
 #define STEPS (ROWS * SEGMENT / STEP)
+#if AHEAD
+#define FETCH_STEP() do { FETCH_AHEAD(ahead); ahead += 64; } while (0)
+#else
+#define FETCH_STEP()
+#endif
 #if ONE_ROW
 #define SOURCE(i) (first + (i) * STRIDE_X * CIN)
 #else
@@ -63,11 +68,15 @@ INLINE void JOIN(widen_, ID)(G const uchar* restrict source, G widened* restrict
 
 #if CHECKED
 // Two products of bytes with signed bytes are summed in 16 bits, which hold them if the two bytes of the window are
-// together at most a limit that follows from the weights (fpga_ops/vector/packing.py). After a ReLU they mostly are, in
-// all pixels of the tile: such steps are narrow, the others wide. Lists them for each row of the window: how many are
-// narrow, for all rows; then each row's, the narrow ones from the front and the wide ones from the back.
+// together at most a limit that follows from the weights (fpga_ops/vector/packing.py); and the four of two steps beside
+// each other, if these four bytes are. After a ReLU they mostly are, in all pixels of the tile. So there are steps that
+// are summed in twos before 32 bits are needed, narrow ones which are not, and wide ones, which are multiplied as words.
+// Lists them for each row of the window: how many of each kind, for all rows; then each row's, kind by kind.
 #define ROW_STEPS (SEGMENT / 4)
-#define SLOT ((ROWS + STEPS + 31) / 32 * 32)
+#define ROW_LIST (ROW_STEPS / 2 + 2 * ROW_STEPS + 12) // lists are written by fours
+#define LIST(row, kind) \
+  (lists + KINDS * ROWS + (row) * ROW_LIST + ((kind) == TWOS ? 0 : ROW_STEPS / 2 + 4 + ((kind) - NARROW) * (ROW_STEPS + 4)))
+#define SLOT ((ROWS * (KINDS + ROW_LIST) + 31) / 32 * 32)
 // What wide steps multiply: bytes 0 and 2 as words, or 1 and 3; [pixel][side][step of the window].
 #define SIDES(i, side) (((i) * 2 + (side)) * STEPS)
 INLINE void JOIN(list_steps_, ID)(G const uchar* restrict source, G const short16* restrict limits,
@@ -82,14 +91,14 @@ INLINE void JOIN(list_steps_, ID)(G const uchar* restrict source, G const short1
     pixel[i] = source + (((m + i) / OW) * STRIDE_Y * PITCH + ((m + i) % OW) * STRIDE_X) * CIN;
 #endif
   for (int row = 0; row < ROWS; ++row) {
-    G ushort* list = lists + ROWS + row * ROW_STEPS;
-    int narrow = 0, wide = ROW_STEPS;
+    G ushort *twos = LIST(row, TWOS), *narrow = LIST(row, NARROW), *wide = LIST(row, WIDE_STEPS);
     for (int k = 0; k < SEGMENT; k += 32, ++limits) {
       short16 most = 0;
       #pragma unroll
       for (int i = 0; i < MR; ++i)
         most = __builtin_elementwise_max(most, add_neighbours(*(G const uchar32*)(SOURCE(i) + row * PITCH * CIN + k)));
-      const uint over = which_steps(most > *limits);
+      const uint one = which_steps(most + beside(most) > limits[LIMIT_BYTES / 32]);
+      const uint over = one ? one & which_steps(most > *limits) : 0;
 #if PIXELS_OUTER // else they would be too many to keep
       if (over) {
         #pragma unroll
@@ -100,15 +109,13 @@ INLINE void JOIN(list_steps_, ID)(G const uchar* restrict source, G const short1
         }
       }
 #endif
-      #pragma unroll
-      for (int step = 0; step < 8; ++step) {
-        const int one = over >> step & 1;
-        list[narrow] = list[wide - 1] = (ushort)(k / 4 + step); // between both ends, where nothing stands yet
-        narrow += 1 - one;
-        wide -= one;
-      }
+      twos = put_steps(twos, ~one & 0x55, k / 4);
+      narrow = put_steps(narrow, one & ~over, k / 4);
+      wide = put_steps(wide, over, k / 4);
     }
-    lists[row] = (ushort)narrow;
+    lists[row * KINDS + TWOS] = (ushort)(twos - LIST(row, TWOS));
+    lists[row * KINDS + NARROW] = (ushort)(narrow - LIST(row, NARROW));
+    lists[row * KINDS + WIDE_STEPS] = (ushort)(wide - LIST(row, WIDE_STEPS));
   }
 }
 #endif
@@ -143,18 +150,28 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restri
   G const step_weights* taps = (G const step_weights*)weights;
 #if CHECKED
   for (int row = 0; row < ROWS; ++row, taps += ROW_STEPS * NV) {
-    G const ushort* list = lists + ROWS + row * ROW_STEPS;
-    const int narrow = lists[row];
+    G const ushort* list = LIST(row, TWOS);
     #pragma unroll 1
-    for (int n = 0; n < narrow; ++n) {
-      const int step = list[n], offset = row * PITCH * CIN + 4 * step;
+    for (int left = lists[row * KINDS + TWOS]; left; --left, ++list) {
+      const int step = *list, offset = row * PITCH * CIN + 4 * step;
+      FETCH_STEP();
+      FETCH_STEP();
+      #pragma unroll
+      for (int j = 0; j < NV; ++j) {
+        const step_weights even = taps[step * NV + j], odd = taps[(step + 1) * NV + j];
+        #pragma unroll
+        for (int i = 0; i < MR; ++i)
+          sum[i][j] = add_two_steps(sum[i][j], SOURCE(i) + offset, even, odd);
+      }
+    }
+    list = LIST(row, NARROW);
+    #pragma unroll 1
+    for (int left = lists[row * KINDS + NARROW]; left; --left, ++list) {
+      const int step = *list, offset = row * PITCH * CIN + 4 * step;
       step_weights w[NV];
       #pragma unroll
       for (int j = 0; j < NV; ++j) w[j] = taps[step * NV + j];
-#if AHEAD
-      FETCH_AHEAD(ahead);
-      ahead += 64;
-#endif
+      FETCH_STEP();
       #pragma unroll
       for (int i = 0; i < MR; ++i) {
         const four_bytes x = spread_bytes(SOURCE(i) + offset);
@@ -162,17 +179,13 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restri
         for (int j = 0; j < NV; ++j) sum[i][j] = add_products(sum[i][j], x, w[j]);
       }
     }
+    list = LIST(row, WIDE_STEPS);
     #pragma unroll 1
-    for (int n = narrow; n < ROW_STEPS; ++n) {
-      const int step = list[n], offset = row * PITCH * CIN + 4 * step;
-#if AHEAD
-      FETCH_AHEAD(ahead);
-      ahead += 64;
-#endif
-#if PIXELS_OUTER
-      G const int* pairs = (G const int*)words + row * ROW_STEPS + step;
+    for (int left = lists[row * KINDS + WIDE_STEPS]; left; --left, ++list) {
+      const int step = *list;
+      FETCH_STEP();
       #pragma unroll
-      for (int side = 0; side < 2; ++side) {
+      for (int side = 0; side < 2; ++side) { // bytes 0 and 2 as words, then 1 and 3
         step_weights w[NV];
         #pragma unroll
         for (int j = 0; j < NV; ++j) {
@@ -180,25 +193,17 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restri
           w[j] = AS((side ? both : both << (short)8) >> (short)8, int16);
         }
         #pragma unroll
-        for (int i = 0; i < MR; ++i)
-          #pragma unroll
-          for (int j = 0; j < NV; ++j) sum[i][j] = add_pairs(sum[i][j], (int16)pairs[SIDES(i, side)], w[j]);
-      }
-#else
-      #pragma unroll 1
-      for (int side = 0; side < 2; ++side) { // bytes 0 and 2 with their weights, then 1 and 3: one product fits 16 bits
-        const int16 kept = side ? 0xff00ff00 : 0x00ff00ff;
-        step_weights w[NV];
-        #pragma unroll
-        for (int j = 0; j < NV; ++j) w[j] = taps[step * NV + j] & kept;
-        #pragma unroll
         for (int i = 0; i < MR; ++i) {
-          const four_bytes x = spread_bytes(SOURCE(i) + offset);
+#if PIXELS_OUTER
+          const int16 x = ((G const int*)words)[SIDES(i, side) + row * ROW_STEPS + step];
+#else
+          const ushort32 bytes = AS(spread_bytes(SOURCE(i) + row * PITCH * CIN + 4 * step), ushort32);
+          const int16 x = AS(side ? bytes >> (ushort)8 : bytes & (ushort)255, int16);
+#endif
           #pragma unroll
-          for (int j = 0; j < NV; ++j) sum[i][j] = add_products(sum[i][j], x, w[j]);
+          for (int j = 0; j < NV; ++j) sum[i][j] = add_pairs(sum[i][j], x, w[j]);
         }
       }
-#endif
     }
   }
 #else
@@ -221,10 +226,7 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restri
       #pragma unroll
       for (int j = 0; j < NV; ++j) w[j] = taps[j];
       taps += NV;
-#if AHEAD
-      FETCH_AHEAD(ahead);
-      ahead += 64;
-#endif
+      FETCH_STEP();
 #if CONTIGUOUS
       FETCH_TO_READ(first + MR * CIN + 16 * k); // the next tiles' pixels
 #endif
@@ -301,7 +303,7 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
 #if CHECKED
       words = (G widened*)(scratch + 2 * SLOT); // of the one tile that there is then
       lists = (G ushort*)scratch + (PIXELS_OUTER ? 0 : (m - m0) / MR * SLOT);
-      if (p == p0) JOIN(list_steps_, ID)(window, (G const short16*)(weights - LIMIT_BYTES), lists, (G int*)words, first);
+      if (p == p0) JOIN(list_steps_, ID)(window, (G const short16*)(weights - 2 * LIMIT_BYTES), lists, (G int*)words, first);
 #elif WORDS || FLUSHED
       if (GROUP_IN || !ready) JOIN(widen_, ID)(window, words, first);
       ready = 1;
@@ -321,6 +323,9 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
 #undef STEP
 #undef STEPS
 #undef ROW_STEPS
+#undef ROW_LIST
+#undef LIST
+#undef FETCH_STEP
 #undef SLOT
 #undef SIDES
 #undef SOURCE

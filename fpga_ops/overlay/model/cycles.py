@@ -25,6 +25,7 @@ The host's part is not the device's: see `Prediction`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fpga_ops.overlay.boards import Board
@@ -361,7 +362,8 @@ class Prediction:
         """
         device = self.device_ms / self.plan.images
         sending = host_ms + self.transfer_ms / self.plan.images + self.launch_ms
-        return 1e3 / (max(device, sending) ** SERVICE_POWER + SERVICE_MS**SERVICE_POWER) ** (1 / SERVICE_POWER)
+        powers = float(max(device, sending) ** SERVICE_POWER + SERVICE_MS**SERVICE_POWER)
+        return 1e3 / math.pow(powers, 1 / SERVICE_POWER)
 
 
 def predict(plan: Plan, board: Board, clock_mhz: float | None = None) -> Prediction:

@@ -29,7 +29,12 @@ def register(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE:IMAGES:BATCH:RATE",
         help="one stage, for example 224:26000:32:5e-4; give it once a stage (default: 64, 112 and 224 pixels)",
     )
-    parser.add_argument("--initial", type=Path, default=None, help="checkpoint to transfer from (one plane or three)")
+    parser.add_argument(
+        "--initial",
+        type=Path,
+        default=None,
+        help="what to transfer from: a checkpoint (one plane or three), or the model.onnx of a served version",
+    )
     parser.add_argument(
         "--teacher",
         default=None,

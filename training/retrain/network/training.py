@@ -24,6 +24,7 @@ from retrain.data.jet_table import Jets
 from retrain.errors import CheckpointError, DataError
 from retrain.evaluation.metrics import area_under_curve
 from retrain.network.resnet import build_network, load_checkpoint
+from retrain.network.served import SUFFIX, load_served
 
 if TYPE_CHECKING:
     import torch
@@ -111,8 +112,8 @@ def train(
 ) -> torch.nn.Module:
     """Train a network; leaves `stage-<size>.pt` weights and a resumable `last.ckpt` in `folder`.
 
-    `initial` is a checkpoint to transfer from. A `teacher` trained on smaller images softens the labels. With
-    `resume`, a `last.ckpt` of the same settings is continued.
+    `initial` is a checkpoint to transfer from, or a quantised ONNX file of `retrain`'s. A `teacher` trained on smaller
+    images softens the labels. With `resume`, a `last.ckpt` of the same settings is continued.
 
     Raises:
         DataError: No examples, a class is missing, or unusable features.
@@ -129,7 +130,10 @@ def train(
     fabric.launch()
     fabric.seed_everything(settings.seed, verbose=False)
     network = build_network(settings.architecture, len(examples.classes))
-    if initial is not None:
+    if initial is not None and initial.suffix == SUFFIX:
+        first = examples.take(slice(0, RANGE_EXAMPLES)).inputs(settings.stages[0].size)
+        load_served(network, initial, torch.from_numpy(first))
+    elif initial is not None:
         load_checkpoint(network, initial)
     network = network.to(memory_format=torch.channels_last)
     state, last = _State(), folder / "last.ckpt"

@@ -1,7 +1,8 @@
 """ATLAS PHYSLITE and other derivations: jets point to their constituents by element links. Energies are in MeV.
 
-A link names its collection by StoreGate's hash, so that of several collections the right one is followed. PHYSLITE
-itself mostly keeps the links only: its large-R jets point to UFOCSSK, which is in the derivations made for jets.
+A link names its collection by StoreGate's hash, so that of several collections the right one is followed, and each
+where a jet has candidates of several (charged and neutral flow objects). PHYSLITE itself mostly keeps the links only:
+its large-R jets point to UFOCSSK, which is in the derivations made for jets.
 """
 
 from __future__ import annotations
@@ -10,20 +11,27 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+import awkward as ak
 import numpy as np
 
 from sonic_client.errors import JetError
+from sonic_client.events.coordinates import CLUSTER, Coordinates
 from sonic_client.events.formats import store_gate
 from sonic_client.events.formats.base import Format, Names, momenta_of
-from sonic_client.events.readings import Assembled, Collection, Linked
+from sonic_client.events.readings import Assembled, Collection, Linked, whole
 
 MEV = 1e-3
 _AUX = r"Aux(?:Dyn)?[.:]{1,2}"  # `Jets_Aux.x` and `Jets_AuxDyn.x` in a TTree, `Aux:.x` and `AuxDyn:x` in an RNTuple
 _LINKS = re.compile(rf"(?P<jets>\w*Jets\w*?){_AUX}constituentLinks(?P<member>(?:\.\w+)*\.m_persIndex)?")
 _OBJECTS = re.compile(
-    rf"(?P<collection>(?!\w*Jets)\w*(?:FlowObjects|FlowElements|TopoClusters|UFO)\w*?)(?P<aux>{_AUX})pt"
+    rf"(?P<collection>(?!\w*Jets)\w*(?:FlowObjects|FlowElements|TopoClusters|UFO)\w*?)(?P<aux>{_AUX})(?:pt|calE)"
 )
-_ENERGIES: tuple[dict[str, str], ...] = ({"mass": "m"}, {"E": "e"}, {})
+_COMPONENTS: tuple[dict[str, str], ...] = (
+    {"pt": "pt", "eta": "eta", "phi": "phi", "mass": "m"},
+    {"pt": "pt", "eta": "eta", "phi": "phi", "E": "e"},
+    {"E": "calE", "eta": "calEta", "phi": "calPhi", "mass": "calM"},  # xAOD's calorimeter clusters, calibrated
+    {"pt": "pt", "eta": "eta", "phi": "phi"},
+)
 
 
 def _objects(names: Names) -> dict[str, Collection]:
@@ -31,10 +39,11 @@ def _objects(names: Names) -> dict[str, Collection]:
     found = {}
     for match in filter(None, map(_OBJECTS.fullmatch, names)):
         prefix = match["collection"] + match["aux"]
-        sets = [momenta_of(names, prefix, "pt", "eta", "phi", **energy) for energy in _ENERGIES]
+        sets = [momenta_of(names, prefix, **components) for components in _COMPONENTS]
         components = next(filter(None, sets), None)
         if components is not None:
-            found[match["collection"]] = Collection(components, MEV)
+            cluster = None if "pt" in components else Coordinates({key: key for key in CLUSTER}, (CLUSTER,))
+            found[match["collection"]] = Collection(components, MEV, coordinates=cluster)
     return found
 
 
@@ -43,10 +52,12 @@ class ElementLinked(Linked):
     """Links that say by a key which of a file's collections they point into.
 
     Attributes:
-        choices: The collections by key; none once the first links were seen.
+        choices: The collections by key; once the first links were seen, those that these point into.
+        chosen: Whether they were seen.
     """
 
     choices: tuple[tuple[int, Collection], ...] = ()
+    chosen: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -62,26 +73,46 @@ class ElementLinked(Linked):
         )
 
     def pinned(self, events: Any) -> ElementLinked:
-        """The same with the collection that the first of these events' links point into.
+        """The same with the collections that the first of these events' links point into.
 
-        Raises JetError if the file does not hold it.
+        Raises JetError if the file does not hold one of them.
         """
         keys = np.unique(self._keys(events)).tolist()
-        if not self.choices or not keys:
+        if self.chosen or not keys:
             return self
         choices = dict(self.choices)
-        target = next((key for key in keys if key in choices), None)
-        if target is None:
-            there = sorted({one.columns[0] for one in choices.values()})
-            raise JetError(
-                f"'{self.links}' points into a collection that is not in this file ({store_gate.described(keys[0])}); "
-                f"there are {', '.join(map(repr, there[:4]))}"
-            )
-        return replace(self, target=target, collection=choices[target], choices=())
+        for key in keys:
+            if key not in choices:
+                there = sorted({one.columns[0] for one in choices.values()})
+                raise JetError(
+                    f"'{self.links}' points into a collection that is not in this file ({store_gate.described(key)}); "
+                    f"there are {', '.join(map(repr, there[:4]))}"
+                )
+        followed = tuple((key, choices[key]) for key in keys)
+        return replace(self, collection=followed[0][1], choices=followed, chosen=True)
 
     def assemble(self, events: Any) -> Assembled:
         """The jets of some events; jets whose links cannot be followed are faults."""
         return Linked.assemble(self.pinned(events), events)
+
+    def _candidates(self, events: Any) -> tuple[Any, Any]:
+        """The collections one behind the other, and the links' numbers of that."""
+        keys, numbers = self._key_of_links(events), self._numbers(events)
+        strange = sorted({*np.unique(self._keys(events)).tolist()} - {key for key, _ in self.choices})
+        if strange:
+            raise JetError(
+                f"'{self.links}' points into {store_gate.described(strange[0])} here, and in the file's first events "
+                f"into {', '.join(store_gate.described(key) for key, _ in self.choices)} only"
+            )
+        parts, before = [], 0
+        place = ak.full_like(numbers, -1)
+        for key, collection in self.choices:
+            momenta = whole(collection.momenta(events), collection)
+            there = ak.num(momenta, axis=1)
+            place = ak.where((keys == key) & (numbers >= 0) & (numbers < there), numbers + before, place)
+            parts.append(momenta)
+            before = before + there
+        return ak.concatenate(parts, axis=1), place
 
 
 def _readings(names: Names) -> list[ElementLinked]:

@@ -11,6 +11,15 @@ INLINE int16 add_products(int16 sum, four_bytes x, int16 weights)
   return sum;
 }
 
+INLINE int16 add_two_steps(int16 sum, G const uchar* x, int16 even, int16 odd)
+{
+  const short16 one = (short)1;
+  const int8 first = as_int(vload4(0, x)), second = as_int(vload4(1, x));
+  sum.lo += vpmaddwd(vpmaddubsw(AS(first, char32), AS(even.lo, char32)) + vpmaddubsw(AS(second, char32), AS(odd.lo, char32)), one);
+  sum.hi += vpmaddwd(vpmaddubsw(AS(first, char32), AS(even.hi, char32)) + vpmaddubsw(AS(second, char32), AS(odd.hi, char32)), one);
+  return sum;
+}
+
 INLINE int16 add_pairs(int16 sum, int16 words, int16 weights)
 {
   sum.lo += vpmaddwd(AS(words.lo, short16), AS(weights.lo, short16));

@@ -7,6 +7,13 @@ INLINE int16 add_products(int16 sum, four_bytes x, int16 weights) // of weights 
   return sum + vpmaddwd(vpmaddubsw(AS(x, char64), AS(weights, char64)), (short32)(short)1);
 }
 
+INLINE int16 add_two_steps(int16 sum, G const uchar* x, int16 even, int16 odd)
+{
+  const int16 first = as_int(vload4(0, x)), second = as_int(vload4(1, x));
+  const short32 four = vpmaddubsw(AS(first, char64), AS(even, char64)) + vpmaddubsw(AS(second, char64), AS(odd, char64));
+  return sum + vpmaddwd(four, (short32)(short)1);
+}
+
 INLINE int16 add_pairs(int16 sum, int16 words, int16 weights)
 {
   return sum + vpmaddwd(AS(words, short32), AS(weights, short32));
