@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMED = re.compile(r"`((?:e2e|backends|clients|docker)/[\w/]+\.py)(?:::(\w+))?`")
+NAMED = re.compile(r"`((?:e2e|backends|clients|docker|docs|benchmarks|retrain|fpga_ops)/[\w/]+\.py)(?:::(\w+))?`")
 LOOSE = re.compile(r"`(test_\w+?)(?:\.\.\.|`)")
 
 

@@ -20,7 +20,9 @@ def test_each_block_says_what_it_is(page: Path) -> None:
         assert block.notes.get("needs", "a server") == "a server"
         assert block.notes.get("shown, not run") != ""
         if test := block.notes.get("run by"):
-            assert f'"{page.name}"' in (ROOT / test).read_text(), f"{test} does not read {page.name}"
+            text = (ROOT / test).read_text()
+            assert f'"{page.name}"' in text, f"{test} does not read {page.name}"
+            assert f'"{test}"' in text, f"{test} does not say who it is"
 
 
 @pytest.mark.parametrize("page", USED, ids=lambda page: page.stem)
