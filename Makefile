@@ -63,7 +63,7 @@ check-extras: $(VENV)/.dev ## every extra resolves on every Python that is promi
 	        --python-platform x86_64-manylinux_2_36 --output-file /dev/null || exit 1; \
 	    echo "$$2 resolves on Python $$1"' check-extras
 
-test-slow: $(VENV)/.dev ## full-size networks, on the emulator too
+test-slow: $(VENV)/.dev ## full-size networks, on the emulator too; the pages on measuring (root, or the package libb64-0d)
 	$(BIN)/triton-fpga emulator install
 	$(BIN)/python -m pytest -m slow --no-skips
 
