@@ -127,7 +127,10 @@ def _print(
         f"host {host:.3f} ms an image (measured here), transfer {prediction.transfer_ms:.3f} ms, launch "
         f"{prediction.launch_ms:.3f} ms, device {prediction.device_ms:.3f} ms a run"
     )
-    blocks = (f"{k.upper()} {v['used']:,.0f} of {v['of']:,.0f} ({v['share_with_shell']:.0%})" for k, v in resources.items())
+    blocks = (
+        f"{name.upper()} {block['used']:,.0f} of {block['of']:,.0f} ({block['share_with_shell']:.0%})"
+        for name, block in resources.items()
+    )
     console.print(", ".join(blocks))
     table = Table("layer", "op", "cycles", "busy", "bound by", "shape", "results", "ddr", "fill", box=None)
     for x in prediction.layers:
