@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
+from typing import TextIO
 
 GROUP = "triton_fpga.commands"
 USER_ERROR = 2
@@ -98,10 +100,23 @@ def _unread() -> bool:
     """Whether nobody reads the standard output any more; what is left of it then goes nowhere, without a word."""
     try:
         sys.stdout.flush()
+        unread = _reader_has_gone(sys.stdout)
     except BrokenPipeError:
+        unread = True
+    if unread:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return unread
+
+
+def _reader_has_gone(stream: TextIO) -> bool:
+    """Whether a pipe has no reader: a write that failed may have left nothing that a flush would fail on again."""
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):  # no file: a test's, a notebook's
+        return False
+    poll = select.poll()
+    poll.register(number, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 if __name__ == "__main__":

@@ -127,10 +127,15 @@ def _print(
         f"host {host:.3f} ms an image (measured here), transfer {prediction.transfer_ms:.3f} ms, launch "
         f"{prediction.launch_ms:.3f} ms, device {prediction.device_ms:.3f} ms a run"
     )
-    blocks = (f"{k.upper()} {v['used']:g} of {v['of']:g} ({v['share_with_shell']:.0%})" for k, v in resources.items())
+    blocks = (
+        f"{name.upper()} {block['used']:,.0f} of {block['of']:,.0f} ({block['share_with_shell']:.0%})"
+        for name, block in resources.items()
+    )
     console.print(", ".join(blocks))
     table = Table("layer", "op", "cycles", "busy", "bound by", "shape", "results", "ddr", "fill", box=None)
     for x in prediction.layers:
-        numbers = (f"{part / x.cycles:.0%}" if part else "" for part in (x.shape, x.results, x.ddr, x.fill))
+        # the causes are modelled, and of simulated cycles may be a little more than all
+        shares = (min(part / x.cycles, 1.0) for part in (x.shape, x.results, x.ddr, x.fill))
+        numbers = (f"{share:.0%}" if share else "" for share in shares)
         table.add_row(x.name, x.op, f"{x.cycles:.0f}", f"{x.utilisation:.0%}", x.bound_by, *numbers)
     console.print(table)

@@ -62,7 +62,7 @@ def limits(matrix: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
 
 
 def limits_of_four(matrix: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
-    """How large four bytes, two of one step and two of the next, may be together for their products' sum to fit 16 bits.
+    """How large four bytes, two of a step and two of the next, may be together for their products' sum to fit 16 bits.
 
     The sum is at most that of the bytes, times the largest of their weights.
 

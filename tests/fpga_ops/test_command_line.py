@@ -102,6 +102,25 @@ def test_a_reader_that_goes_away_is_no_fault(tmp_path: Path) -> None:
     assert done.returncode in (0, 1, 141)
 
 
+def test_a_reader_that_goes_away_during_a_long_print_is_no_fault(tmp_path: Path) -> None:
+    """The write that fails leaves nothing behind that a flush would fail on again."""
+    program = tmp_path / "command.py"
+    program.write_text(
+        "import sys, fpga_ops.cli as cli\n"
+        "import fpga_ops.commands.inspect as inspect\n"
+        "def run(_):\n"
+        "    for _ in range(100):\n"
+        "        print('x' * 10_000, flush=True)\n"
+        "inspect.run = run\n"
+        "sys.exit(cli.main(['inspect', 'x']))\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} {program} | head -c 1; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_a_full_disc_is_one_line(tmp_path: Path) -> None:
     """The limit of a file's size stands for it: EFBIG, as the signal is ignored in Python."""
     done = subprocess.run(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -589,10 +592,8 @@ def test_products_that_16_bits_do_not_hold(weights: str, cache: Path) -> None:
         executable.close()
 
 
-@pytest.mark.parametrize("size", [(6, 7), (40, 40)], ids=["small", "large"])
-@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)], ids=str)
-def test_steps_of_all_kinds(size: tuple[int, int], kernel: tuple[int, int], cache: Path) -> None:
-    """Channels of all sizes beside each other: two steps that are summed in 16 bits, those that are not, and words."""
+def mixed_sizes(size: tuple[int, int], kernel: tuple[int, int]) -> IntegerNetwork:
+    """A convolution whose source has large and small channels beside each other: its steps are of all kinds."""
     network = one_convolution(256, 96, size, kernel=kernel)
     first, second = network.steps[-2:]
     assert isinstance(first, Conv)
@@ -600,19 +601,50 @@ def test_steps_of_all_kinds(size: tuple[int, int], kernel: tuple[int, int], cach
     parts = 2 ** (np.arange(256) // 8 % 8)
     small = (first.weights / parts.reshape(-1, 1, 1, 1)).round().astype(np.int8)
     large = np.random.default_rng(2).integers(-128, 128, second.weights.shape).astype(np.int8)
-    steps = (*network.steps[:-2], replace(first, weights=small), replace(second, weights=large))
-    network = replace(network, steps=steps)
+    return replace(network, steps=(*network.steps[:-2], replace(first, weights=small), replace(second, weights=large)))
+
+
+@pytest.mark.parametrize("size", [(6, 7), (40, 40)], ids=["small", "large"])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)], ids=str)
+def test_steps_of_all_kinds(size: tuple[int, int], kernel: tuple[int, int], cache: Path) -> None:
+    """Two steps that are summed in 16 bits, those that are not, and words."""
+    network = mixed_sizes(size, kernel)
+    first, second = network.steps[-2:]
+    assert isinstance(second, Conv)
     integers = reference.run_integers(network, {
         name: reference.quantise_input(image, network.tensors[name])
         for name, image in networks.random_images(network, 1, np.random.default_rng(5)).items()
     })[first.output]  # fmt: skip
     pairs = integers.reshape(-1, 128, 2).sum(2, dtype=np.int64)[:6].max(0)  # of a tile of six pixels
-    matrix = large.transpose(0, 2, 3, 1).reshape(96, -1)[:, :256]
+    matrix = second.weights.transpose(0, 2, 3, 1).reshape(96, -1)[:, :256]
     two = (pairs.reshape(-1, 2, 2).sum(1).repeat(2, 0).ravel() <= packing.limits_of_four(matrix)).reshape(-1, 4).all(1)
     wide = (pairs > packing.limits(matrix)).reshape(-1, 4).any(1)
     assert min(two.sum(), wide.sum(), (~two & ~wide).sum()) > 0
     for name in sets_here():
         executable = vector.compile(network, 2, cache_dir=cache, isa=name)
+        assert_equal(network, executable, (2,))
+        executable.close()
+
+
+TARGETS = {"avx2": "core-avx2", "avx512bw": "skx"}
+"""What the driver compiles for on CPUs that have no better set; a better CPU's compiler uses what they lack."""
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if name in sets_here()])
+def test_a_set_as_it_is_compiled_for_its_own_cpus(name: str, tmp_path: Path) -> None:
+    """In a process of its own: the driver reads its target once."""
+    program = f"from tests.fpga_ops import test_vector; test_vector.run_set({name!r}, {str(tmp_path)!r})"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True,
+        timeout=300, check=False, env={**os.environ, opencl.TARGET_VARIABLE: TARGETS[name]},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def run_set(name: str, folder: str) -> None:
+    """Networks with all of a set's kernels against the reference."""
+    for network in (mixed_sizes((6, 7), (3, 3)), mixed_sizes((40, 40), (1, 1)), small_resnet()):
+        executable = vector.compile(network, 2, cache_dir=Path(folder), isa=name)
         assert_equal(network, executable, (2,))
         executable.close()
 
