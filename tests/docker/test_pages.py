@@ -19,7 +19,7 @@ from tests.docker.traffic import constituents, infer
 from tests.docs.pages import DOCS
 from tests.docs.running import Reader, read
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 HOW_TO = DOCS / "how-to"
 TEST = "tests/docker/test_pages.py"
