@@ -13,9 +13,9 @@ pytest.importorskip("lightning")
 from retrain.data.examples import as_examples  # noqa: E402
 from retrain.data.images import ImageSettings  # noqa: E402
 from retrain.errors import CheckpointError  # noqa: E402
-from retrain.network.resnet import build_network  # noqa: E402
+from retrain.network.resnet import build_network, load_checkpoint  # noqa: E402
 from retrain.network.served import load_served  # noqa: E402
-from retrain.network.training import Stage, TrainSettings, train  # noqa: E402
+from retrain.network.training import Stage, TrainSettings, run_training  # noqa: E402
 from retrain.quantisation.quantise import quantised_network  # noqa: E402
 from tests.docs.pages import ROOT  # noqa: E402
 from tests.retrain.jets import toy_jets  # noqa: E402
@@ -76,8 +76,11 @@ def test_training_goes_on_from_the_shipped_file(tmp_path: Path) -> None:
     settings = TrainSettings(
         stages=(Stage(SIZE, 16, 16, 1e-5),), devices=1, accelerator="cpu", precision="32-true", validation_jets=16
     )
-    tuned = train(toy_jets(64, seed=6), toy_jets(16, seed=7), settings, tmp_path / "run", SHIPPED)
-    served = build_network()
+    examples = as_examples(toy_jets(80, seed=6), ImageSettings())
+    record = run_training(examples, 16, settings, tmp_path / "run", SHIPPED)
+    assert record["initial"] == {"file": "model.onnx", "model": "resnet50_top", "version": 1}
+    tuned, served = build_network(), build_network()
+    load_checkpoint(tuned, tmp_path / "run" / f"stage-{SIZE}.pt")
     load_served(served, SHIPPED, torch.from_numpy(EXAMPLES.inputs(SIZE)))
     own, its = tuned.state_dict()["layer4.2.conv3.weight"], served.state_dict()["layer4.2.conv3.weight"]
     assert 0 < (own - its).abs().max() < 1e-3

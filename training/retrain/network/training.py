@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fpga_ops.calibration import CARD_FILE
 from retrain.data.examples import Examples, as_examples
 from retrain.data.images import ImageSettings
 from retrain.data.jet_table import Jets
@@ -335,8 +336,12 @@ def run_training(
 
 
 def _initial_record(checkpoint: Path) -> dict[str, object]:
-    """Where the transferred weights come from: the file, and the training.json beside it if there is one."""
+    """Where the transferred weights come from: the file, and what training.json or a version's card beside it says."""
     record: dict[str, object] = {"file": checkpoint.name}
+    card = checkpoint.with_name(CARD_FILE)
+    if checkpoint.suffix == SUFFIX and card.is_file():
+        told = json.loads(card.read_text(encoding="utf-8"))
+        record |= {name: told.get(name) for name in ("model", "version")}
     beside = checkpoint.with_name("training.json")
     if beside.is_file():
         record["training"] = json.loads(beside.read_text(encoding="utf-8"))
