@@ -77,10 +77,25 @@ def ask(service: Service, clients: ThreadPoolExecutor, numbers: range = range(RE
 
 def under_way(fault: Path) -> int:
     """Calls that the device has now."""
+    return _at_the_device(fault)[0]
+
+
+def _at_the_device(fault: Path) -> tuple[int, int]:
+    """Calls, and their requests."""
     try:
-        return int(fault.with_suffix(".calls").read_text())
+        calls, requests = map(int, fault.with_suffix(".calls").read_text().split())
     except FileNotFoundError:
-        return 0
+        return 0, 0
+    return calls, requests
+
+
+def wait_for_two_calls(service: Service, fault: Path) -> None:
+    """And for the other requests to be in the server, which refuses those that come after an unload or a stop."""
+    service.wait_for(lambda: under_way(fault) == 2, what="two calls of the device")
+    waiting = "nv_inference_pending_request_count"
+    service.wait_for(
+        lambda: service.metric(waiting, 'model="tiny"') + _at_the_device(fault)[1] == REQUESTS, what="all requests"
+    )
 
 
 def assert_own_answers(futures: list[Future[np.ndarray]], expected: list[np.ndarray]) -> None:
@@ -116,7 +131,7 @@ def test_a_model_that_is_unloaded_with_requests_in_hand_answers_them_first(
 ) -> None:
     fault.write_text("held")
     futures = ask(service, clients)
-    service.wait_for(lambda: under_way(fault) == 2, what="two calls of the device")
+    wait_for_two_calls(service, fault)
     unloading = threading.Thread(target=_control, args=(service, "unload_model"))
     unloading.start()
     grpc = service.client("grpc")  # over HTTP it could meet the server's thread that waits for the unload
@@ -136,7 +151,7 @@ def test_a_new_version_takes_over_from_one_with_requests_in_hand(
 ) -> None:
     fault.write_text("held")
     futures = ask(service, clients)
-    service.wait_for(lambda: under_way(fault) == 2, what="two calls of the device")
+    wait_for_two_calls(service, fault)
     other = quantise(resnet((1,), 16, (3, 32, 32), classes=10, softmax=True, seed=9), tmp_path / "other.onnx")
     write_model(service.repository, "tiny", other, version=2)
     fault.unlink()
@@ -169,7 +184,7 @@ def test_a_stop_leaves_nothing_unanswered(
     """What the server has taken is answered; what it has not is refused, and nobody is left to wait."""
     fault.write_text("held")
     futures = ask(service, clients)
-    service.wait_for(lambda: under_way(fault) == 2, what="two calls of the device")
+    wait_for_two_calls(service, fault)
     service.process.send_signal(signal.SIGTERM)
     service.wait_for(lambda: service.get("/ready")[0] == 503, what="not being ready")
     fault.unlink()
@@ -187,7 +202,7 @@ def test_clients_of_an_instance_that_dies_with_requests_in_hand_hear_of_it(
     """Triton holds none of them any more: the server ends with its instance, and so do the connections."""
     fault.write_text("held")
     futures = ask(service, clients)
-    service.wait_for(lambda: under_way(fault) == 2, what="two calls of the device")
+    wait_for_two_calls(service, fault)
     os.kill(service.stub("tiny"), signal.SIGKILL)
     fault.unlink()
     for number, (future, answer) in enumerate(zip(futures, expected, strict=True)):

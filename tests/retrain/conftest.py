@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-TORCH = ["test_training.py", "test_rounding.py", "test_notebooks.py", "test_own_network.py", "test_tutorial.py"]
+TORCH = [
+    "test_training.py",
+    "test_rounding.py",
+    "test_notebooks.py",
+    "test_own_network.py",
+    "test_tutorial.py",
+    "test_served_weights.py",
+]
 
 collect_ignore = TORCH if find_spec("torch") is None else []

@@ -4,7 +4,7 @@ The device "first" is the reference under another name. What the file named by T
 missing (it does not open), lost, memory, hang, lock (it hangs with Python's lock), wrong, poison, sleep, abort, held
 (it computes until the file says something else), pair and pair-lost (two calls wait for each other; and are lost).
 "lost" may be followed by what tests/support/faulty_driver.c shall do. "unbuildable" never opens. In ".calls" beside the
-file is how many calls are under way.
+file is how many calls are under way, and how many requests' rows they hold.
 """
 
 from __future__ import annotations
@@ -26,21 +26,23 @@ class FaultyNetwork:
         self.network, self.name = network, name
         self.answers: dict[int, Any] = {}
         self.meeting, self.met = threading.Barrier(2), False
-        self.calls, self.lock = 0, threading.Lock()
+        self.calls, self.rows, self.lock = 0, 0, threading.Lock()
         self.one_at_a_time = threading.Lock()
 
     def run_timed(self, inputs: Any) -> Any:
-        self.count(1)
+        rows = len(inputs["images"])
+        self.count(1, rows)
         try:
             return self.run_faulty(inputs)
         finally:
-            self.count(-1)
+            self.count(-1, -rows)
 
-    def count(self, step: int) -> None:
+    def count(self, calls: int, rows: int) -> None:
         with self.lock:
-            self.calls += step
+            self.calls += calls
+            self.rows += rows
             part = Path(os.environ["TRITON_FPGA_TEST_FAULT"]).with_suffix(".part")
-            part.write_text(str(self.calls))
+            part.write_text(f"{self.calls} {self.rows}")
             part.rename(part.with_suffix(".calls"))
 
     def run_faulty(self, inputs: Any) -> Any:
