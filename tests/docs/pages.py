@@ -6,7 +6,6 @@ line before says more, or `text` and is output:
     <!-- needs: a server -->                  the shipped models are served at the ports that the page names
     <!-- background until: WORDS -->          a command that goes on; the next block runs when it has printed the words
     <!-- run by: tests/retrain/... -->        that test runs the block: it takes long, or more than `make test` has
-    <!-- shown, not run: REASON -->
 
 Several are separated by " | ".
 """
@@ -38,10 +37,8 @@ class Block:
 
     @property
     def run_by(self) -> str:
-        """The file of the test that runs it; empty where none does."""
-        if self.language not in ("bash", "python") or "shown, not run" in self.notes:
-            return ""
-        return self.notes.get("run by", EVERY_DAY)
+        """The file of the test that runs it; empty for output."""
+        return self.notes.get("run by", EVERY_DAY) if self.language in ("bash", "python") else ""
 
 
 def blocks(page: Path) -> list[Block]:
