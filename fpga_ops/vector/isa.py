@@ -44,6 +44,8 @@ class InstructionSet:
         saturates: Sums of 16 bits do: bytes are multiplied where they cannot, elsewhere words (`shapes.Form`).
         flushes: Sums are float32 and must move to integers before they leave 2^24.
         pairs: It sums products of words in pairs, which Winograd's form takes.
+        target: What the driver compiles for on CPUs that have no better set, as `opencl.TARGET_VARIABLE` takes it:
+            elsewhere it uses what such CPUs lack. Empty where that is not so, or it has no name for them.
     """
 
     name: str
@@ -55,6 +57,7 @@ class InstructionSet:
     saturates: bool = False
     flushes: bool = False
     pairs: bool = True
+    target: str = ""
 
     @property
     def portable(self) -> bool:
@@ -75,9 +78,14 @@ SETS = (
         "avx_vnni", "AVX-VNNI, 256 bits", (frozenset({"avx2", "avx_vnni"}), frozenset({"avx512vl", "avx512_vnni"}))
     ),
     InstructionSet(
-        "avx512bw", "AVX-512 without VNNI", (frozenset({"avx512f", "avx512bw", "avx512vl"}),), 32, saturates=True
+        "avx512bw",
+        "AVX-512 without VNNI",
+        (frozenset({"avx512f", "avx512bw", "avx512vl"}),),
+        32,
+        saturates=True,
+        target="skx",
     ),
-    InstructionSet("avx2", "AVX2", (frozenset({"avx2", "fma"}),), saturates=True),
+    InstructionSet("avx2", "AVX2", (frozenset({"avx2", "fma"}),), saturates=True, target="core-avx2"),
     PORTABLE,
 )
 """Best first. `portable` works everywhere."""

@@ -626,17 +626,13 @@ def test_steps_of_all_kinds(size: tuple[int, int], kernel: tuple[int, int], cach
         executable.close()
 
 
-TARGETS = {"avx2": "core-avx2", "avx512bw": "skx"}
-"""What the driver compiles for on CPUs that have no better set; a better CPU's compiler uses what they lack."""
-
-
-@pytest.mark.parametrize("name", [name for name in TARGETS if name in sets_here()])
+@pytest.mark.parametrize("name", [name for name in sets_here() if isa.by_name(name).target])
 def test_a_set_as_it_is_compiled_for_its_own_cpus(name: str, tmp_path: Path) -> None:
     """In a process of its own: the driver reads its target once."""
     program = f"from tests.fpga_ops import test_vector; test_vector.run_set({name!r}, {str(tmp_path)!r})"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True,
-        timeout=300, check=False, env={**os.environ, opencl.TARGET_VARIABLE: TARGETS[name]},
+        timeout=300, check=False, env={**os.environ, opencl.TARGET_VARIABLE: isa.by_name(name).target},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
 

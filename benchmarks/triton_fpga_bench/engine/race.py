@@ -20,6 +20,7 @@ import numpy as np
 from fpga_ops.errors import DeviceError
 from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from fpga_ops.runtime.opencl import TARGET_VARIABLE
+from fpga_ops.vector import isa
 from triton_fpga_bench import machine
 from triton_fpga_bench.engine import peers
 
@@ -30,8 +31,6 @@ PAUSE_S = 0.02
 """Between turns, for a contestant's threads to stop spinning."""
 HELD_VARIABLE = "ONEDNN_MAX_CPU_ISA"
 """Holds OpenVINO to an instruction set. onnxruntime's own kernels have no such switch."""
-TARGETS = {"avx2": "core-avx2", "avx512bw": "skx"}
-"""What the OpenCL driver compiles for where a set is forced: the CPU's own compiler would use what such CPUs lack."""
 GROWTH_STEP = 500
 """Inferences between two readings of the memory."""
 
@@ -111,10 +110,10 @@ def start(
     search = os.pathsep.join([str(Path(str(files("triton_fpga_bench"))).parent), *filter(None, sys.path)])
     environment = {**os.environ, "PYTHONPATH": search, "FPGA_OPS_WORKERS": str(threads)}
     if name.startswith("ours_"):
-        isa = name.removeprefix("ours_")
-        environment["FPGA_OPS_ISA"] = isa
-        if isa in TARGETS:
-            environment.setdefault(TARGET_VARIABLE, TARGETS[isa])
+        forced = isa.by_name(name.removeprefix("ours_"))
+        environment[isa.ISA_VARIABLE] = forced.name
+        if forced.target:
+            environment.setdefault(TARGET_VARIABLE, forced.target)
     if held:
         environment[HELD_VARIABLE] = held
     errors = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115 (closed by the stack)
