@@ -572,6 +572,21 @@ def test_a_server_that_was_away_is_used_again_at_once() -> None:
     client.close()
 
 
+def test_a_connection_of_waiting_threads_does_not_back_off_for_the_next() -> None:
+    fake = FakeTriton()
+    with serving(fake) as (_, address):
+        client = Client(address, "top_tagger", retry=Retry(attempts=1), eject_after=99)
+        client.infer(INPUT)
+    lost = []
+    for _ in range(6):  # each of them doubles gRPC's back-off
+        with pytest.raises(ServerUnavailableError) as caught:
+            client.infer(INPUT)
+        lost.append(caught.value)  # and keeps, through its traceback, the channel that failed
+    with serving(FakeTriton(), int(address.rpartition(":")[2])):
+        client.infer(INPUT)
+    client.close()
+
+
 LARGE = {"constituents": np.repeat(INPUT["constituents"], 300, axis=0)}
 """0.96 MB: three under way are more than a connection should have."""
 
@@ -587,6 +602,23 @@ def test_a_crowded_connection_gets_company(inputs: dict[str, np.ndarray], most: 
     carried = Counter(fake.peers)
     assert len(carried) == expected
     assert min(carried.values()) >= 24 // expected - 2  # shared out evenly
+
+
+def test_none_of_many_connections_backs_off_for_longer_than_the_server_was_away() -> None:
+    async def body() -> None:
+        with serving(FakeTriton(delay=0.3)) as (_, address):
+            client = AsyncClient(address, "top_tagger", retry=Retry(attempts=1), connections=4, eject_after=99)
+            await asyncio.gather(*(client.infer(LARGE) for _ in range(12)))
+        for _ in range(6):
+            lost = await asyncio.gather(*(client.infer(LARGE) for _ in range(12)), return_exceptions=True)
+            assert all(isinstance(error, ServerUnavailableError) for error in lost)
+        again = FakeTriton(delay=0.3)
+        with serving(again, int(address.rpartition(":")[2])):
+            await asyncio.gather(*(client.infer(LARGE) for _ in range(12)))
+        assert len(set(again.peers)) == 4
+        await client.close()
+
+    asyncio.run(body())
 
 
 def test_threads_that_wait_open_further_connections_too() -> None:

@@ -72,6 +72,10 @@ class GrpcTransport:
         line = self._lines.take(size)
         try:
             return _reply(await self._judged(line.infer(_message(call), **_settings(call, timeout))))
+        except Fault:
+            if line.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                self._lines.forget(line)
+            raise
         finally:
             self._lines.give(line, size)
 
@@ -83,7 +87,7 @@ class GrpcTransport:
             return _reply(line.infer(_message(call), **_settings(call, timeout)))
         except grpc.RpcError as error:
             fault = name_proxy(from_status(str(error.code()), str(error.details() or "")), self._proxy)
-            if fault.kind is Kind.CONNECTION:  # gRPC's own back-off must not outlast the server's absence
+            if fault.kind is Kind.CONNECTION:
                 self._lines_here.forget(line)
             raise fault from error
         except ValueError as error:
@@ -216,8 +220,12 @@ class Lines:
             line.under_way -= size
 
     def forget(self, line: Line) -> None:
-        """Never use a lost connection again."""
+        """Never use a lost connection again, nor one that shares its back-off, which may outlast the server's absence.
+
+        Channels with equal arguments share both, and a failed request's exception keeps its channel for a while.
+        """
         with self._lock:
+            self._first = _alone(self._first)
             if line in self._open:
                 self._open.remove(line)
 
