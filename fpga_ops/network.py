@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -73,10 +73,11 @@ class Network:
         self._head = contents.head
         self._before, self._after = others.before, others.after
         self._executable: Any = executable
+        self._device_checks = bool(getattr(self._executable, "checks_values", False))
         # the device looks for NaN as it quantises, where all that comes is what it quantises
-        self._checks_values = bool(
+        self._checks_values = (
             self._before is None
-            and getattr(self._executable, "checks_values", False)
+            and self._device_checks
             and set(contents.quantised.values()) == self._interface["inputs"].keys()
         )
         self._makes_scores: bool = getattr(self._executable, "makes_scores", False)
@@ -144,8 +145,7 @@ class Network:
         try:
             made: dict[str, Array] | None = self._executable.run_single(image)
         except NotFiniteError:
-            self._check(inputs, values=True)  # says which value it was
-            raise
+            self._refuse_values(inputs)
         if made is None:
             made = self._device(dict.fromkeys(self.contents.quantised, image), inputs, scores=self._makes_scores)
         return made
@@ -251,7 +251,14 @@ class Network:
             feeds = {name: inputs[name] for name in before.inputs}
             made = {**inputs, **dict(zip(before.outputs, onnx_parts.run_session(self._before, before.outputs, feeds),
                                          strict=True))}  # fmt: skip
-        return {name: made[real] for name, real in self.contents.quantised.items()}
+        floats = {name: made[real] for name, real in self.contents.quantised.items()}
+        if (
+            self._before is not None
+            and not self._device_checks
+            and not all(np.isfinite(f).all() for f in floats.values())
+        ):
+            self._refuse_values(inputs)
+        return floats
 
     def _device(self, floats: Mapping[str, Float32Array], inputs: Mapping[str, Array], *, scores: bool = False) -> Any:
         """What the device makes of the floats: the network's outputs, or with `scores` those of the head."""
@@ -261,8 +268,16 @@ class Network:
             try:
                 return self._executable.scores(floats) if scores else self._executable.run(floats)
             except NotFiniteError:
-                self._check(inputs, values=True)  # says which value it was
-                raise
+                self._refuse_values(inputs)
+
+    def _refuse_values(self, inputs: Mapping[str, Array]) -> NoReturn:
+        """Say which value is not finite, or that the file's own nodes make such of values that all are."""
+        self._check(inputs, values=True)
+        made = ", ".join(f"'{name}'" for name in self.contents.quantised.values())
+        raise NotFiniteError(
+            f"nodes before the integer network make NaN or infinities of this {' and '.join(inputs)}: finite values of "
+            f"{made} are expected, from an input as the model was made for"
+        )
 
     def _integers(self, stored: Mapping[str, UInt8Array]) -> Mapping[str, Array]:
         """Outputs of the device as the file holds them: uint8, or int8."""

@@ -10,6 +10,7 @@ import pytest
 
 import fpga_ops
 from fpga_ops import DeviceError, InputError, ModelError
+from fpga_ops.errors import NotFiniteError
 from fpga_ops.importer import import_model
 from fpga_ops.ir.fingerprint import fingerprint
 from fpga_ops.loading import make
@@ -141,6 +142,22 @@ def test_one_image_takes_the_short_way(rest, tmp_path):
         assert work(0)
     with pytest.raises(DeviceError, match="closed"):
         network.run(images[0])
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu", pytest.param("fpga-emulator", marks=pytest.mark.emulator)])
+def test_what_the_files_own_nodes_make_must_be_finite(device, tmp_path):
+    """A convolution in float32 before the network overflows, of finite values: no device makes scores of it."""
+    model = resnet(softmax=True)
+    path = quantise(model, tmp_path / "m.onnx", exclude=[node.name for node in model.graph.node[:3]])
+    huge = batch(2)
+    huge["images"][1] = np.where(huge["images"][1] < 0, -3e38, 3e38)
+    with fpga_ops.load(path, device, cache_dir=tmp_path) as network:
+        assert network.contents.before.model
+        for rows in (slice(1, 2), slice(0, 2)):
+            for call in (network.run, network.features):
+                with pytest.raises(NotFiniteError, match="nodes before the integer network make NaN or infinities"):
+                    call({"images": huge["images"][rows]})
+        assert all(np.isfinite(value).all() for value in network.run({"images": huge["images"][:1]}).values())
 
 
 def test_close(file):

@@ -48,11 +48,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         model = models.find(args.model, cache)
         floats = models.float_model(model, Path(folder) / f"{model.stem}.float.onnx")
-        common = {"rounds": args.rounds, "threads": threads, "patience_s": args.patience}
+        common = {"rounds": args.rounds, "threads": threads, "patience_s": args.patience, "inputs": args.inputs}
         result: dict[str, Any] = {"cpu": opencl.cpu_name(), "cores": machine.cores(), "missing_peers": sorted(
             set(args.peers.split(",")) - set(rivals) - {""})}  # fmt: skip
-        expected = expected_output(model, args.batch, cache)
-        meaning = file_meaning(model, args.batch, cache)
+        expected = expected_output(model, args.batch, cache, args.inputs)
+        meaning = file_meaning(model, args.batch, cache, args.inputs)
         result |= race(
             ["ours", *rivals], model, floats, batch=args.batch, expected=expected, meaning=meaning, label="latency",
             **common,
@@ -65,7 +65,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if "throughput" in wanted:
             result["throughput"] = race(["ours", *ints], model, floats, throughput=True, label="throughput", **common)
         if "batch" in wanted:
-            many = expected_output(model, 8, cache)
+            many = expected_output(model, 8, cache, args.inputs)
             result["batch8"] = race(["ours", *ints], model, floats, batch=8, expected=many, label="batch 8", **common)
         if "models" in wanted:
             result["models"] = {}
@@ -73,7 +73,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 other = models.find(name, cache)
                 bits = expected_output(other, 1, cache)
                 result["models"][other.stem] = race(
-                    ["ours", *ints], other, floats, expected=bits, label=other.stem, **common
+                    ["ours", *ints], other, floats, expected=bits, label=other.stem, **{**common, "inputs": None}
                 )
         if "scaling" in wanted and threads > 1:
             each = {"ours@1": 1}
@@ -106,6 +106,11 @@ def _held(name: str, rivals: list[str]) -> list[str]:
 def register(parser: argparse.ArgumentParser) -> None:
     """Arguments of `triton-fpga bench engine`."""
     parser.add_argument("--model", default="resnet50", help="a QDQ file, or resnet18/34/50/101 with random weights")
+    parser.add_argument(
+        "--inputs",
+        type=Path,
+        help="rows for the model (.npy, or its golden.npz), not random numbers",
+    )
     parser.add_argument("--others", default="resnet18,resnet101", help="models of '--what models'")
     parser.add_argument(
         "--what", default="latency,layers",

@@ -1,6 +1,6 @@
 """The contestants of `bench engine`, each a program that runs one model in its own process.
 
-usage: python -m triton_fpga_bench.engine.peers PEER MODEL --batch N --threads N [--expected FILE.npz]
+usage: python -m triton_fpga_bench.engine.peers PEER MODEL --batch N --threads N [--expected FILE.npz] [--inputs FILE]
 
 It prints one JSON line when ready. Then each line read from stdin is a count: it runs that many inferences on the same
 float input and prints one JSON line with their times in ms, and how many of these very inferences differed from the
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fpga_ops.errors import FpgaOpsError
 from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 
 Array = npt.NDArray[Any]
@@ -38,14 +39,34 @@ INPUTS = 2
 """Different inputs that take turns: bytes left over from the last inference must not pass for this one's."""
 
 
-def example_inputs(shape: Sequence[int | str | None], batch: int) -> list[npt.NDArray[np.float32]]:
-    """The inputs that every contestant gets."""
-    fixed = [side if isinstance(side, int) and side > 0 else 1 for side in shape[1:]]
-    rng = np.random.default_rng(1)
-    return [rng.standard_normal((batch, *fixed)).astype(np.float32) for _ in range(INPUTS)]
+def example_inputs(
+    shape: Sequence[int | str | None], batch: int, rows: Path | None = None
+) -> list[npt.NDArray[np.float32]]:
+    """The inputs that every contestant gets: random ones, or a file's rows in turn.
+
+    Args:
+        shape: Of the model's input, the batch first.
+        batch: Rows of an input.
+        rows: An array `float32[n, ...]` (.npy), or an archive with one named "input", as models' `golden.npz` is.
+
+    Raises:
+        FpgaOpsError: The file holds no such array, or its rows do not fit the model's input.
+    """
+    fixed = tuple(side if isinstance(side, int) and side > 0 else 1 for side in shape[1:])
+    if rows is None:
+        rng = np.random.default_rng(1)
+        return [rng.standard_normal((batch, *fixed)).astype(np.float32) for _ in range(INPUTS)]
+    try:
+        content = np.load(rows, allow_pickle=False)
+        array = content if isinstance(content, np.ndarray) else content["input"]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise FpgaOpsError(f"{rows}: expected an array (.npy), or one named 'input' (.npz): {error}") from error
+    if array.dtype != np.float32 or array.shape[1:] != fixed or not len(array):
+        raise FpgaOpsError(f"{rows}: expected float32[n, {', '.join(map(str, fixed))}], got {array.dtype}{array.shape}")
+    return [np.take(array, range(n * batch, (n + 1) * batch), axis=0, mode="wrap") for n in range(INPUTS)]
 
 
-def _ours(path: Path, batch: int) -> tuple[Run, Callable[[int], float], dict[str, Any]]:
+def _ours(path: Path, batch: int, rows: Path | None) -> tuple[Run, Callable[[int], float], dict[str, Any]]:
     import fpga_ops
 
     start = time.perf_counter()
@@ -53,7 +74,7 @@ def _ours(path: Path, batch: int) -> tuple[Run, Callable[[int], float], dict[str
     loaded = time.perf_counter() - start
     described = network.describe()
     ((name, value),) = described["inputs"].items()
-    inputs = [{name: array} for array in example_inputs(value["shape"], batch)]
+    inputs = [{name: array} for array in example_inputs(value["shape"], batch, rows)]
     output = next(iter(described["outputs"]))
 
     def back_to_back(count: int) -> float:
@@ -127,7 +148,9 @@ def _python_share(network: Any, inputs: dict[str, Array], count: int = 60) -> di
     return {"python_ms": float(np.median(us.sum(axis=1) - us[:, 3])) / 1e3, "python_us": parts}
 
 
-def _onnxruntime(path: Path, batch: int, threads: int) -> tuple[Run, Callable[[int], float], dict[str, Any]]:
+def _onnxruntime(
+    path: Path, batch: int, threads: int, rows: Path | None
+) -> tuple[Run, Callable[[int], float], dict[str, Any]]:
     onnxruntime = import_onnxruntime()
 
     options = onnxruntime.SessionOptions()
@@ -135,7 +158,7 @@ def _onnxruntime(path: Path, batch: int, threads: int) -> tuple[Run, Callable[[i
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
-    inputs = [{entry.name: array} for array in example_inputs(entry.shape, batch)]
+    inputs = [{entry.name: array} for array in example_inputs(entry.shape, batch, rows)]
 
     def run(number: int) -> Array:
         result: Array = session.run(None, inputs[number])[0]
@@ -151,7 +174,7 @@ def _onnxruntime(path: Path, batch: int, threads: int) -> tuple[Run, Callable[[i
 
 
 def _openvino(
-    path: Path, batch: int, threads: int, precision: str, throughput: bool
+    path: Path, batch: int, threads: int, precision: str, throughput: bool, rows: Path | None
 ) -> tuple[Run, Callable[[int], float], dict[str, Any]]:
     # Without this package openvino takes its stub, which reports nothing; else the import makes ~/intel and reports it.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -167,7 +190,7 @@ def _openvino(
     sides = [axis.get_length() if axis.is_static else -1 for axis in value.partial_shape]
     model.reshape({value: [batch, *[side if side > 0 else 1 for side in sides[1:]]]})
     compiled = core.compile_model(model, "CPU", settings)
-    images = example_inputs(sides, batch)
+    images = example_inputs(sides, batch, rows)
     request = compiled.create_infer_request()
 
     def run(number: int) -> Array:
@@ -197,15 +220,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--throughput", action="store_true")
     parser.add_argument("--expected", type=Path)
     parser.add_argument("--meaning", type=Path)
+    parser.add_argument("--inputs", type=Path)
     args = parser.parse_args(argv)
     library, _, precision = args.peer.partition("_")
     if library == OURS:
-        run, back_to_back, info = _ours(args.model, args.batch)
+        run, back_to_back, info = _ours(args.model, args.batch, args.inputs)
     elif library == "ort":
-        run, back_to_back, info = _onnxruntime(args.model, args.batch, args.threads)
+        run, back_to_back, info = _onnxruntime(args.model, args.batch, args.threads, args.inputs)
     else:
         hint = {"fp32": "f32", "bf16": "bf16", "int8": ""}[precision]
-        run, back_to_back, info = _openvino(args.model, args.batch, args.threads, hint, args.throughput)
+        run, back_to_back, info = _openvino(args.model, args.batch, args.threads, hint, args.throughput, args.inputs)
     expected = np.load(args.expected, allow_pickle=False)["output"] if args.expected else None
     for number in range(4):
         run(number % INPUTS)

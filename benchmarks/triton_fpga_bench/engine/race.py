@@ -95,6 +95,7 @@ def start(
     throughput: bool,
     expected: Path | None,
     meaning: Path | None = None,
+    inputs: Path | None = None,
     held: str = "",
 ) -> Contestant:
     """Start a contestant and wait until it is ready; `held` is its value of `HELD_VARIABLE`.
@@ -107,6 +108,7 @@ def start(
     command += ["--throughput"] if throughput else []
     command += ["--expected", str(expected)] if expected is not None else []
     command += ["--meaning", str(meaning)] if meaning is not None else []
+    command += ["--inputs", str(inputs)] if inputs is not None else []
     search = os.pathsep.join([str(Path(str(files("triton_fpga_bench"))).parent), *filter(None, sys.path)])
     environment = {**os.environ, "PYTHONPATH": search, "FPGA_OPS_WORKERS": str(threads)}
     if name.startswith("ours_"):
@@ -150,7 +152,7 @@ def installed_peers(wanted: list[str]) -> list[str]:
 
 def race(
     names: list[str], model: Path, floats: Path, *, rounds: int, batch: int = 1, threads: int, throughput: bool = False,
-    expected: Path | None = None, meaning: Path | None = None, patience_s: float = 10.0,
+    expected: Path | None = None, meaning: Path | None = None, inputs: Path | None = None, patience_s: float = 10.0,
     each: dict[str, int] | None = None, label: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Let contestants take turns and sum up.
@@ -166,6 +168,7 @@ def race(
         throughput: Time many requests back to back instead of single ones.
         expected: Outputs that ours must give, bit for bit.
         meaning: What the file means (`file_meaning`); how far each contestant is from it is among the results.
+        inputs: Rows that all of them get (`peers.example_inputs`).
         patience_s: How long to wait for a quiet machine before each round.
         each: Cores of single contestants, where they differ.
         label: For the progress bar.
@@ -183,7 +186,7 @@ def race(
             contestant = start(
                 stack, name, path, batch=batch, threads=(each or {}).get(entry, threads), throughput=throughput,
                 expected=expected if name.startswith("ours") and not throughput else None, meaning=meaning,
-                held="" if held.isdecimal() else held,
+                inputs=inputs, held="" if held.isdecimal() else held,
             )  # fmt: skip
             contestant.name = entry
             field_.append(contestant)
@@ -235,7 +238,7 @@ def growth(model: Path, inferences: int, threads: int, expected: Path) -> dict[s
     return {"inferences": ours.inferences, "wrong": ours.wrong, "every": GROWTH_STEP, "resident_mb": resident}
 
 
-def expected_output(model: Path, batch: int, cache: Path) -> Path:
+def expected_output(model: Path, batch: int, cache: Path, inputs: Path | None = None) -> Path:
     """The outputs of the numpy reference for the benchmark's input, kept in the cache (the reference takes seconds)."""
     import hashlib
 
@@ -247,6 +250,7 @@ def expected_output(model: Path, batch: int, cache: Path) -> Path:
     # what the expected bits depend on
     digest = hashlib.sha256(model.read_bytes())
     digest.update(f"{fingerprint(import_model(model).network)} {peers.INPUTS}".encode())
+    digest.update(inputs.read_bytes() if inputs is not None else b"")
     for module in (reference, classifier_head):
         digest.update(Path(str(module.__file__)).read_bytes())
     path = cache / f"expected-{digest.hexdigest()[:24]}-{batch}.npz"
@@ -255,26 +259,29 @@ def expected_output(model: Path, batch: int, cache: Path) -> Path:
             described = network.describe()
             ((name, value),) = described["inputs"].items()
             output = next(iter(described["outputs"]))
-            results = [network.run({name: array})[output] for array in peers.example_inputs(value["shape"], batch)]
+            examples = peers.example_inputs(value["shape"], batch, inputs)
+            results = [network.run({name: array})[output] for array in examples]
         with tempfile.NamedTemporaryFile(dir=cache, suffix=".npz", delete=False) as stream:
             np.savez(stream, output=np.stack(results))
         Path(stream.name).replace(path)
     return path
 
 
-def file_meaning(model: Path, batch: int, cache: Path) -> Path:
+def file_meaning(model: Path, batch: int, cache: Path, inputs: Path | None = None) -> Path:
     """The outputs that the QDQ file stands for: onnxruntime with every optimisation off, kept in the cache."""
     import hashlib
 
     onnxruntime = import_onnxruntime()
     digest = hashlib.sha256(model.read_bytes() + f"{onnxruntime.__version__} {peers.INPUTS}".encode())
+    digest.update(inputs.read_bytes() if inputs is not None else b"")
     path = cache / f"meaning-{digest.hexdigest()[:24]}-{batch}.npz"
     if not path.is_file():
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(str(model), sess_options=options, providers=["CPUExecutionProvider"])
         entry = session.get_inputs()[0]
-        results = [session.run(None, {entry.name: array})[0] for array in peers.example_inputs(entry.shape, batch)]
+        examples = peers.example_inputs(entry.shape, batch, inputs)
+        results = [session.run(None, {entry.name: array})[0] for array in examples]
         with tempfile.NamedTemporaryFile(dir=cache, suffix=".npz", delete=False) as stream:
             np.savez(stream, output=np.stack(results))
         Path(stream.name).replace(path)
