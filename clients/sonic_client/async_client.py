@@ -52,7 +52,7 @@ class AsyncClient:
         self,
         urls: str | Sequence[str],
         model: str = "",
-        version: str = "",
+        version: str | int = "",
         *,
         options: Options | None = None,
         **settings: Any,
@@ -258,10 +258,12 @@ class AsyncClient:
         async for reply in self.stream({name: tensor} for tensor in tensors):
             if answered is not None:
                 answered(reply)
-            rows = reply.outputs[output]
-            if not np.isfinite(rows).all():
+            rows = reply.outputs.get(output)
+            if rows is None or not np.isfinite(rows).all():
                 raise BadReplyError(
-                    f"output '{output}' holds NaN or infinite values",
+                    f"the model was replaced by one without the output '{output}'"
+                    if rows is None
+                    else f"output '{output}' holds NaN or infinite values",
                     request_id=reply.request_id,
                     model=self.model,
                     server=reply.server,

@@ -44,7 +44,7 @@ class Client:
         self,
         urls: str | Sequence[str],
         model: str = "",
-        version: str = "",
+        version: str | int = "",
         *,
         options: Options | None = None,
         **settings: Any,

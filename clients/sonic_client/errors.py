@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class ClientError(Exception):
     """Base class of every error that `sonic_client` raises on purpose.
@@ -45,6 +47,12 @@ class RequestError(ClientError):
         where = f" at {server}" if server else ""
         tries = f" after {attempts} attempts" if attempts > 1 else ""
         super().__init__(f"request {request_id or '(none)'} to model '{model}'{where} failed{tries}: {reason}")
+
+    def with_reason(self, reason: str) -> Self:
+        """The same error with other words."""
+        return type(self)(
+            reason, request_id=self.request_id, model=self.model, server=self.server, attempts=self.attempts
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.reason, self.request_id, self.model, self.server, self.attempts)

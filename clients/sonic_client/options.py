@@ -6,6 +6,7 @@ import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 
@@ -71,7 +72,7 @@ class Retry:
 
     def __post_init__(self) -> None:
         for name in ("base", "cap"):
-            _check_seconds(name, getattr(self, name), above=True)
+            check_seconds(name, getattr(self, name), above=True)
         _check_whole("attempts", self.attempts, 1)
         if self.cap < self.base:
             raise ConfigurationError(f"expected 0 < base <= cap and attempts >= 1, got {self}")
@@ -115,16 +116,17 @@ def _path(value: object, name: str, *, optional: bool = False) -> Path | None:
     return Path(value)
 
 
-def _check_seconds(name: str, value: object, *, above: bool, optional: bool = False) -> None:
+def check_seconds(name: str, value: object, *, above: bool, optional: bool = False) -> None:
+    """Raises ConfigurationError for what is no time, NaN among it; infinity is a time without an end."""
     if value is None and optional:
         return
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not (value > 0 if above else value >= 0):
+    if not isinstance(value, Real) or isinstance(value, bool) or not (float(value) > 0 if above else float(value) >= 0):
         words = ("None or " if optional else "") + ("more than 0 s" if above else "0 s or more")
         raise ConfigurationError(f"{name}: expected {words}, got {value!r}")
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ConfigurationError(f"{name}: expected a whole number of at least {least}, got {value!r}")
 
 
@@ -200,11 +202,11 @@ class Options:
             if not isinstance(getattr(self, name), kind):
                 raise ConfigurationError(f"{name}: expected {words}, got {getattr(self, name)!r}")
         for name in ("deadline", "eject_for"):
-            _check_seconds(name, getattr(self, name), above=True)
+            check_seconds(name, getattr(self, name), above=True)
         for name in ("warm_up", "fallback_after"):
-            _check_seconds(name, getattr(self, name), above=False)
+            check_seconds(name, getattr(self, name), above=False)
         for name in ("attempt_timeout", "hedge_after"):
-            _check_seconds(name, getattr(self, name), above=True, optional=True)
+            check_seconds(name, getattr(self, name), above=True, optional=True)
         for name in ("max_in_flight", "batch_size", "connections", "eject_after"):
             _check_whole(name, getattr(self, name), 1)
         _check_whole("priority", self.priority, 0)
@@ -223,8 +225,8 @@ def read_token(token: Token) -> str:
             raise ConfigurationError(f"the token file cannot be read: {error}") from error
     else:
         value = token() if callable(token) else token
-    if not value or any(character.isspace() for character in value):
-        raise ConfigurationError("the bearer token is empty or holds white space")
+    if not isinstance(value, str) or not value or not all("!" <= character <= "~" for character in value):
+        raise ConfigurationError("the bearer token is empty, or holds white space or what is no printable ASCII")
     return value
 
 

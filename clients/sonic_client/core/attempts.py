@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 
 from sonic_client.core.faults import RETRIED, Fault, Kind
 from sonic_client.core.reply import Reply
-from sonic_client.core.server_pool import Server, State
+from sonic_client.core.server_pool import CLOSED, Server, State
 from sonic_client.core.servers import CONTROL_TIMEOUT, Servers
 from sonic_client.core.shared_memory import Arena, Lease
 from sonic_client.core.timing import CallTiming, Counters
 from sonic_client.core.transports.base import Call, ModelInfo, RawReply, Tensor
 from sonic_client.errors import DeadlineError, RequestError, ServerUnavailableError
 from sonic_client.options import Options
+
+_LONGEST = 1e8
+"""Seconds: three years. gRPC never sends a request whose deadline is infinite."""
 
 
 @dataclass
@@ -65,16 +68,19 @@ class Attempts:
         """Send until answered, refused for good, or out of time."""
         try:
             if begun is not None:
+                self._refuse_closed(progress)
                 self._note(begun.server, begun.fault)
                 await self._pause(progress, begun.fault, begun.server)
             while True:
                 server = await self._servers.choose(progress.end, progress.failed)
+                self._refuse_closed(progress)
                 if server is None:
                     raise self._out_of_time(progress)
                 sent = self._sending(progress)
                 try:
                     raw, server = await self._send(server, progress)
                 except Fault as fault:
+                    self._refuse_closed(progress)
                     await self._pause(progress, fault, server)
                     continue
                 return self._answered(progress, raw, server, sent)
@@ -104,7 +110,7 @@ class Attempts:
         self._give_up_or_not(progress, fault, server)
         if not self._servers.elsewhere(progress.failed):
             pause = random.uniform(0.0, self._options.retry.ceiling(progress.attempts))  # noqa: S311 - jitter
-            await asyncio.sleep(min(pause, max(0.0, progress.end - time.monotonic())))
+            await self._pool.pause(min(pause, max(0.0, progress.end - time.monotonic())))
 
     def _give_up_or_not(self, progress: Progress, fault: Fault, server: Server) -> None:
         """Raise when another attempt cannot help."""
@@ -119,6 +125,14 @@ class Attempts:
             raise fault.error(
                 request_id=call.request_id, model=call.model, server=server.name, attempts=progress.attempts
             ) from fault
+
+    def _refuse_closed(self, progress: Progress) -> None:
+        """Raise when the client was closed: what it was waiting for will not come."""
+        if self._pool.closed.is_set():
+            call = progress.call
+            raise ServerUnavailableError(
+                CLOSED, request_id=call.request_id, model=call.model, attempts=progress.attempts
+            )
 
     def _out_of_time(self, progress: Progress) -> RequestError:
         call, last, attempts = progress.call, progress.last, progress.attempts
@@ -209,7 +223,7 @@ class Attempts:
 
     def _timeout(self, progress: Progress) -> float:
         """Seconds for one sending."""
-        left = max(0.001, progress.end - time.monotonic())
+        left = min(_LONGEST, max(0.001, progress.end - time.monotonic()))
         return left if self._options.attempt_timeout is None else min(left, self._options.attempt_timeout)
 
     def _note(self, server: Server, fault: Fault) -> None:

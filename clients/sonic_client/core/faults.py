@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from dataclasses import dataclass
 
@@ -111,9 +112,20 @@ class Fault(Exception):  # noqa: N818 - it never leaves the package; callers see
         return _ERRORS[self.kind](self.reason, request_id=request_id, model=model, server=server, attempts=attempts)
 
 
+def is_cancelled() -> bool:
+    """Whether the running task is being cancelled: gRPC ends its calls in the same way when a channel is closed."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def from_status(status: str | None, message: str) -> Fault:
-    """Judge a refusal by its gRPC status ("StatusCode.UNAVAILABLE") or HTTP code ("503"), and Triton's words."""
-    code = (status or "").rpartition(".")[2]
+    """Judge a refusal by its gRPC status ("StatusCode.UNAVAILABLE") or HTTP code ("503"), and Triton's words.
+
+    Without a status no server said it: tritonclient refuses the request.
+    """
+    if status is None:
+        return Fault(Kind.CALLER, message)
+    code = status.rpartition(".")[2]
     kind = _HTTP.get(int(code), Kind.SERVER) if code.isdecimal() else _GRPC.get(code, Kind.SERVER)
     words = message.lower()
     if "shared memory region" in words:

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 
 from sonic_client.core.faults import AGAINST_SERVER, Fault, Kind
 from sonic_client.core.shared_memory import Arena
@@ -16,6 +17,7 @@ from sonic_client.core.transports.base import Blocking, Transport
 
 _log = logging.getLogger(__name__)
 
+CLOSED = "the client was closed while this was under way"
 _LONGEST_EJECTION = 60.0
 _PROBE_EVERY = 0.25
 _PROBE_AT_MOST = 2.0
@@ -79,6 +81,7 @@ class Pool:
         self._eject_after = eject_after
         self._eject_for = eject_for
         self._changed = asyncio.Event()
+        self.closed = asyncio.Event()
         self._counting = threading.Lock()
         self._watchers: dict[int, asyncio.Task[None]] = {}
         self.unavailable_since: float | None = time.monotonic()
@@ -99,9 +102,9 @@ class Pool:
         return random.choice([server for server in choice if server.outstanding == fewest])  # noqa: S311
 
     async def choose(self, timeout: float, avoid: Collection[Server] = ()) -> Server | None:
-        """`pick`, waiting up to `timeout` s for a server to become usable; None if none did."""
+        """`pick`, waiting up to `timeout` s for a server to become usable; None if none did, or the pool was closed."""
         end = time.monotonic() + timeout
-        while True:
+        while not self.closed.is_set():
             self._changed.clear()
             server = self.pick(avoid)
             if server is not None:
@@ -114,6 +117,13 @@ class Pool:
                     await self._changed.wait()
             except TimeoutError:
                 return None
+        return None
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, not for longer than the pool is open."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.closed.wait()
 
     async def look(self) -> None:
         """Ask every server once whether it has the model ready; watch those that do not."""
@@ -156,7 +166,9 @@ class Pool:
         return "; ".join(f"{server.name}: {server.state.value} ({server.reason})" for server in self.servers)
 
     async def close(self) -> None:
-        """Stop watching."""
+        """Stop watching, and let nobody wait any longer."""
+        self.closed.set()
+        self._notify()
         watchers = list(self._watchers.values())
         self._watchers.clear()
         for task in watchers:
@@ -185,7 +197,7 @@ class Pool:
             self._watch(server, _PROBE_EVERY if state is State.OUT else _HOPELESS_EVERY)
 
     def _watch(self, server: Server, pause: float) -> None:
-        if id(server) not in self._watchers:
+        if id(server) not in self._watchers and not self.closed.is_set():
             self._watchers[id(server)] = asyncio.create_task(self._until_back(server, pause))
 
     async def _until_back(self, server: Server, pause: float) -> None:

@@ -111,7 +111,7 @@ class Servers:
         if since is not None:
             patience = max(0.0, since + patience - time.monotonic())
         server = await self.pool.choose(min(max(0.0, remaining), patience), failed)
-        return server if server is not None else await self._fallback()
+        return server if server is not None or self.pool.closed.is_set() else await self._fallback()
 
     def elsewhere(self, failed: list[Server]) -> bool:
         """Whether a server is free that has not failed this request: then there is nothing to wait for."""

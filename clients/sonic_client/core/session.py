@@ -11,18 +11,25 @@ import numpy as np
 
 from sonic_client.core.attempts import Attempts, Progress, Unanswered
 from sonic_client.core.credentials import Credentials
-from sonic_client.core.faults import Fault
+from sonic_client.core.faults import Fault, is_cancelled
 from sonic_client.core.in_flight import InFlight
 from sonic_client.core.masked import refuse_mask
 from sonic_client.core.reply import Reply
-from sonic_client.core.server_pool import Server, State
+from sonic_client.core.request_checks import Parameter, check_text, plain_parameters
+from sonic_client.core.server_pool import CLOSED, Server, State
 from sonic_client.core.servers import CONTROL_TIMEOUT, Servers
 from sonic_client.core.timing import Breakdown, Counters, ServerTimes, Totals
 from sonic_client.core.tracing import Identity, child_span
 from sonic_client.core.transports.base import Call, ModelInfo, Tensor, Transport
 from sonic_client.core.url import ServerUrl
-from sonic_client.errors import BadReplyError, JetError, ServerUnavailableError
-from sonic_client.options import Options
+from sonic_client.errors import (
+    BadReplyError,
+    ConfigurationError,
+    InvalidRequestError,
+    JetError,
+    ServerUnavailableError,
+)
+from sonic_client.options import Options, check_seconds
 
 _BOOKS_TIMEOUT = 1.0
 """Seconds that a server gets to count a request which it has answered."""
@@ -63,9 +70,15 @@ class Session:
             JetError: The inputs are not what the model's metadata say.
         """
         info = await self.info()
-        call, limit = self._prepare(inputs, info, **request)
+        try:
+            call, limit = self._prepare(inputs, info, **request)
+        except JetError:
+            if not await self._describes_anew(info):
+                raise
+            info = await self.info()
+            call, limit = self._prepare(inputs, info, **request)
         async with self._in_flight:
-            return await self._attempts.persist(Progress(call, info, limit))
+            return await self._persist(Progress(call, info, limit))
 
     def infer_here(self, inputs: Mapping[str, Tensor], **request: Any) -> Reply | Unanswered | None:
         """The usual case of `infer`, in the caller's thread: the server is known to be ready, and answers.
@@ -80,7 +93,10 @@ class Session:
         server = self._servers.pool.pick()
         if server is None or server.state is not State.READY or server.blocking is None:
             return None
-        call, limit = self._prepare(inputs, info, **request)
+        try:
+            call, limit = self._prepare(inputs, info, **request)
+        except JetError:
+            return None  # unless the model was replaced by one that takes them
         progress = Progress(call, info, limit)
         if not self._in_flight.acquire_now():
             return None
@@ -96,9 +112,34 @@ class Session:
     async def resume(self, unanswered: Unanswered) -> Reply:
         """Go on with what `infer_here` began; its place among those in flight is still taken."""
         try:
-            return await self._attempts.persist(unanswered.progress, unanswered)
+            return await self._persist(unanswered.progress, unanswered)
         finally:
             self._in_flight.release()
+
+    async def _persist(self, progress: Progress, begun: Unanswered | None = None) -> Reply:
+        """As `Attempts.persist`; an error that comes of another model under the same name says so."""
+        try:
+            return await self._attempts.persist(progress, begun)
+        except (BadReplyError, InvalidRequestError) as error:
+            if await self._describes_anew(progress.info):
+                raise error.with_reason(
+                    f"{error.reason}; the model was replaced, and now {await self.info()}"
+                ) from error
+            raise
+
+    async def _describes_anew(self, known: ModelInfo) -> bool:
+        """Ask again what the model is: whether its inputs or outputs are others than those known."""
+        if self._info is known:
+            server = self._servers.pool.pick() or self._servers.pool.servers[0]
+            try:
+                headers = self._credentials.headers()
+                said = await server.transport.model_info(self.model, self.version, headers, CONTROL_TIMEOUT)
+            except (Fault, ConfigurationError):
+                return False
+            if said.inputs and said.outputs:
+                self._info = said
+        now = await self.info()
+        return (now.inputs, now.outputs) != (known.inputs, known.outputs)
 
     async def explain(self, inputs: Mapping[str, Tensor]) -> tuple[Reply, Breakdown]:
         """Send one request between two looks at the server's statistics, to see where its time goes."""
@@ -134,7 +175,12 @@ class Session:
         if self._info is None:
             if self._starting is None or self._starting.done():
                 self._starting = asyncio.create_task(self._start())
-            await asyncio.shield(self._starting)
+            try:
+                await asyncio.shield(self._starting)
+            except asyncio.CancelledError:
+                if self._servers.pool.closed.is_set() and not is_cancelled():
+                    raise ServerUnavailableError(CLOSED, model=self.model) from None
+                raise
         if self._info is None:  # pragma: no cover - _start either sets it or raises
             raise ServerUnavailableError("no server described the model", model=self.model)
         return self._info
@@ -244,20 +290,23 @@ class Session:
         request_id: str | None = None,
         traceparent: str | None = None,
         deadline: float | None = None,
-        parameters: Mapping[str, str | int | bool | float] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
     ) -> tuple[Call, float]:
         """The request, checked against the model's metadata, and the seconds that it may take."""
         call = Call(
             self.model,
             self.version,
             self._checked(inputs, info),
-            request_id or self._identity.next_request(),
-            self._credentials.headers(child_span(traceparent)),
-            parameters or {},
+            check_text("request_id", request_id or self._identity.next_request()),
+            self._credentials.headers(child_span(traceparent and check_text("traceparent", traceparent))),
+            plain_parameters(parameters),
             self.options.compression,
             self.options.priority,
         )
-        return call, self.options.deadline if deadline is None else deadline
+        if deadline is None:
+            return call, self.options.deadline
+        check_seconds("deadline", deadline, above=True)
+        return call, float(deadline)
 
     def _checked(self, inputs: Mapping[str, Tensor], info: ModelInfo) -> dict[str, Tensor]:
         expected = {tensor.name: tensor for tensor in info.inputs}

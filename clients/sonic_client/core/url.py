@@ -79,14 +79,34 @@ def parse(text: str) -> ModelUrl:
             "(or grpcs, http, https; model and version may be left out)"
         )
     version = path[1] if len(path) == 2 else ""
-    if version and not version.isdecimal():
-        raise ConfigurationError(f"'{text}': the version must be a number, got '{version}'")
     protocol, tls = known
+    if port == 0 or not _may_be_host(parts.hostname):
+        raise ConfigurationError(f"'{text}' is no server URL: no server has such a name or port")
     server = ServerUrl(protocol, parts.hostname, port or _DEFAULT_PORT[protocol], tls)
+    _check_version(version, f"'{text}'")
     return ModelUrl(server, path[0] if path else "", version)
 
 
-def resolve(urls: str | Sequence[str], model: str = "", version: str = "") -> tuple[tuple[ServerUrl, ...], str, str]:
+def _may_be_host(host: str) -> bool:
+    """Whether a name service could be asked for it: words between dots of at most 63 letters."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return not any(character.isspace() for character in host)
+
+
+def _check_version(version: object, where: str) -> str:
+    """The version as Triton takes it, "" for the server's choice. Raises ConfigurationError."""
+    text = "" if version is None else str(version)
+    if text and not (text.isascii() and text.isdecimal()):
+        raise ConfigurationError(f"{where}: the version must be a number, got {text!r}")
+    return text
+
+
+def resolve(
+    urls: str | Sequence[str], model: str = "", version: str | int = ""
+) -> tuple[tuple[ServerUrl, ...], str, str]:
     """The servers, the one model and the one version that some URLs and two arguments name together.
 
     A string may hold several URLs with commas between them. Raises ConfigurationError on contradictions.
@@ -98,6 +118,7 @@ def resolve(urls: str | Sequence[str], model: str = "", version: str = "") -> tu
     parsed = [parse(text) for text in texts if text]
     if not parsed:
         raise ConfigurationError("no server URL given; expected for example triton+grpc://localhost:8001/top_tagger")
+    version = _check_version(version, "version")
     models = {url.model for url in parsed if url.model} | ({model} if model else set())
     versions = {url.version for url in parsed if url.version} | ({version} if version else set())
     if len(models) != 1:

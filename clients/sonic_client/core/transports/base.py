@@ -61,6 +61,12 @@ class ModelInfo:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
 
+    def __str__(self) -> str:
+        taken, given = (
+            ", ".join(f"{tensor.name} {tensor}" for tensor in tensors) for tensors in (self.inputs, self.outputs)
+        )
+        return f"takes {taken} and gives {given}"
+
 
 @dataclass(frozen=True)
 class Region:

@@ -18,7 +18,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.grpc import InferResult, service_pb2
 from tritonclient.utils import InferenceServerException
 
-from sonic_client.core.faults import Fault, Kind, from_status
+from sonic_client.core.faults import Fault, Kind, from_status, is_cancelled
 from sonic_client.core.proxy import Proxy, find_proxy, name_proxy
 from sonic_client.core.transports.base import NAMES, Call, ModelInfo, RawReply, TensorInfo
 from sonic_client.core.url import ServerUrl
@@ -310,6 +310,10 @@ async def _judged(awaitable: Awaitable[T], proxy: Proxy | None) -> T:
         raise name_proxy(from_status(error.status(), str(error.message() or "")), proxy) from error
     except grpc.RpcError as error:
         raise name_proxy(from_status(str(error.code()), str(error.details() or "")), proxy) from error
+    except asyncio.CancelledError as error:
+        if is_cancelled():
+            raise
+        raise Fault(Kind.CONNECTION, "the connection was closed") from error
     except grpc.aio.UsageError as error:
         raise Fault(Kind.CONNECTION, f"the connection was closed ({error})") from error
     except asyncio.InvalidStateError as error:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+import gzip
+import zlib
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import aiohttp
@@ -59,12 +62,10 @@ class HttpTransport:
             ),
             timeout,
         )
-        response = result.get_response()
-        try:
+        with _decoded():
+            response = result.get_response()
             outputs = {output["name"]: result.as_numpy(output["name"]) for output in response["outputs"]}
-        except (ValueError, TypeError, KeyError) as error:
-            raise Fault(Kind.REPLY, f"the answer cannot be decoded: {error}") from error
-        return RawReply(outputs, str(response.get("model_version", "")), dict(response.get("parameters", {})))
+            return RawReply(outputs, str(response.get("model_version", "")), dict(response.get("parameters", {})))
 
     async def model_ready(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> bool:
         """Whether the model answers requests."""
@@ -73,26 +74,32 @@ class HttpTransport:
     async def model_info(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> ModelInfo:
         """The model's inputs and outputs."""
         said = await self._judged(self._client.get_model_metadata(model, version, _text(headers)), timeout)
-        inputs, outputs = (
-            tuple(TensorInfo(tensor["name"], tensor["datatype"], tuple(tensor["shape"])) for tensor in said[key])
-            for key in ("inputs", "outputs")
-        )
-        return ModelInfo(said["name"], tuple(said.get("versions", ())), said.get("platform", ""), inputs, outputs)
+        with _decoded():
+            inputs, outputs = (
+                tuple(TensorInfo(tensor["name"], tensor["datatype"], tuple(tensor["shape"])) for tensor in said[key])
+                for key in ("inputs", "outputs")
+            )
+            return ModelInfo(said["name"], tuple(said.get("versions", ())), said.get("platform", ""), inputs, outputs)
 
     async def model_config(
         self, model: str, version: str, headers: Mapping[str, str], timeout: float
     ) -> dict[str, Any]:
         """The model's configuration."""
-        return dict(await self._judged(self._client.get_model_config(model, version, _text(headers)), timeout))
+        said = await self._judged(self._client.get_model_config(model, version, _text(headers)), timeout)
+        with _decoded():
+            return dict(said)
 
     async def index(self, headers: Mapping[str, str], timeout: float) -> list[dict[str, str]]:
         """The repository index: rows with name, version, state, reason."""
         said = await self._judged(self._client.get_model_repository_index(_text(headers)), timeout)
-        return [{key: str(row.get(key, "")) for key in ("name", "version", "state", "reason")} for row in said]
+        with _decoded():
+            return [{key: str(row.get(key, "")) for key in ("name", "version", "state", "reason")} for row in said]
 
     async def statistics(self, model: str, version: str, headers: Mapping[str, str], timeout: float) -> dict[str, Any]:
         """The server's statistics of the model, in Triton's own form."""
-        return dict(await self._judged(self._client.get_inference_statistics(model, version, _text(headers)), timeout))
+        said = await self._judged(self._client.get_inference_statistics(model, version, _text(headers)), timeout)
+        with _decoded():
+            return dict(said)
 
     async def register(self, name: str, key: str, byte_size: int, headers: Mapping[str, str], timeout: float) -> None:
         """Make a shared memory region known to the server."""
@@ -139,11 +146,25 @@ def _text(headers: Mapping[str, str]) -> dict[str, str]:
 async def _judged(awaitable: Awaitable[T], timeout: float) -> T:
     """The awaited value within `timeout` s; tritonclient's and aiohttp's exceptions become `Fault`."""
     try:
-        async with asyncio.timeout(timeout):
-            return await awaitable
+        with _decoded():
+            async with asyncio.timeout(timeout):
+                return await awaitable
     except TimeoutError as error:
         raise Fault(Kind.SLOW, f"no answer within {timeout:.3g} s") from error
     except InferenceServerException as error:
         raise from_status(error.status(), str(error.message() or "")) from error
-    except aiohttp.ClientError as error:
+    except (aiohttp.ClientError, OSError) as error:
         raise Fault(Kind.CONNECTION, f"the connection failed ({error})") from error
+    except RuntimeError as error:  # aiohttp's session
+        raise Fault(Kind.CONNECTION, f"the connection was closed ({error})") from error
+
+
+@contextmanager
+def _decoded() -> Iterator[None]:
+    """What is no answer of Triton's, such as a proxy's page with status 200, becomes a `Fault`."""
+    try:
+        yield
+    except aiohttp.ClientError:  # some are ValueErrors as well
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise Fault(Kind.REPLY, f"the answer is not Triton's, it cannot be decoded: {error}") from error
