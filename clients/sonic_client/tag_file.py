@@ -11,6 +11,7 @@ import itertools
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 
 from fpga_ops.calibration import SCALING_PARAMETER
@@ -18,7 +19,7 @@ from sonic_client.client import Client
 from sonic_client.core.reply import Reply
 from sonic_client.core.server_metrics import find_metrics, read_provenance
 from sonic_client.core.url import resolve
-from sonic_client.errors import ConfigurationError, JetError, RequestError
+from sonic_client.errors import ClientError, ConfigurationError, JetError, RequestError
 from sonic_client.events.files import Source, open_source, readable
 from sonic_client.events.output import check_target, enforce
 from sonic_client.events.understanding import Understanding, judge, without_faults
@@ -65,7 +66,7 @@ def run_job(
             parts.forget()
         parts.begin(describe(job, plan))
         check_output(job, plan, parts)
-        missing = [number for number in range(len(plan.chunks)) if not parts.part(number).is_file()]
+        missing = _left(plan, parts, say)
         finished = plan.entries - sum(plan.chunks[number].size for number in missing)
         if missing:
             with Client(job.url, options=job.client_options) as client:
@@ -84,7 +85,26 @@ def run_job(
             parts.commit(number)
             if done is not None:
                 done(plan.chunks[number].size)
-        return assemble(parts, job.output, finished)
+        return assemble(parts, job.output, finished, overwrite=overwrite)
+
+
+class WorkerError(ClientError):
+    """A process of a job ended before its work did."""
+
+
+def _left(plan: Plan, parts: Parts, say: Say | None) -> list[int]:
+    """Numbers of the chunks that are not tagged yet, or whose file was damaged since."""
+    damaged = 0
+    left = []
+    for number, chunk in enumerate(plan.chunks):
+        if not parts.part(number).is_file():
+            left.append(number)
+        elif parts.damaged(number, chunk.size):
+            left.append(number)
+            damaged += 1
+    if damaged and say is not None:
+        say(f"{damaged} finished chunks cannot be read any more and are tagged again")
+    return left
 
 
 def _check_scale(job: Job, client: Client) -> None:
@@ -152,7 +172,13 @@ def _tag_chunks(job: Job, plan: Plan, numbers: list[int], workers: int) -> Itera
             while pending:
                 ended, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in ended:
-                    yield future.result()
+                    try:
+                        yield future.result()
+                    except BrokenProcessPool as error:
+                        raise WorkerError(
+                            "one of the job's processes was ended from outside, perhaps for want of memory (fewer "
+                            "--workers or a smaller --chunk take less); what is done is kept, the same command resumes"
+                        ) from error
                     following = next(queue, None)
                     if following is not None:
                         pending.add(pool.submit(_worker_chunk, following))

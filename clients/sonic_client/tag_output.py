@@ -45,11 +45,11 @@ def finish_parts(folder: Path, output: Path, *, overwrite: bool = False) -> Summ
     if not there:
         raise FileError(f"{folder}: there are no finished chunks (manifest.json)")
     with Parts(folder) as parts:
-        return assemble(parts, output, 0)
+        return assemble(parts, output, 0, overwrite=overwrite)
 
 
-def assemble(parts: Parts, output: Path, resumed: int) -> Summary:
-    """One file of all parts, whose folder goes then.
+def assemble(parts: Parts, output: Path, resumed: int, *, overwrite: bool = False) -> Summary:
+    """One file of all parts, whose folder goes then. What stands at its place by now is replaced only with `overwrite`.
 
     Raises:
         FileError: Parts are missing or damaged, or the output cannot be written.
@@ -83,7 +83,9 @@ def assemble(parts: Parts, output: Path, resumed: int) -> Summary:
 
     nulls = {} if output.suffix == ".parquet" else find_nulls(flagged(), [*names, *thresholds])
     try:
-        write(output, (encode(chunk, nulls, output.suffix) for chunk in flagged()), tree, provenance)
+        write(
+            output, (encode(chunk, nulls, output.suffix) for chunk in flagged()), tree, provenance, overwrite=overwrite
+        )
     except FileError as error:
         error.add_note(
             f"all chunks are tagged and kept; `triton-fpga tag --finish {parts.folder} --out OTHER.parquet` writes "

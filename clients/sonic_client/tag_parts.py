@@ -19,7 +19,7 @@ from typing import Any, Self
 import awkward as ak
 
 from sonic_client.errors import ClientError
-from sonic_client.events.files import FileError
+from sonic_client.events.files import FileError, readable
 from sonic_client.events.output import Chunk, arrow_table
 
 _MANIFEST = "manifest.json"
@@ -195,8 +195,19 @@ class Parts:
 
         temporary = self.part(number).with_suffix(".tmp")
         table = arrow_table({f"c{i}": values for i, values in enumerate(chunk.values())})
-        pq.write_table(table.replace_schema_metadata(None), temporary)
+        pq.write_table(table.replace_schema_metadata(None), temporary, write_page_checksum=True)
         return temporary
+
+    def damaged(self, number: int, rows: int) -> bool:
+        """Whether a finished chunk cannot be read any more, as after a power failure; its file goes then."""
+        try:
+            columns = read_part(self.part(number), ["c0"])
+            if len(columns["c0"]) == rows:
+                return False
+        except FileError:
+            pass
+        self.part(number).unlink()
+        return True
 
     def commit(self, number: int) -> None:
         """Call a stored chunk finished."""
@@ -208,8 +219,9 @@ class Parts:
 
 
 def read_part(path: Path, names: Sequence[str]) -> dict[str, Any]:
-    """The columns of one stored chunk."""
+    """The columns of one stored chunk. Raises FileError for a damaged one."""
     import pyarrow.parquet as pq
 
-    rows = ak.from_arrow(pq.read_table(path, memory_map=False))
-    return {name: rows[f"c{i}"] for i, name in enumerate(names)}
+    with readable(f"{path} is damaged; the command that began the job makes it again"):
+        rows = ak.from_arrow(pq.read_table(path, memory_map=False, page_checksum_verification=True))
+        return {name: rows[f"c{i}"] for i, name in enumerate(names)}

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from typing import Any
+
 import awkward as ak
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
+import vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sonic_client.errors import JetError
 from sonic_client.events.images import read_images
 from sonic_client.events.jets import MAX_CONSTITUENTS, prepare, prepare_images
-from tests.clients.jets import random_jets
+from tests.clients.jets import narrow_jets, random_jets
 
 
 def tensor(jets: object, **options: object) -> np.ndarray:
@@ -163,3 +167,29 @@ def test_a_slice_of_an_arrow_column_keeps_its_nulls() -> None:
     ):
         batch = prepare(columns_of_three)
         assert batch.restore(np.array([0.25, 0.75], np.float32)).to_list() == [0.25, None, 0.75]
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pa.table], ids=["pandas", "pyarrow"])
+@pytest.mark.parametrize("names", [("pt", "eta", "phi", "mass"), ("px", "py", "pz", "E")])
+def test_tables_are_read_by_the_names_of_their_columns(make: Any, names: tuple[str, ...]) -> None:
+    """By their order a pt was taken for an energy, and eta, phi and mass for a momentum, with nothing to be seen."""
+    jets = narrow_jets(4, seed=9, most=12)
+    momenta = ak.with_name(jets, "Momentum4D", behavior=vector.backends.awkward.behavior)
+    components = {name: getattr(momenta, name) for name in names}
+    for number in range(len(jets)):
+        one = make({name: np.asarray(values[number]) for name, values in components.items()})
+        assert np.allclose(tensor(one), tensor(jets[number : number + 1]), rtol=1e-3, atol=1e-2)
+    several = make({name: [np.asarray(values[i]) for i in range(4)] for name, values in components.items()})
+    assert np.allclose(tensor(several), tensor(jets), rtol=1e-3, atol=1e-2)
+    with pytest.raises(JetError, match="expected fields"):
+        prepare(make({"a": np.ones(3), "b": np.ones(3), "c": np.ones(3), "d": np.ones(3)}))
+
+
+@pytest.mark.parametrize("tiny", [1e-100, 1e-50])
+def test_a_jet_of_ghosts_has_no_constituent_with_pt(tiny: float) -> None:
+    """Jet areas are found by adding particles of 1e-100 GeV, of which single precision leaves nothing to send."""
+    jets = np.zeros((2, 3, 4))
+    jets[0, 0], jets[0, 1], jets[1, 0] = (500, 300, 400, 0), (2 * tiny, tiny, 0, tiny), (2 * tiny, tiny, 0, tiny)
+    with pytest.raises(JetError, match=r"jet 1 .* no constituent with pT > 0"):
+        prepare(jets)
+    assert prepare(jets, bad="mask").good.tolist() == [True, False]

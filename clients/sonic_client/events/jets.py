@@ -105,7 +105,8 @@ def prepare(jets: Any, *, bad: Bad = "raise") -> JetBatch:
     - awkward array of constituents with fields (E, px, py, pz) or (pt, eta, phi[, mass or E]), or any other form of
       `events.coordinates`, of any depth: constituents innermost (`jets * var * {...}`, `events * var * var * {...}`),
       or one jet (`n * {...}`);
-    - the same as a record or dict of jagged arrays, as uproot gives them, or as a structured numpy array `[N, n]`;
+    - the same as a record or dict of jagged arrays, as uproot gives them, as a structured numpy array `[N, n]`, or as a
+      table with these columns (pandas, polars, pyarrow), where lists are jets and numbers are one jet's constituents;
     - numpy `[N, n, 4]` or `[n, 4]`, (E, px, py, pz), rows of zeros being padding.
 
     A missing jet (None, or masked as a whole in a numpy masked array) gets a missing score. A jet without constituents,
@@ -114,11 +115,29 @@ def prepare(jets: Any, *, bad: Bad = "raise") -> JetBatch:
     """
     if bad not in ("raise", "mask"):
         raise JetError(f"bad: expected 'raise' or 'mask', got {bad!r}")
+    jets = _named_columns(jets)
     if isinstance(jets, (Mapping, ak.Array, ak.Record)):
         return _from_awkward(jets, bad)
     if isinstance(jets, np.ndarray) and jets.dtype.names is not None:
         jets = _from_structured(jets)
     return _from_numpy(jets, bad)
+
+
+def _named_columns(jets: Any) -> Any:
+    """A table's columns by name (pandas, polars, pyarrow), since their order says nothing; anything else as it is."""
+    names = getattr(jets, "column_names", None)
+    names = getattr(jets, "columns", None) if names is None else names
+    if names is None or isinstance(jets, (ak.Array, ak.Record, Mapping, np.ndarray)):
+        return jets
+    return {str(name): _column(jets[name]) for name in names}
+
+
+def _column(values: Any) -> Any:
+    """One column of a table, its lists as lists."""
+    if type(values).__module__.startswith("pyarrow"):
+        return values
+    array = np.asarray(values)
+    return list(array) if array.dtype == object else array
 
 
 def _from_structured(jets: NDArray[Any]) -> NDArray[Any]:
@@ -294,7 +313,9 @@ def _judge(
     finite = np.ones(len(components[0]), bool)
     for values in components:
         finite &= np.abs(values) <= limit  # False for NaN as well
-    energy, px, py, pz = (np.where(finite, values, 0.0) for values in components)
+    # As they are sent: the ghosts of jet areas have 1e-100 GeV, and nothing of that is left in single precision.
+    sent = (np.where(finite, values, 0.0).astype(np.float32) for values in components)
+    energy, px, py, pz = (values.astype(np.float64) for values in sent)
     jet = np.repeat(np.arange(len(counts)), counts)
 
     def jets_with(constituents: NDArray[np.bool_]) -> NDArray[np.bool_]:

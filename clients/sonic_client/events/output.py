@@ -175,14 +175,23 @@ def _read_back(path: Path, tree: str, sample: Chunk) -> Mapping[str, Any]:
     return sample  # HDF5 is written here by the column's type, with nothing left to a library
 
 
-def write(path: Path, chunks: Iterable[Chunk], tree: str, provenance: Mapping[str, Any] | None = None) -> None:
+def write(
+    path: Path,
+    chunks: Iterable[Chunk],
+    tree: str,
+    provenance: Mapping[str, Any] | None = None,
+    *,
+    overwrite: bool = True,
+) -> None:
     """Write chunks one after the other into one file, which appears whole or not at all.
 
-    `provenance` is put beside them, as JSON under the name `provenance`.
+    Without `overwrite`, a file that appeared at `path` meanwhile stays. `provenance` is put beside the chunks, as JSON
+    under the name `provenance`.
     """
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         _writers()[path.suffix](temporary, iter(chunks), tree, json.dumps(provenance) if provenance else "")
+        check_target(path, overwrite)
         temporary.replace(path)
     except ClientError:
         raise
