@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2 as pb
 
 from sonic_client import (
     AsyncClient,
@@ -27,6 +34,7 @@ from sonic_client import (
 from tests.clients.fake_server import FakeTriton, answer_to, serving
 from tests.clients.jets import random_jets
 
+ROOT = Path(__file__).parents[2]
 INPUT = {"constituents": np.ones((1, 200, 4), np.float32)}
 
 # ---- another model under the same name
@@ -66,6 +74,66 @@ def test_a_model_with_another_input_is_asked_for_before_a_request_is_refused(asy
         assert infer({"momenta": INPUT["constituents"]}).attempts == 1
         with pytest.raises(JetError, match="takes the inputs momenta"):
             infer(INPUT)
+
+
+# ---- shared memory
+
+
+class Sharing(FakeTriton):
+    """Refuses the first region with a status, and takes the others."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    registered = 0
+
+    def SystemSharedMemoryRegister(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self.registered += 1
+        if self.registered == 1:
+            context.abort(self.status, "not now")
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+
+@pytest.mark.parametrize(
+    ("status", "later"), [(grpc.StatusCode.UNAVAILABLE, 1), (grpc.StatusCode.PERMISSION_DENIED, 0)]
+)
+def test_shared_memory_is_given_up_for_good_only_where_it_is_refused(status: grpc.StatusCode, later: int) -> None:
+    fake = Sharing(lambda number, request, context: answer_to(request, np.zeros((1, 2), np.float32)))
+    fake.status = status
+    with serving(fake) as (_, address), Client(address, "top_tagger", shared_memory=True) as client:
+        for _ in range(3):
+            client.submit(INPUT).result(20)
+        assert not list(Path("/dev/shm").glob(f"sonic-{os.getpid()}-*")) or later  # noqa: S108 - the kernel's
+        regions = [len(request.inputs[0].parameters) > 0 for request in fake.requests]
+    assert regions == [False, bool(later), bool(later)]
+
+
+# ---- outputs of other models
+
+
+@pytest.mark.parametrize(
+    ("output", "content", "expected"),
+    [
+        (("labels", "BYTES", (-1, 1)), b"\x03\0\0\0top", [[b"top"]]),
+        (("halves", "BF16", (-1, 2)), b"\x80\x3f\x00\x40", [[1.0, 2.0]]),
+        (("sizes", "INT8", (3,)), b"\1\2\3", [1, 2, 3]),
+    ],
+)
+def test_answers_of_any_type_and_of_models_without_a_batch(
+    output: tuple[str, str, tuple[int, ...]], content: bytes, expected: list[Any]
+) -> None:
+    """They were called lies of the server's, which was then taken out of use."""
+
+    def answer(number: int, request: Any, context: Any) -> Any:
+        response = pb.ModelInferResponse(model_name=request.model_name, model_version="1")
+        response.outputs.add(name=output[0], datatype=output[1], shape=np.shape(expected))
+        response.raw_output_contents.append(content)
+        return response
+
+    with serving(FakeTriton(answer, output=output)) as (_, address), Client(address, "top_tagger") as client:
+        for _ in range(2):
+            assert client.infer(INPUT).outputs[output[0]].tolist() == expected
 
 
 # ---- a closed client
@@ -262,3 +330,34 @@ def test_a_request_that_tritonclient_refuses_costs_no_server() -> None:
         with pytest.raises(InvalidRequestError, match="reserved"):
             client.infer(INPUT, parameters={"sequence_id": 3})
         assert next(iter(client.servers().values()))["state"] == "ready"
+
+
+# ---- a server that takes requests and does nothing
+
+SERVER = """
+import time
+from tests.clients.fake_server import FakeTriton, serving
+with serving(FakeTriton(delay=0.02)) as (_, address):
+    print(address, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_stopped_server_costs_time_and_no_answer() -> None:
+    """Its kernel takes what is sent, so nothing is refused: it was waited for until the deadline, and the job ended."""
+    with (
+        subprocess.Popen([sys.executable, "-c", SERVER], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process,
+        serving(FakeTriton(delay=0.02)) as (_, healthy),
+    ):
+        try:
+            assert process.stdout is not None
+            stopped = process.stdout.readline().strip()
+            with Client([stopped, healthy], "top_tagger", deadline=45, max_in_flight=4) as client:
+                jets = random_jets(30)
+                expected = client.tag(jets)
+                assert all(about["answered"] for about in client.servers().values())
+                process.send_signal(signal.SIGSTOP)
+                assert np.array_equal(client.tag(jets), expected)
+                assert client.servers()[f"grpc://{stopped}"]["state"] == "out"
+        finally:
+            process.kill()

@@ -265,7 +265,7 @@ def _check_reply(raw: RawReply, info: ModelInfo, batch: int) -> None:
             raise Fault(
                 Kind.REPLY, f"the answer lacks output '{tensor.name}'; it has {', '.join(raw.outputs) or 'none'}"
             )
-        if not tensor.fits(array) or array.shape[0] != batch:
+        if not tensor.gives(array, batch):
             raise Fault(
                 Kind.REPLY,
                 f"output '{tensor.name}': expected {tensor} with {batch} rows, got {array.dtype}{list(array.shape)}",

@@ -29,7 +29,7 @@ def make_transport(url: ServerUrl, options: Options) -> Transport:
         return HttpTransport(url, options.tls, options.max_in_flight)
     from sonic_client.core.transports.grpc import GrpcTransport
 
-    return GrpcTransport(url, options.tls, options.connections)
+    return GrpcTransport(url, options.tls, options.connections, options.deadline)
 
 
 class Servers:

@@ -14,11 +14,13 @@ from multiprocessing.shared_memory import SharedMemory
 import numpy as np
 
 from sonic_client.core.admin_key import with_own_key
-from sonic_client.core.faults import Fault
+from sonic_client.core.faults import Fault, Kind
 from sonic_client.core.transports.base import Region, Tensor, Transport
 
 SMALLEST = 32 * 1024
 """Requests with fewer bytes are sent inline: the copy costs less than the bookkeeping."""
+_PASSING = frozenset({Kind.CONNECTION, Kind.NOT_READY, Kind.OVERLOAD, Kind.SLOW})
+"""Why a region could not be made known, that says nothing of the next one."""
 _SAMPLES = 12
 """Requests of each kind that are timed before one kind is settled on."""
 
@@ -121,10 +123,14 @@ class Arena:
             for name, array in inputs.items():
                 blocks[name] = await self._block(transport, array.nbytes, headers, timeout)
                 blocks[name].write(array)
-        except (Fault, OSError):
-            self._usable = False
+        except (Fault, OSError) as error:
+            # A server that is just away may well see it when it is back.
+            self._usable = isinstance(error, Fault) and error.kind in _PASSING
             self.give_back(blocks)
             return None
+        except BaseException:  # cancelled
+            self.give_back(blocks)
+            raise
         return Lease(self, blocks)
 
     def lease_known(self, inputs: Mapping[str, Tensor]) -> Lease | None:
@@ -167,7 +173,11 @@ class Arena:
                 return free
             block = _Block(size)
             self._known.append(block)
-        await transport.register(block.name, f"/{block.name}", size, with_own_key(transport.url, headers), timeout)
+        try:
+            await transport.register(block.name, f"/{block.name}", size, with_own_key(transport.url, headers), timeout)
+        except BaseException:
+            block.unlink()  # whether the server has it now is not known: it stays among those that are unregistered
+            raise
         return block
 
     def _take(self, size: int) -> _Block | None:

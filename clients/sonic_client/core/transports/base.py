@@ -41,10 +41,20 @@ class TensorInfo:
 
     def fits(self, array: Tensor) -> bool:
         """Whether an array has this dtype and shape."""
-        return (
-            NAMES.get(array.dtype) == self.dtype
-            and array.ndim == len(self.shape)
-            and all(want in (-1, have) for want, have in zip(self.shape, array.shape, strict=True))
+        return NAMES.get(array.dtype) == self.dtype and self._has_shape(array)
+
+    def gives(self, array: Tensor, rows: int) -> bool:
+        """Whether an answer is this output: so many rows, unless the model's shapes leave no size open for a batch.
+
+        Words come as objects, and bfloat16 as what tritonclient makes of it; neither can be sent.
+        """
+        names = {"BYTES": ("object",), "BF16": ("bfloat16", "float32")}
+        kind = array.dtype.name in names[self.dtype] if self.dtype in names else NAMES.get(array.dtype) == self.dtype
+        return kind and self._has_shape(array) and (not self.shape or self.shape[0] != -1 or array.shape[0] == rows)
+
+    def _has_shape(self, array: Tensor) -> bool:
+        return array.ndim == len(self.shape) and all(
+            want in (-1, have) for want, have in zip(self.shape, array.shape, strict=True)
         )
 
     def __str__(self) -> str:

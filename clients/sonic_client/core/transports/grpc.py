@@ -34,9 +34,12 @@ _CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
 ]
+_KEEPALIVE_S = (10.0, 60.0)
+"""Seconds without a byte from the server, least and most, before it is asked whether it is there (see `GrpcTransport`).
+Servers take more than a few such questions within 5 minutes of one long request for an attack."""
 
 
 _CROWDED = 2 << 20
@@ -52,16 +55,21 @@ class GrpcTransport:
     """HTTP/2 connections to one server: those of the event loop, and those of threads that wait for their answers.
 
     Each of the two has one, and up to `connections` when much is under way (see `Lines`).
+
+    A server that takes connections and does nothing (stopped, or cut off) is known by its silence: after a third of the
+    deadline it is asked on the connection, and 10 s later that is lost. So a request has time to go elsewhere.
     """
 
-    def __init__(self, url: ServerUrl, tls: Tls, connections: int) -> None:
+    def __init__(self, url: ServerUrl, tls: Tls, connections: int, deadline: float) -> None:
         self.url = url
         self._credentials = None
         if url.tls:
             self._credentials = grpc.ssl_channel_credentials(*tls.contents())
         self._proxy = find_proxy(url)
         way = ("grpc.enable_http_proxy", 0) if self._proxy is None else ("grpc.http_proxy", self._proxy.url)
-        arguments = _alone([*_CHANNEL, way])
+        least, most = _KEEPALIVE_S
+        silence = ("grpc.keepalive_time_ms", int(1000 * min(most, max(least, deadline / 3))))
+        arguments = _alone([*_CHANNEL, silence, way])
         self._client = triton.InferenceServerClient(url.address, creds=self._credentials, channel_args=arguments)
         self._lines = Lines(lambda arguments: self._connect(grpc.aio, arguments), connections, arguments)
         self._lines_here = Lines(lambda arguments: self._connect(grpc, arguments), connections, arguments)
