@@ -176,8 +176,11 @@ class Client:
         return self._client.servers()
 
     def close(self) -> None:
-        """Close the connections. The client may be used again afterwards."""
-        if self._client._session is not None:
+        """Close the connections. The client may be used again afterwards.
+
+        In a process forked from one that uses it there is nothing to close: the connections are the other's.
+        """
+        if self._client._session is not None and background.present() is not None:
             self._run(self._client.close())
 
     def __enter__(self) -> Self:
@@ -198,7 +201,12 @@ class Client:
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         _open_clients.add(self)
-        return background.wait(background.loop().submit(work))
+        try:
+            loop = background.loop()
+        except ConfigurationError:
+            work.close()
+            raise
+        return background.wait(loop.submit(work))
 
 
 def tag(jets: Any, urls: str | Sequence[str], **settings: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -17,12 +19,18 @@ from tests.clients.jets import narrow_jets, random_jets
 
 
 def _try_in_child(client: Client, answer: Connection) -> None:
-    try:
-        client.tag(random_jets(1))
-    except ConfigurationError as error:
-        answer.send(str(error))
-    else:
-        answer.send("worked")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            with client:
+                client.tag(random_jets(1))
+        except ConfigurationError as error:
+            answer.send(str(error))
+        else:
+            answer.send("worked")
+        client.close()  # is the parent's to do
+        gc.collect()
+    answer.send([str(one.message) for one in said])
 
 
 def test_a_fork_is_refused_with_advice() -> None:
@@ -33,7 +41,11 @@ def test_a_fork_is_refused_with_advice() -> None:
         child.start()
         assert here.poll(60)
         assert 'get_context("spawn")' in here.recv()
+        assert here.poll(60)
+        assert here.recv() == []
         child.join(60)
+        assert child.exitcode == 0
+        assert len(client.tag(random_jets(1))) == 1
 
 
 @pytest.mark.server
