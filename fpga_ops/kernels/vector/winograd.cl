@@ -217,32 +217,26 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
   G const int16* w = (G const int16*)weights + (long)panel * 36 * CIN * 2;
   for (int frequency = 0; frequency < 36; ++frequency)
     for (int first = 0; first < 4; first += NV, w += NV * CIN / 2) {
-      const int rows = TILE_ROWS - (EDGE_Y && last && WHOLE_ONLY(frequency / 6));
-      const int columns = TILE_COLUMNS - (EDGE_X && WHOLE_ONLY(frequency % 6)), count = rows * columns;
+      const int fewer_rows = EDGE_Y && last && WHOLE_ONLY(frequency / 6);
+      const int fewer_columns = EDGE_X && WHOLE_ONLY(frequency % 6);
       G const short* a = spread + frequency * SPREAD_STEP;
       G int16* place = (G int16*)(products + frequency * PRODUCTS_STEP) + first;
       G const char* next = (G const char*)(w + 2 * CIN);
 #define PRODUCTS(t, count) JOIN(winograd_products_, ID)(a + (t) * CIN, w, place + 4 * (t), next, count)
-#if TILES > MR && TILES % MR
-      if (count == TILES) {
-        for (int block = 0; block < TILES - MR; block += MR) PRODUCTS(block, MR);
-        PRODUCTS(TILES / MR * MR, TILES % MR);
-        continue;
-      }
+#define ALL_PRODUCTS(count) \
+  do { \
+    for (int block = 0; block + MR <= (count); block += MR) PRODUCTS(block, MR); \
+    if ((count) % MR) PRODUCTS((count) / MR * MR, (count) % MR); \
+  } while (0)
+      if (!fewer_rows && !fewer_columns) ALL_PRODUCTS(TILES);
+#if EDGE_Y
+      else if (!fewer_columns) ALL_PRODUCTS(TILES - TILE_COLUMNS);
 #endif
-      if (count >= MR)
-        for (int block = 0; block < count; block += MR) PRODUCTS(min(block, count - MR), MR);
-#if EDGE_Y && TILES - TILE_COLUMNS < MR
-      else if (columns == TILE_COLUMNS)
-        PRODUCTS(0, TILES - TILE_COLUMNS);
+#if EDGE_X
+      else if (!fewer_rows) ALL_PRODUCTS(TILES - TILE_ROWS);
 #endif
-#if EDGE_X && TILES - TILE_ROWS < MR
-      else if (rows == TILE_ROWS)
-        PRODUCTS(0, TILES - TILE_ROWS);
-#endif
-#if EDGE_X && EDGE_Y && (TILE_ROWS - 1) * (TILE_COLUMNS - 1) < MR
-      else
-        PRODUCTS(0, (TILE_ROWS - 1) * (TILE_COLUMNS - 1));
+#if EDGE_X && EDGE_Y
+      else ALL_PRODUCTS((TILE_ROWS - 1) * (TILE_COLUMNS - 1));
 #endif
     }
 
@@ -265,4 +259,5 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
 #undef AT_EDGES
 #undef SPREAD
 #undef PRODUCTS
+#undef ALL_PRODUCTS
 #undef END
