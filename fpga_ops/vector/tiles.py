@@ -103,17 +103,17 @@ def _even(geometry: Geometry, strip: int, pixels: int) -> int:
 def winograd_tiles(geometry: Geometry, isa: InstructionSet, workers: int) -> list[Tile]:
     """Tiles for Winograd's form, best first: as many tiles of 4x4 outputs as fill the registers.
 
-    Weights that come from far are read once for all tiles of a task, so of those there are more, as long as all workers
-    have tasks and what lies between the products' steps fits the second-level cache.
+    Weights that come from far are read once for all tiles of a task: with as few vectors as let all tiles be multiplied
+    at once, and with more tiles as long as all workers have tasks and what is kept of one fits the second-level cache.
     """
     columns, rows = winograd.tiles(geometry.width), winograd.tiles(geometry.height)
     sizes = winograd.REGISTER_TILES[isa.registers]
     far = geometry.in_channels > winograd.STREAMED
-    vectors = min(sizes) if far else max(sizes)
-    most = sizes[vectors]
     choices = []
     for strip in range(1, rows + 1):
         count, readings = strip * columns, -(-rows // strip)
+        vectors = max((v for v in sizes if not far or sizes[v] >= count), default=min(sizes))
+        most = sizes[vectors]
         tasks = readings * geometry.out_channels // winograd.PANEL
         near = winograd.scratch_bytes(count, geometry.in_channels) <= NEAR and tasks >= 2 * workers
         if strip > 1 and count > (2 * most if not far or near else most):
