@@ -193,3 +193,14 @@ def test_a_jet_of_ghosts_has_no_constituent_with_pt(tiny: float) -> None:
     with pytest.raises(JetError, match=r"jet 1 .* no constituent with pT > 0"):
         prepare(jets)
     assert prepare(jets, bad="mask").good.tolist() == [True, False]
+
+
+def test_an_empty_image_is_named_or_missing() -> None:
+    """The server refuses a request with one, and with it the images beside it."""
+    images = np.ones((3, 3, 4, 4))
+    images[1] = 1e-60  # nothing in single precision
+    with pytest.raises(JetError, match="image 1 is empty"):
+        read_images(images, (3, 4, 4))
+    batch = read_images(images, (3, 4, 4), bad="mask")
+    assert batch.good.tolist() == [True, False, True]
+    assert np.isnan(batch.restore(np.ones(2, np.float32))).tolist() == [False, True, False]

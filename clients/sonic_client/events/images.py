@@ -54,8 +54,9 @@ class ImageBatch:
 def read_images(images: Any, shape: tuple[int, int, int], *, bad: Bad = "raise") -> ImageBatch:
     """Read images: `[N, planes, H, W]`, `[planes, H, W]`, `[N, H, W]` (the plane is repeated) or `[H, W]`.
 
-    An image that is masked as a whole is a missing one. An image that is masked in part, or has NaN, infinite or
-    negative pixels raises JetError, or is missing with `bad="mask"`. Another shape raises JetError.
+    An image that is masked as a whole is a missing one. An image that is masked in part, or empty, or has NaN, infinite
+    or negative pixels raises JetError, or is missing with `bad="mask"`: the server takes none of these (contract
+    "images"), and answers nothing of a request with one. Another shape raises JetError.
     """
     if bad not in ("raise", "mask"):
         raise JetError(f"bad: expected 'raise' or 'mask', got {bad!r}")
@@ -87,6 +88,7 @@ def read_images(images: Any, shape: tuple[int, int, int], *, bad: Bad = "raise")
         (in_part, "is masked in part, and an image is there or masked as a whole"),
         (~np.isfinite(array).all(axis=(1, 2, 3)), "has a NaN or infinite pixel"),
         ((array < 0).any(axis=(1, 2, 3)), "has a negative pixel"),
+        (~(array != 0).any(axis=(1, 2, 3)), "is empty: no pixel is above 0"),
     )
     faulty = np.logical_or.reduce([mask for mask, _ in reasons]) & ~whole
     if bad == "raise" and faulty.any():
