@@ -185,6 +185,15 @@ def test_tables_are_read_by_the_names_of_their_columns(make: Any, names: tuple[s
         prepare(make({"a": np.ones(3), "b": np.ones(3), "c": np.ones(3), "d": np.ones(3)}))
 
 
+def test_a_table_of_all_jets_constituents_is_not_one_jet() -> None:
+    """As `ak.to_dataframe` makes it: a row for each constituent, the jets in the index."""
+    jets = narrow_jets(4, seed=9, most=12)
+    table = ak.to_dataframe(jets)
+    with pytest.raises(JetError, match="index of 2 levels"):
+        prepare(table)
+    assert np.array_equal(tensor(table.groupby(level=0).agg(list)), tensor(jets))
+
+
 @pytest.mark.parametrize("tiny", [1e-100, 1e-50])
 def test_a_jet_of_ghosts_has_no_constituent_with_pt(tiny: float) -> None:
     """Jet areas are found by adding particles of 1e-100 GeV, of which single precision leaves nothing to send."""

@@ -129,6 +129,12 @@ def _named_columns(jets: Any) -> Any:
     names = getattr(jets, "columns", None) if names is None else names
     if names is None or isinstance(jets, (ak.Array, ak.Record, Mapping, np.ndarray)):
         return jets
+    levels = getattr(getattr(jets, "index", None), "nlevels", 1)
+    if levels > 1:
+        raise JetError(
+            f"constituents: the table has an index of {levels} levels, so its rows are constituents of many jets, and "
+            "jets without any are lost; pass the awkward array that it was made of, or lists: .groupby(level=0).agg(list)"
+        )
     return {str(name): _column(jets[name]) for name in names}
 
 
