@@ -133,7 +133,7 @@ def _named_columns(jets: Any) -> Any:
     if levels > 1:
         raise JetError(
             f"constituents: the table has an index of {levels} levels, so its rows are constituents of many jets, and "
-            "jets without any are lost; pass the awkward array that it was made of, or lists: .groupby(level=0).agg(list)"
+            "jets without any are lost; pass the awkward array it was made of, or lists: .groupby(level=0).agg(list)"
         )
     return {str(name): _column(jets[name]) for name in names}
 
