@@ -14,7 +14,7 @@ from sonic_client.events.files import FileError, open_source, readable
 from sonic_client.events.output import check_back, check_target, encode, enforce, find_nulls, try_out, write
 from sonic_client.events.understanding import SAMPLE, judge
 from sonic_client.tag_job import Job, Plan, read_chunk
-from sonic_client.tag_parts import Parts, read_part
+from sonic_client.tag_parts import Parts, read_stored
 
 _TRIAL_BYTES = 4_000_000
 """Of kept columns in the trial before a job: enough to see what an output cannot hold."""
@@ -164,7 +164,7 @@ def check_output(job: Job, plan: Plan, parts: Parts) -> None:
     chunk = {name: sample[name] for name in plan.keep} | dict(jets.columns) | {job.score: scores}
     with readable(f"{first.file.location}: what is kept of it cannot be stored"):
         stored = parts.stored(0, chunk)
-        check_back(chunk, read_part(stored, list(chunk)))
+        check_back(chunk, read_stored(stored, list(chunk)))
         stored.unlink()
     chunk |= flags_of(scores, dict.fromkeys(job.flags, 0.5))
     nullable = [name for name in plan.keep if "?" in str(sample[name].type) or "option[" in str(sample[name].type)]

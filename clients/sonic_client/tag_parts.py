@@ -220,8 +220,13 @@ class Parts:
 
 def read_part(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """The columns of one stored chunk. Raises FileError for a damaged one."""
+    with readable(f"{path} is damaged; the command that began the job makes it again"):
+        return read_stored(path, names)
+
+
+def read_stored(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The same; raises what pyarrow raises."""
     import pyarrow.parquet as pq
 
-    with readable(f"{path} is damaged; the command that began the job makes it again"):
-        rows = ak.from_arrow(pq.read_table(path, memory_map=False, page_checksum_verification=True))
-        return {name: rows[f"c{i}"] for i, name in enumerate(names)}
+    rows = ak.from_arrow(pq.read_table(path, memory_map=False, page_checksum_verification=True))
+    return {name: rows[f"c{i}"] for i, name in enumerate(names)}
