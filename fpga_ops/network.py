@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops import targets
-from fpga_ops.errors import DeviceError, NotFiniteError
+from fpga_ops.errors import DeviceError, InputError, NotFiniteError
 from fpga_ops.ir.network import Float32Array, UInt8Array
 from fpga_ops.model_parts import Contents, Outside
 from fpga_ops.moved_modules import former_names
@@ -252,13 +252,28 @@ class Network:
             made = {**inputs, **dict(zip(before.outputs, onnx_parts.run_session(self._before, before.outputs, feeds),
                                          strict=True))}  # fmt: skip
         floats = {name: made[real] for name, real in self.contents.quantised.items()}
-        if (
-            self._before is not None
-            and not self._device_checks
-            and not all(np.isfinite(f).all() for f in floats.values())
-        ):
-            self._refuse_values(inputs)
+        if self._before is not None:
+            self._check_made(floats)
+            if not self._device_checks and not all(np.isfinite(f).all() for f in floats.values()):
+                self._refuse_values(inputs)
         return floats
+
+    def _check_made(self, floats: Mapping[str, Array]) -> None:
+        """Refuse what the file's own nodes made if it is no batch for the device: they may change batch and shape."""
+        images = {len(value) for value in floats.values()}
+        if len(images) > 1 or not 1 <= min(images) <= self.max_batch:
+            raise InputError(
+                f"nodes before the integer network make batches of {sorted(images)} of this input; one batch of at "
+                f"most {self.max_batch} (max_batch) is expected"
+            )
+        for name, value in floats.items():
+            tensor = self._executable.network.tensors[name]
+            shape = (tensor.channels,) if tensor.flat else (tensor.channels, tensor.height, tensor.width)
+            if value.shape[1:] != shape:
+                raise InputError(
+                    f"nodes before the integer network make '{self.contents.quantised[name]}' of shape "
+                    f"{list(value.shape)} of this input; {['N', *shape]} is expected"
+                )
 
     def _device(self, floats: Mapping[str, Float32Array], inputs: Mapping[str, Array], *, scores: bool = False) -> Any:
         """What the device makes of the floats: the network's outputs, or with `scores` those of the head."""

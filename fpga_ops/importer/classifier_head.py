@@ -38,7 +38,7 @@ def recognise(part: Part, network: IntegerNetwork) -> Head | None:
     for before, node in itertools.pairwise(nodes):
         attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
         if (
-            node.input[0] != before.output[0]
+            list(node.input[:1]) != [before.output[0]]  # a Constant has no input
             or len(before.output) != 1
             or softmax
             or node.domain not in ("", "ai.onnx")

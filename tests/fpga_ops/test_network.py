@@ -79,6 +79,7 @@ def holed(value):
         wrong([[1.0]], "numpy array is expected, list came"),
         wrong(np.ma.masked_less(batch()["images"], 0.0), "without masked values is expected"),
         wrong(batch()["images"].astype(np.float64), "dtype float32 is expected, float64 came"),
+        wrong(batch()["images"].astype(">f4"), "float32 in this machine's byte order is expected, >f4 came"),
         wrong(batch()["images"].astype(np.uint8), "float32 is expected, uint8 came"),
         wrong(batch()["images"].transpose(0, 2, 3, 1), r"\[-1, 3, 32, 32\] is expected, \[2, 32, 32, 3\] came"),
         wrong(batch()["images"][0], r"expected, \[3, 32, 32\] came"),
