@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -87,6 +88,7 @@ class Network:
             contextlib.nullcontext() if concurrent else threading.Lock()
         )
         self._pool: ThreadPoolExecutor | None = None
+        self._pool_of = 0
         self._pool_lock = threading.Lock()
         self._closing = False  # nothing more is accepted by `submit`
         self._closed = False  # the device is gone
@@ -176,7 +178,8 @@ class Network:
         with self._pool_lock:
             if self._closing:
                 raise DeviceError("the network is closed")
-            if self._pool is None:
+            if self._pool is None or self._pool_of != os.getpid():  # a fork has none of its threads
+                self._pool_of = os.getpid()
                 self._pool = ThreadPoolExecutor(
                     max_workers=2 * getattr(self._executable, "at_once", 1), thread_name_prefix="fpga-ops"
                 )
@@ -209,7 +212,7 @@ class Network:
             if self._closing:
                 return
             self._closing = True
-            pool = self._pool
+            pool = self._pool if self._pool_of == os.getpid() else None
         if pool is not None:
             pool.shutdown(wait=True)
         with self._turn:

@@ -55,7 +55,7 @@ def recognise(part: Part, network: IntegerNetwork) -> Head | None:
             softmax = True
         elif node.op_type != "Identity":
             return None
-    if nodes[-1].output[0] != part.outputs[0]:
+    if nodes[-1].output[0] != part.outputs[0] or not _fits_float32(values, weights, bias):
         return None
     exponents = values.astype(np.float64) - values.max().astype(np.float64)
     # no power vanishes, so no sum of them does
@@ -79,7 +79,17 @@ def _dequantised(
         return None
     zero = int(stored[1].reshape(())) if len(stored) > 1 else 0
     integers = np.arange(256) - zero - (128 if signed else 0)  # int8 tensors are kept shifted by 128
-    return np.asarray(integers.astype(np.float32) * stored[0].reshape(()), np.float32)
+    with np.errstate(over="ignore"):
+        return np.asarray(integers.astype(np.float32) * stored[0].reshape(()), np.float32)
+
+
+def _fits_float32(values: npt.NDArray[np.float32], weights: Float64Array | None, bias: Float64Array | None) -> bool:
+    """Whether no number on the way can be infinite or NaN; what onnxruntime makes of those is its own."""
+    most = np.abs(values).max().astype(np.float64)
+    if weights is not None:
+        with np.errstate(invalid="ignore"):
+            most = (np.abs(weights).sum(1) * most + (0.0 if bias is None else np.abs(bias))).max(initial=0.0)
+    return bool(most <= np.finfo(np.float32).max)
 
 
 def _gemm(

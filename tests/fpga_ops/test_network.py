@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -170,6 +172,46 @@ def test_close(file):
     for call in (network.run, network.submit, network.features):
         with pytest.raises(DeviceError, match="closed"):
             call(batch())
+
+
+def in_a_fork(call):
+    """What `call` gives in a forked process, or its DeviceError; "nothing" after 60 s."""
+    here, there = multiprocessing.Pipe(duplex=False)
+
+    def child():
+        try:
+            there.send(call())
+        except DeviceError as error:
+            there.send(f"DeviceError: {error}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork with threads, which is the point
+        process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
+        process.start()
+    said = here.recv() if here.poll(60) else "nothing"
+    process.kill()
+    process.join()
+    return said
+
+
+def test_submit_works_in_a_fork(network):
+    """The threads of its pool are not there: what was submitted was never done."""
+    expected = network.submit(batch()).result()
+    said = in_a_fork(lambda: network.submit(batch()).result(50))
+    np.testing.assert_equal(said, expected)
+    in_a_fork(network.close)
+    np.testing.assert_equal(network.submit(batch()).result(), expected)
+
+
+@pytest.mark.emulator
+def test_a_device_with_a_process_is_not_shared_by_a_fork(file, tmp_path):
+    """The fork took answers that belong to its parent, and both hung."""
+    with fpga_ops.load(file, "fpga-emulator", cache_dir=tmp_path) as network:
+        expected = network.features(batch(1))
+        for _ in range(2):
+            assert "DeviceError: fpga-emulator: this process is a fork" in in_a_fork(lambda: network.run(batch(1)))
+            assert in_a_fork(network.close) is None
+            np.testing.assert_equal(network.features(batch(1)), expected)
 
 
 def test_devices_are_taken_in_turn_unless_they_say_otherwise(file, monkeypatch):
