@@ -96,10 +96,16 @@ def _gemm(
     node: onnx.NodeProto, attributes: Mapping[str, object], constants: Mapping[str, onnx.TensorProto]
 ) -> tuple[Float64Array, Float64Array | None] | None:
     plain = attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0
-    if not plain or attributes.get("transA", 0) or any(name not in constants for name in node.input[1:] if name):
+    if (
+        len(node.input) < 2
+        or not plain
+        or attributes.get("transA", 0)
+        or node.input[1] not in constants
+        or any(name not in constants for name in node.input[1:] if name)
+    ):
         return None
     stored = [numpy_helper.to_array(constants[name]) for name in node.input[1:] if name]
-    if any(value.dtype != np.float32 for value in stored) or stored[0].size > MOST_WEIGHTS:
+    if any(value.dtype != np.float32 for value in stored) or stored[0].ndim != 2 or stored[0].size > MOST_WEIGHTS:
         return None
     weights = stored[0] if attributes.get("transB", 0) else stored[0].T
     bias = None

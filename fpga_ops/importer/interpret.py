@@ -346,8 +346,8 @@ def _fold_quantise(node: Node, source: Constant | QuantisedConstant, context: Co
 def _fold(node: Node, context: Context) -> Value:
     """Constants computed from constants; only what exporters put around weights."""
     if node.operator == "Constant":
-        for name, convert in _CONSTANT_ATTRIBUTES.items():
-            attribute = node.attribute(name)
+        for name, (kind, convert) in _CONSTANT_ATTRIBUTES.items():
+            attribute = node.attribute(name, kind)
             if attribute is not None:
                 return Constant(convert(attribute))
         return Opaque()
@@ -374,12 +374,12 @@ def _fold(node: Node, context: Context) -> Value:
     return Opaque()
 
 
-_CONSTANT_ATTRIBUTES: dict[str, Callable[[onnx.AttributeProto], Array]] = {
-    "value": lambda attribute: numpy_helper.to_array(attribute.t),
-    "value_float": lambda attribute: np.array(attribute.f, np.float32),
-    "value_int": lambda attribute: np.array(attribute.i, np.int64),
-    "value_floats": lambda attribute: np.array(attribute.floats, np.float32),
-    "value_ints": lambda attribute: np.array(attribute.ints, np.int64),
+_CONSTANT_ATTRIBUTES: dict[str, tuple[onnx.AttributeProto.AttributeType, Callable[[onnx.AttributeProto], Array]]] = {
+    "value": (onnx.AttributeProto.TENSOR, lambda attribute: numpy_helper.to_array(attribute.t)),
+    "value_float": (onnx.AttributeProto.FLOAT, lambda attribute: np.array(attribute.f, np.float32)),
+    "value_int": (onnx.AttributeProto.INT, lambda attribute: np.array(attribute.i, np.int64)),
+    "value_floats": (onnx.AttributeProto.FLOATS, lambda attribute: np.array(attribute.floats, np.float32)),
+    "value_ints": (onnx.AttributeProto.INTS, lambda attribute: np.array(attribute.ints, np.int64)),
 }
 
 

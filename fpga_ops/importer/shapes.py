@@ -31,6 +31,8 @@ class Shapes:
             if not declared:
                 how = "as a single number" if declared == () else "without a shape"
                 raise ModelError(f"input '{name}' is declared {how}; a tensor with the batch first is expected")
+            if value.type.tensor_type.elem_type not in onnx.helper.get_all_tensor_dtypes():
+                raise ModelError(f"the file does not say of which type input '{name}' is")
             _check(name, declared)
             if declared[0] == 0:
                 raise ModelError(f"input '{name}' has a batch that is fixed at 0: no inference can be made with it")

@@ -236,6 +236,40 @@ def test_batches_that_nodes_before_the_network_make(device: str, tmp_path: Path)
             network.features({"x": images()})
 
 
+@pytest.mark.parametrize(
+    ("attribute", "match"),
+    [
+        (helper.make_attribute("value", 1.5), "attribute 'value' is FLOAT; TENSOR is expected"),
+        (helper.make_attribute("value_ints", 1), "attribute 'value_ints' is INT; INTS is expected"),
+        (helper.make_attribute("axis", 1.0), "attribute 'axis' is FLOAT; INT is expected"),
+    ],
+)
+def test_attributes_of_another_kind(attribute: onnx.AttributeProto, match: str, tmp_path: Path) -> None:
+    """These were a TypeError of onnx, or taken for 0."""
+    other = node("Constant", "", "other") if attribute.name != "axis" else node("Flatten", "y", "other")
+    other.attribute.append(attribute)
+    with pytest.raises(ModelError, match=f"{other.name}.*{match}"):
+        load(write(tmp_path, [*stem(), other], ["y", "other"]), "reference")
+
+
+@pytest.mark.parametrize("kind", [0, 77])
+def test_inputs_of_no_type(kind: int, tmp_path: Path) -> None:
+    path = write(tmp_path, [node("Identity", "x", "r"), *stem("r")], ["y"])
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.elem_type = kind
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="does not say of which type input 'x' is"):
+        load(path, "reference")
+
+
+@pytest.mark.parametrize("inputs", ["m", "m two"])
+def test_a_gemm_without_a_matrix(inputs: str, tmp_path: Path) -> None:
+    """Another IndexError of the head: onnxruntime says what is wrong."""
+    nodes = [*stem(), node("Flatten", "y", "m"), node("Gemm", inputs, "o")]
+    with pytest.raises(ModelError, match="onnxruntime refuses"):
+        load(write(tmp_path, nodes, ["o"]), "reference")
+
+
 def test_outputs_of_no_type(tmp_path: Path) -> None:
     """This was a KeyError of onnx."""
     path = write(tmp_path, stem(), ["y", "two"])
