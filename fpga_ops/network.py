@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import threading
 import time
@@ -125,7 +126,7 @@ class Network:
         It is compared with as little as can be: after an inference nothing of the interpreter is left in the caches.
         """
         usual = self._usual
-        if usual is None:
+        if usual is None or type(inputs) is not dict:
             return None
         value = inputs.get(usual.name)
         if (
@@ -192,7 +193,7 @@ class Network:
         """
         contents = self.contents
         return {
-            **self._interface,
+            **copy.deepcopy(self._interface),
             "device": self.device,
             "precision": "int8",
             "isa": str(getattr(self._executable, "isa", None) or ""),

@@ -63,8 +63,10 @@ def check_inputs(
     Raises:
         InputError: Names the tensor, what was expected and what came.
     """
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"a dictionary with arrays for {sorted(expected)} is expected, {type(inputs).__name__} came")
     if inputs.keys() != expected.keys():
-        raise InputError(f"inputs {sorted(expected)} are expected, {sorted(inputs)} came")
+        raise InputError(f"inputs {sorted(expected)} are expected, {sorted(inputs, key=str)} came")
     batch = -1
     for name, want in expected.items():
         size = len(check_tensor(name, inputs[name], want, max_batch, values=values))

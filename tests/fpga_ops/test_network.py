@@ -46,6 +46,22 @@ def test_describe(network):
     assert described["kernel"]
 
 
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_what_is_described_may_be_changed(device, file, tmp_path):
+    """It was the very dictionary by which inputs are checked. A CPU's short way takes no array for a dictionary either."""
+    with fpga_ops.load(file, device, cache_dir=tmp_path) as network:
+        network.describe()["inputs"].clear()
+        assert network.run(batch(1))
+        with pytest.raises(InputError, match="dictionary"):
+            network.run(batch(1)["images"])
+
+
+@pytest.mark.parametrize("size", [0, 2.5, True, "8", None])
+def test_a_batch_is_a_whole_number(size, file):
+    with pytest.raises(InputError, match=f"max_batch is {size!r}; a whole number, at least 1, is needed"):
+        fpga_ops.load(file, "reference", max_batch=size)
+
+
 def test_run_is_the_same_whatever_the_batch(network):
     inputs = batch(4)
     together = network.run(inputs)
@@ -78,6 +94,11 @@ def holed(value):
     [
         ({}, r"inputs \['images'\] are expected, \[\] came"),
         wrong(batch()["images"], r"\['picture'\] came", "picture"),
+        pytest.param({"images": 0, 5: 0}, r"\[5, 'images'\] came", id="mixed"),
+        pytest.param(
+            batch()["images"], r"dictionary with arrays for \['images'\] is expected, ndarray came", id="array"
+        ),
+        pytest.param(None, "is expected, NoneType came", id="nothing"),
         wrong([[1.0]], "numpy array is expected, list came"),
         wrong(np.ma.masked_less(batch()["images"], 0.0), "without masked values is expected"),
         wrong(batch()["images"].astype(np.float64), "dtype float32 is expected, float64 came"),
