@@ -57,6 +57,8 @@ class _Usual(NamedTuple):
 class Network:
     """A model on a device. Thread-safe: any thread may call `run`, `submit` and `features`.
 
+    It belongs to the process that loaded it: of its forks those of an FPGA, its emulator and its RTL are refused.
+
     Args:
         contents: The file.
         others: What runs the parts of it that the device does not.

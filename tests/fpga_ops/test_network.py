@@ -48,7 +48,7 @@ def test_describe(network):
 
 @pytest.mark.parametrize("device", ["reference", "cpu"])
 def test_what_is_described_may_be_changed(device, file, tmp_path):
-    """It was the very dictionary by which inputs are checked. A CPU's short way takes no array for a dictionary either."""
+    """It was the very dictionary by which inputs are checked. A CPU's short way takes no array for one either."""
     with fpga_ops.load(file, device, cache_dir=tmp_path) as network:
         network.describe()["inputs"].clear()
         assert network.run(batch(1))
