@@ -26,7 +26,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reduce", type=int, default=2, help="the network sees sums over so many squared (%(default)s)"
     )
-    parser.add_argument("--calibration", choices=("minmax", "percentile", "entropy"), default="percentile")
+    parser.add_argument("--calibration", choices=("minmax", "percentile", "entropy"), default="percentile",
+                        help="how the ranges of activations are chosen")  # fmt: skip
     parser.add_argument("--jets", type=int, default=4000, help="test jets (default %(default)s)")
     parser.add_argument("--head-jets", type=int, default=20_000, help="jets for the head (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffles (default %(default)s)")

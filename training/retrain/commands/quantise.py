@@ -23,7 +23,8 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--reduce", type=int, default=1, help="the network sees sums over so many pixels squared (default %(default)s)"
     )
     parser.add_argument("--half-width", type=float, default=0.8, help="of the window (default %(default)s)")
-    parser.add_argument("--calibration", choices=("minmax", "percentile", "entropy"), default="percentile")
+    parser.add_argument("--calibration", choices=("minmax", "percentile", "entropy"), default="percentile",
+                        help="how the ranges of activations are chosen")  # fmt: skip
     parser.add_argument(
         "--calibration-events",
         "--calibration-jets",
