@@ -63,7 +63,7 @@ class Prober:
         self._limits = limits
         self._call = callees
         self._clock = clock
-        self._asking: dict[Key, threading.Thread] = {}
+        self._asking: dict[Key, _Question] = {}
         self._wrong: dict[Key, list[float]] = {}
         """When the server was restarted for a version's wrong answers."""
 
@@ -75,30 +75,33 @@ class Prober:
         started = time.monotonic()
         for health in asked:
             before = self._asking.get(health.key)
-            if before is None or not before.is_alive():
-                thread = threading.Thread(
-                    target=self._ask, args=(health, generation), name=f"probe {health.name}", daemon=True
+            if before is None or not before.thread.is_alive():
+                self._asking[health.key] = question = _Question()
+                question.thread = threading.Thread(
+                    target=self._ask, args=(health, generation, question), name=f"probe {health.name}", daemon=True
                 )
-                self._asking[health.key] = thread
-                thread.start()
+                question.thread.start()
         for health in asked:
-            thread = self._asking[health.key]
-            thread.join(max(0.0, started + self._limits.hung + 1.0 - time.monotonic()))
-            if thread.is_alive():  # an answer that comes in drops, say: each is in time, and it has no end
-                self._judge_silence(health, TimeoutError("the answer does not end"), began, generation)
+            question = self._asking[health.key]
+            question.thread.join(max(0.0, started + self._limits.hung + 1.0 - time.monotonic()))
+            with question.judging:
+                if question.thread.is_alive() and not question.ended:
+                    # an answer that comes in drops, say: each is in time, and it has no end
+                    question.given_up = True
+                    self._judge_silence(health, TimeoutError("the answer does not end"), began, generation)
         keys = self._models.supervised.keys() | {health.key for health in asked}
-        self._asking = {key: thread for key, thread in self._asking.items() if key in keys or thread.is_alive()}
+        self._asking = {key: one for key, one in self._asking.items() if key in keys or one.thread.is_alive()}
 
-    def _ask(self, health: ModelHealth, generation: int) -> None:
+    def _ask(self, health: ModelHealth, generation: int, question: "_Question") -> None:
         began = self._clock()
         try:
-            self._probe(health, began, generation)
+            self._probe(health, began, generation, question)
         except Exception as error:  # noqa: BLE001 - a fault of ours; the model's state is not known then
             self._call.fault(error)
             self._judge(health, ModelState.UNKNOWN, f"the probe failed: {type(error).__name__}: {error}",
                         began, generation)  # fmt: skip
 
-    def _probe(self, health: ModelHealth, began: float, generation: int) -> None:
+    def _probe(self, health: ModelHealth, began: float, generation: int, question: "_Question") -> None:
         try:
             answer = self._call.ask(health.known, self._limits.hung)
         except ControlError as error:
@@ -118,8 +121,10 @@ class Prober:
                 self._restarts.ask("hung", f"{health.name}: {error}", generation)
             self._judge(health, ModelState.BUSY if busy else ModelState.WRONG, str(error), began, generation)
         except OSError as error:
-            if not self._is_news_of_none(health, generation):
-                self._judge_silence(health, error, began, generation)
+            with question.judging:
+                question.ended = True
+                if not question.given_up and not self._is_news_of_none(health, generation):
+                    self._judge_silence(health, error, began, generation)
         else:
             slow = self._clock() - began > self._limits.slow
             good = ModelState.SLOW if slow else ModelState.SERVING
@@ -178,3 +183,18 @@ class Prober:
             return
         self._judge(health, ModelState.HUNG, f"{type(error).__name__}: {error}", began, generation)
         self._restarts.ask("hung", f"{health.name} has not answered for {silent:.1f} s", generation)
+
+
+class _Question:
+    """The known answer of one version, asked once. Its silence is judged by whoever notices it first, and once.
+
+    Judged a moment later again, as after a pause of the whole machine, a model at work would seem to have done nothing.
+    """
+
+    def __init__(self) -> None:
+        self.thread = threading.Thread()
+        self.judging = threading.Lock()
+        self.ended = False
+        """Whoever asks has waited long enough."""
+        self.given_up = False
+        """Whoever waits for the thread has judged that it does not end."""
