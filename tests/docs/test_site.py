@@ -75,7 +75,7 @@ def test_internal_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(site
 
 def test_no_picture_is_shown_as_its_source() -> None:
     for page in DOCS.rglob("*.md"):
-        assert "```mermaid" not in page.read_text(), f"{page.name}: the site draws no diagrams, and would show their text"
+        assert "```mermaid" not in page.read_text(), f"{page.name}: the site would show the source"
 
 
 def test_the_reference_is_made_from_the_code(site: Path) -> None:

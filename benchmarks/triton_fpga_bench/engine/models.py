@@ -1,9 +1,8 @@
 """Models to measure with: ResNets in QDQ form with random weights, and the float model inside a QDQ file.
 
-No download and no training is needed; the scales are chosen so that every tensor uses its 8 bits, as a calibrated model's
-do. Values are as large as that allows: on CPUs whose 16-bit sums saturate (AVX2, AVX-512 without VNNI) our engine takes
-longer for them than for a trained network's, which are mostly small. Elsewhere, and of the peers, speed does not depend
-on the weights.
+No download and no training is needed; the scales are chosen so that every tensor uses its 8 bits, as a calibrated
+model's do. On CPUs whose 16-bit sums saturate (AVX2, AVX-512 without VNNI) our engine takes longer for values as large
+as these than for a trained network's, which are mostly small. Elsewhere speed does not depend on the weights.
 """
 
 from __future__ import annotations
