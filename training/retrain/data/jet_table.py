@@ -122,5 +122,5 @@ def arrays_digest(*arrays: NDArray[Any]) -> str:
     """The hexadecimal SHA-256 of what arrays hold, one after the other."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
