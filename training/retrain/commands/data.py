@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar(unit, missing, quiet=args.json) as advance:
         made = produce(production, args.workers, advance)
     seconds = time.perf_counter() - begin
-    files = [chunk.path for chunk in production.chunks()]
+    files = production.tidy()
     size = sum(path.stat().st_size for path in files)
     outcome = {
         "folder": str(args.folder),
