@@ -63,7 +63,9 @@ class Prober:
         self._limits = limits
         self._call = callees
         self._clock = clock
+        self._lock = threading.Lock()
         self._asking: dict[Key, _Question] = {}
+        """The questions under way, guarded by the lock: new versions are asked from another thread than all others."""
         self._wrong: dict[Key, list[float]] = {}
         """When the server was restarted for a version's wrong answers."""
 
@@ -73,35 +75,38 @@ class Prober:
         began = self._clock()
         asked = list(self._models.supervised.values() if healths is None else healths)
         started = time.monotonic()
-        for health in asked:
-            before = self._asking.get(health.key)
-            if before is None or not before.thread.is_alive():
-                self._asking[health.key] = question = _Question()
-                question.thread = threading.Thread(
-                    target=self._ask, args=(health, generation, question), name=f"probe {health.name}", daemon=True
-                )
-                question.thread.start()
-        for health in asked:
-            question = self._asking[health.key]
+        for health, question in [(health, self._question(health, generation)) for health in asked]:
             question.thread.join(max(0.0, started + self._limits.hung + 1.0 - time.monotonic()))
             with question.judging:
                 if question.thread.is_alive() and not question.ended:
                     # an answer that comes in drops, say: each is in time, and it has no end
                     question.given_up = True
                     self._judge_silence(health, TimeoutError("the answer does not end"), began, generation)
-        keys = self._models.supervised.keys() | {health.key for health in asked}
-        self._asking = {key: one for key, one in self._asking.items() if key in keys or one.thread.is_alive()}
+        with self._lock:
+            self._asking = {key: question for key, question in self._asking.items() if question.thread.is_alive()}
 
-    def _ask(self, health: ModelHealth, generation: int, question: "_Question") -> None:
+    def _question(self, health: ModelHealth, generation: int) -> "_Question":
+        """The known answer of a version, asked now unless it is being asked."""
+        with self._lock:
+            question = self._asking.get(health.key)
+            if question is None or not question.thread.is_alive():
+                self._asking[health.key] = question = _Question()
+                question.thread = threading.Thread(
+                    target=self._ask, args=(health, generation), name=f"probe {health.name}", daemon=True
+                )
+                question.thread.start()
+        return question
+
+    def _ask(self, health: ModelHealth, generation: int) -> None:
         began = self._clock()
         try:
-            self._probe(health, began, generation, question)
+            self._probe(health, began, generation)
         except Exception as error:  # noqa: BLE001 - a fault of ours; the model's state is not known then
             self._call.fault(error)
             self._judge(health, ModelState.UNKNOWN, f"the probe failed: {type(error).__name__}: {error}",
                         began, generation)  # fmt: skip
 
-    def _probe(self, health: ModelHealth, began: float, generation: int, question: "_Question") -> None:
+    def _probe(self, health: ModelHealth, began: float, generation: int) -> None:
         try:
             answer = self._call.ask(health.known, self._limits.hung)
         except ControlError as error:
@@ -121,10 +126,7 @@ class Prober:
                 self._restarts.ask("hung", f"{health.name}: {error}", generation)
             self._judge(health, ModelState.BUSY if busy else ModelState.WRONG, str(error), began, generation)
         except OSError as error:
-            with question.judging:
-                question.ended = True
-                if not question.given_up and not self._is_news_of_none(health, generation):
-                    self._judge_silence(health, error, began, generation)
+            self._end_silent(health, error, began, generation)
         else:
             slow = self._clock() - began > self._limits.slow
             good = ModelState.SLOW if slow else ModelState.SERVING
@@ -165,6 +167,15 @@ class Prober:
         reason = f"it is wrong after {len(restarts)} restarts, too, and was unloaded: {detail}"
         self._call.unload(health.known.model)
         self._models.quarantine(health, reason, FOR_GOOD)
+
+    def _end_silent(self, health: ModelHealth, error: OSError, began: float, generation: int) -> None:
+        """Judge what had no answer in time, unless whoever waits for this thread has."""
+        with self._lock:
+            question = self._asking[health.key]  # there is no other one as long as this thread lives
+        with question.judging:
+            question.ended = True
+            if not question.given_up and not self._is_news_of_none(health, generation):
+                self._judge_silence(health, error, began, generation)
 
     def _judge_silence(self, health: ModelHealth, error: OSError, began: float, generation: int) -> None:
         """No answer in time: hung, unless other requests are answered or the processor is used."""
