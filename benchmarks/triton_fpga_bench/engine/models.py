@@ -1,8 +1,7 @@
 """Models to measure with: ResNets in QDQ form with random weights, and the float model inside a QDQ file.
 
-No download and no training is needed; the scales are chosen so that every tensor uses its 8 bits, as a calibrated
-model's do. On CPUs whose 16-bit sums saturate (AVX2, AVX-512 without VNNI) our engine takes longer for values as large
-as these than for a trained network's, which are mostly small. Elsewhere speed does not depend on the weights.
+No download and no training is needed: only on CPUs without VNNI does our speed depend on the values (`--inputs` is for
+models with trained ones), and the scales are chosen so that every tensor uses its 8 bits, as a calibrated model's do.
 """
 
 from __future__ import annotations
