@@ -52,8 +52,8 @@ def publish(
             the device and onnxruntime, another publisher is at work, the disk is full, or the server is down or wrong.
         ModelError: `fpga_ops` cannot serve the network.
     """
-    replicas = live_servers(server)
     with _lock(repository / model):
+        replicas = live_servers(server)
         if not force:
             require_not_worse(repository, model, card)
         version = write_version(repository, model, network, golden_input, card, _verify)
@@ -70,16 +70,12 @@ def rollback(repository: Path, model: str, server: str | None = None) -> Version
     """Take the newest version back; returns the one that is served instead, by every replica at `server`.
 
     Raises:
-        PublishError: There is no such model, or no version before, it is damaged, or the server does not go back to it.
+        PublishError: There is no version before, it is damaged, or the server does not go back to it.
     """
-    if not versions(repository, model):  # said before the lock makes a folder of that name
-        folders = repository.iterdir() if repository.is_dir() else ()
-        there = sorted(path.name for path in folders if versions(repository, path.name))
-        raise PublishError(f"{repository} holds no model '{model}'; it holds {', '.join(there) or 'none'}")
     with _lock(repository / model):
         known = versions(repository, model)
         if len(known) < 2:
-            raise PublishError(f"{model}: there is no version before the only one in {repository} to go back to")
+            raise PublishError(f"{model}: {len(known)} version in {repository}, there is none to go back to")
         previous = known[-2]
         damaged = damaged_files(previous)
         if damaged:
