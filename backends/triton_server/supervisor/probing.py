@@ -51,6 +51,21 @@ class Callees:
     """Told of a fault of our own."""
 
 
+class _Question:
+    """The known answer of one version, asked once. Its silence is judged by whoever notices it first, and once.
+
+    Judged a moment later again, as after a pause of the whole machine, a model at work would seem to have done nothing.
+    """
+
+    def __init__(self) -> None:
+        self.thread = threading.Thread()
+        self.judging = threading.Lock()
+        self.ended = False
+        """Whoever asks has waited long enough."""
+        self.given_up = False
+        """Whoever waits for the thread has judged that it does not end."""
+
+
 class Prober:
     """Judges the models of a table. ``probe`` may be called from any thread; ``clock`` never goes back."""
 
@@ -85,7 +100,7 @@ class Prober:
         with self._lock:
             self._asking = {key: question for key, question in self._asking.items() if question.thread.is_alive()}
 
-    def _question(self, health: ModelHealth, generation: int) -> "_Question":
+    def _question(self, health: ModelHealth, generation: int) -> _Question:
         """The known answer of a version, asked now unless it is being asked."""
         with self._lock:
             question = self._asking.get(health.key)
@@ -194,18 +209,3 @@ class Prober:
             return
         self._judge(health, ModelState.HUNG, f"{type(error).__name__}: {error}", began, generation)
         self._restarts.ask("hung", f"{health.name} has not answered for {silent:.1f} s", generation)
-
-
-class _Question:
-    """The known answer of one version, asked once. Its silence is judged by whoever notices it first, and once.
-
-    Judged a moment later again, as after a pause of the whole machine, a model at work would seem to have done nothing.
-    """
-
-    def __init__(self) -> None:
-        self.thread = threading.Thread()
-        self.judging = threading.Lock()
-        self.ended = False
-        """Whoever asks has waited long enough."""
-        self.given_up = False
-        """Whoever waits for the thread has judged that it does not end."""

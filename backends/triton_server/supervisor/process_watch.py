@@ -63,13 +63,11 @@ class ProcessWatch:
         self._follow()
         before, self._stopped = self._stopped, set()
         for descriptor, (pid, stub) in list(self._pidfds.items()):
-            if stub is None or state(pid) != "T":
-                continue
-            if pid not in before:
+            if stub is not None and state(pid) == "T":
                 self._stopped.add(pid)
-                continue
-            self._forget(descriptor)
-            self._restarts.ask("hung", f"the stub of {stub.instance} (process {pid}) is stopped", generation)
+                if pid in before:
+                    self._forget(descriptor)
+                    self._restarts.ask("hung", f"the stub of {stub.instance} (process {pid}) is stopped", generation)
         self._look_at_limits(generation)
         for descriptor in any_ended(list(self._pidfds), self._limits.watch_interval):
             pid, stub = self._pidfds[descriptor]
