@@ -48,6 +48,8 @@ class ProcessWatch:
         self._generation = -1
         self._pidfds: dict[int, tuple[int, Stub | None]] = {}
         """Descriptor of each process (os.pidfd_open): its id, and the stub, None for the server itself."""
+        self._stopped: set[int] = set()
+        """Stubs that the round before found stopped: one look may meet what stopped everything and lets it go on."""
 
     def watch(self) -> None:
         """One round: look at everything, then wait up to ``watch_interval`` for the next end of a process."""
@@ -59,10 +61,13 @@ class ProcessWatch:
             self._generation = generation
             self.close()
         self._follow()
+        before, self._stopped = self._stopped, set()
         for descriptor, (pid, stub) in list(self._pidfds.items()):
             if stub is not None and state(pid) == "T":
-                self._forget(descriptor)
-                self._restarts.ask("hung", f"the stub of {stub.instance} (process {pid}) is stopped", generation)
+                self._stopped.add(pid)
+                if pid in before:
+                    self._forget(descriptor)
+                    self._restarts.ask("hung", f"the stub of {stub.instance} (process {pid}) is stopped", generation)
         self._look_at_limits(generation)
         for descriptor in any_ended(list(self._pidfds), self._limits.watch_interval):
             pid, stub = self._pidfds[descriptor]

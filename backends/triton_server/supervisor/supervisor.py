@@ -145,7 +145,7 @@ class Supervisor:
 
     def events(self) -> list[Json] | None:
         """The last event that each model answered; None where the operator does not show them."""
-        return None if self._events is None else read_events(self._events)
+        return None if self._events is None else read_events(self._events, self.server.model_repository)
 
     # -- life
 

@@ -129,6 +129,33 @@ def test_an_answer_without_end_is_none_and_is_not_asked_for_twice(clock: Clock, 
     assert dripping.state is ModelState.SERVING
 
 
+def test_a_silence_that_two_notice_is_judged_once(clock: Clock, model: ModelHealth, restarts: Restarts) -> None:
+    """After a pause of the whole machine both whoever asks and whoever waits for that find that it took too long."""
+    looked: list[str] = []
+    both = threading.Event()
+
+    def silent(*_: object) -> Answer:
+        raise TimeoutError("timed out")
+
+    def work(_: ModelHealth) -> Work:
+        looked.append(threading.current_thread().name)
+        if len(looked) == 1:
+            both.wait(1.0)  # until the other has come so far, too
+        else:
+            both.set()
+        return Work(5, 0.0)
+
+    callees = Callees(silent, work, lambda _: True, [].append)
+    prober = Prober(table(model), restarts, Limits(hung=-0.8), callees, clock)
+    prober.probe()
+    for thread in threading.enumerate():
+        if thread.name == "probe tiny version 1":
+            thread.join(5)
+    assert looked == ["probe tiny version 1"]
+    assert model.state is ModelState.SLOW
+    assert not restarts.requests
+
+
 def test_one_wrong_answer_is_noted_and_two_are_acted_on(server: Server, prober: Prober, restarts: Restarts) -> None:
     for reply, requests in ((OFF, []), (RIGHT, []), (OFF, []), (OFF, ["wrong"])):
         server.reply = reply

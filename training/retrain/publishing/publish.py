@@ -54,9 +54,8 @@ def publish(
     """
     with _lock(repository / model):
         replicas = live_servers(server)
-        known = versions(repository, model)
-        if known and not force:
-            _require_not_worse(known[-1], card)
+        if not force:
+            require_not_worse(repository, model, card)
         version = write_version(repository, model, network, golden_input, card, _verify)
         try:
             for replica in replicas:
@@ -121,8 +120,16 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _require_not_worse(served: Version, card: Mapping[str, Any]) -> None:
-    """Whether the new figures are within the errors of the old ones, or better."""
+def require_not_worse(repository: Path, model: str, card: Mapping[str, Any]) -> None:
+    """See that the new figures are within the errors of the newest version's, or better.
+
+    Raises:
+        PublishError: One is worse, or the card of that version cannot be read.
+    """
+    known = versions(repository, model)
+    if not known:
+        return
+    served = known[-1]
     old, new = served.card.get("metrics", {}), card.get("metrics", {})
     for name in COMPARED:
         if name not in old or name not in new:
