@@ -23,6 +23,9 @@ RETRY_S = (5.0, 600.0)
 """Pause before what Triton refused is loaded once more, doubled up to the second: a device may be free later."""
 RELOAD_S = 30.0
 """Pause before a model that has lost all its devices once more is loaded anew once more."""
+NOT_POLLED = "failed to poll"
+"""In Triton's answer to the load of a model whose configuration contradicts itself. Its index has no word of it."""
+UNREAD = "Triton does not take its config.pbtxt; why stands in the server's log: Poll failed for model directory"
 LOADS = 3
 """How often in a row a model is loaded again whose stub dies meanwhile."""
 
@@ -58,6 +61,10 @@ class RepositoryWatch:
         """When a model that loses its last device may be loaded anew once more."""
         self._retries: dict[str, tuple[float, float]] = {}
         """Of each model that is not served: when it is loaded once more, and the pause after that."""
+        self._asked: set[str] = set()
+        """Models that the server was told to load when it started."""
+        self._unread: set[str] = set()
+        """Models whose configuration Triton did not take when they were loaded again."""
         self._index_error = ""
 
     # -- at a start
@@ -73,6 +80,8 @@ class RepositoryWatch:
         self._fingerprints = fingerprints(self._server.model_repository)
         self._stale.clear()
         self._rolled_back.clear()
+        self._asked = set(verdict.accepted)
+        self._unread.clear()
         return verdict
 
     def take_over(self, verdict: Verdict) -> None:
@@ -113,8 +122,11 @@ class RepositoryWatch:
         refused = dict(verdict.refused)
         ready: set[Key] = set()
         failed: dict[Key, str] = {}
+        unread = self._asked | self._unread
         for entry in self._index():
             model, version = str(entry["name"]), str(entry.get("version", ""))
+            if entry.get("state") and model not in self._unread:
+                unread.discard(model)
             if entry.get("state") == "READY" and version:
                 ready.add((model, version))
                 try:
@@ -130,6 +142,8 @@ class RepositoryWatch:
         for (model, version), reason in failed.items():
             if not any(name == model and int(newer) > int(version or 0) for name, newer in ready):
                 refused[model] = reason
+        for model in unread & set(verdict.accepted):
+            refused.setdefault(model, f"{UNREAD} '{model}'")
         self._describe(supervised)
         if self._restarts.up and new:  # else they would count as not serving until the next round
             self._probe(new)
@@ -190,7 +204,10 @@ class RepositoryWatch:
             self._restarts.ask("stalled", f"the load of model '{model}' does not end", generation)
             raise
         except ControlError as error:
+            if NOT_POLLED in str(error):
+                self._unread.add(model)
             return clean_reason(str(error))
+        self._unread.discard(model)
         self._stale.discard(model)
         return ""
 
