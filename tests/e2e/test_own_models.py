@@ -80,6 +80,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, files: dict[str, Path]) ->
     write_model(repository, "lies", files["plain"], golden=False, more=complete(files["plain"]).replace(score, "other"))
     write_model(repository, "contradicts", files["plain"], more="dynamic_batching { preferred_batch_size: [ 8 ] }")
     write_model(repository, "streams", files["plain"], more="model_transaction_policy { decoupled: true }")
+    write_model(repository, "remembers", files["plain"], more="response_cache { enable: true }")
     with serving(repository, "--probe-interval", "0.5") as running:
         yield running
         assert not running.restarts()
@@ -158,6 +159,7 @@ def test_other_batches_are_refused(service: Service, model: str, rows: int, word
         ("lies", ["config.pbtxt: outputs [", "['other'] came"]),
         ("contradicts", ["Triton does not take its config.pbtxt", "Poll failed for model directory 'contradicts'"]),
         ("streams", ["decoupled"]),
+        ("remembers", ["response_cache"]),
     ],
 )
 def test_what_cannot_be_is_refused(service: Service, model: str, words: list[str]) -> None:
