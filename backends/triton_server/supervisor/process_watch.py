@@ -71,7 +71,8 @@ class ProcessWatch:
             if told and stub is not None and not is_missed(self._server.control, stub, self._served()):
                 continue
             name = "the server" if stub is None else f"the stub of {stub.instance}"
-            self._restarts.ask("dead", f"{name} (process {pid}) has ended", generation)
+            about = "" if stub is None else stub.instance
+            self._restarts.ask("dead", f"{name} (process {pid}) has ended", generation, about)
 
     def close(self) -> None:
         """Forget all processes."""

@@ -14,13 +14,16 @@ from triton_server.supervisor.limits import Limits
 from triton_server.supervisor.models import Key, ModelHealth, ModelState, ModelTable
 from triton_server.supervisor.probe import known_answer
 from triton_server.supervisor.probing import GIVEN_UP
+from triton_server.supervisor.processes import Stub
 from triton_server.supervisor.repository_files import Files, fingerprints, version_files
-from triton_server.supervisor.restarts import Restarts
+from triton_server.supervisor.restarts import Request, Restarts
 
 log = logging.getLogger("triton_server")
 
 RETRY_S = (5.0, 600.0)
 """Pause before what Triton refused is loaded once more, doubled up to the second: a device may be free later."""
+DEATHS, DEATHS_S = 2, 600.0
+"""Restarts in so many seconds for a model that ends or hangs before its first answer; then it is left out as long."""
 RELOAD_S = 30.0
 """Pause before a model that has lost all its devices once more is loaded anew once more."""
 NOT_POLLED = "failed to poll"
@@ -65,23 +68,56 @@ class RepositoryWatch:
         """Models that the server was told to load when it started."""
         self._unread: set[str] = set()
         """Models whose configuration Triton did not take when they were loaded again."""
+        self._deaths: dict[str, list[float]] = {}
+        """When a restart was the fault of a model that had not answered since the start."""
+        self._left_out: dict[str, tuple[Files, str, float]] = {}
+        """Models that are not loaded because of it: their files, the reason, and when they are."""
         self._index_error = ""
 
     # -- at a start
 
     def prepare(self) -> Verdict:
         """What may be loaded, just before the server does so."""
-        verdict = verify_repository(self._server.model_repository)
+        self._fingerprints = fingerprints(self._server.model_repository)
+        verdict = self._verify()
         for model, reason in verdict.refused.items():
             log.error("model '%s' is not loaded: %s", model, reason)
+        for health in self._models.supervised.values():
+            health.answered = False
         for model in verdict.slowing:
             log.warning("model '%s' will slow down with Triton 2.51, which has several instances, a queue time-out and "
                         "a queue delay: set max_queue_delay_microseconds to 0", model)  # fmt: skip
-        self._fingerprints = fingerprints(self._server.model_repository)
         self._stale.clear()
         self._rolled_back.clear()
         self._asked = set(verdict.accepted)
         self._unread.clear()
+        return verdict
+
+    def blame(self, request: Request) -> None:
+        """Leave out the model that a restart is for, where it is not the first and the model has never answered."""
+        now = self._clock()
+        for model in {model for model, _ in self._models.supervised if request.about}:
+            healths = [health for (name, _), health in self._models.supervised.items() if name == model]
+            if request.about != model and not Stub(0, request.about).runs(model):
+                continue
+            if any(health.answered for health in healths):
+                continue
+            deaths = self._deaths[model] = [at for at in self._deaths.get(model, []) if now - at < DEATHS_S]
+            if len(deaths) < DEATHS:
+                deaths.append(now)
+                continue
+            reason = f"it does not survive its first request, after {len(deaths)} restarts, too: {request.detail}"
+            self._left_out[model] = (self._fingerprints.get(model, ()), reason, now + DEATHS_S)
+
+    def _verify(self) -> Verdict:
+        """What may be loaded: what passes the verification, but for what was left out, until its files change."""
+        verdict = verify_repository(self._server.model_repository)
+        for model, (files, reason, _) in list(self._left_out.items()):
+            if self._fingerprints.get(model) != files:
+                del self._left_out[model]
+            elif model in verdict.accepted:
+                verdict.accepted.remove(model)
+                verdict.refused[model] = reason
         return verdict
 
     def take_over(self, verdict: Verdict) -> None:
@@ -106,7 +142,7 @@ class RepositoryWatch:
             if self._loads_changes:
                 self.load_changes()
             if self._restarts.up:
-                verdict = verify_repository(self._server.model_repository)
+                verdict = self._verify()
                 self.sync(verdict)
                 self._load_again()
                 self.load_later(verdict)
@@ -220,7 +256,7 @@ class RepositoryWatch:
                 self._loads[model] += 1
                 log.warning("model '%s' is loaded again, since its stub died meanwhile", model)
                 self._load(model)  # why not is in the index
-            self.sync(verify_repository(self._server.model_repository))
+            self.sync(self._verify())
 
     def _roll_back(self, verdict: Verdict) -> None:
         """Serve an older version where the newest is faulty, as before the restart, of which Triton knows nothing."""
@@ -242,6 +278,9 @@ class RepositoryWatch:
         """Try again, ever more rarely, what Triton refused and the verification does not: the cause may have gone."""
         waiting = self._models.refused.keys() - verdict.refused.keys() - self._models.served
         now = self._clock()
+        for model in [model for model, (_, _, until) in self._left_out.items() if now >= until]:
+            del self._left_out[model]
+            self._load(model)  # why not is in the index
         self._retries = {
             model: self._retries.get(model, (now + RETRY_S[0], 2 * RETRY_S[0])) for model in sorted(waiting)
         }
@@ -274,7 +313,7 @@ class RepositoryWatch:
         if changed and fingerprints(repository) != seen:
             return  # still being written: look again next time
         self._fingerprints = seen
-        verdict = verify_repository(repository)
+        verdict = self._verify()
         generation = self._restarts.generation
         for model in changed:
             if model in verdict.refused:
