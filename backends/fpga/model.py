@@ -36,6 +36,10 @@ from triton_server.server.abilities import knows_numpy_2, takes_parameters
 from triton_server.workarounds.late_response import LateResponse
 from triton_server.workarounds.thread_priority import ThreadPriority
 
+hold(
+    os.environ.get(PARENT_PIPE_VARIABLE)
+)  # here, since a stub that only completes a configuration must not stay either
+
 GOLDEN_ROWS = 2
 """Known answers asked at load and on the timer: few, since requests wait meanwhile."""
 MOST_TEXT = 4000
@@ -82,7 +86,6 @@ class TritonPythonModel:
                 f"numpy {np.__version__} corrupts tensors in this Triton's Python stub; expected numpy < 2 in the "
                 'server\'s environment: pip install "numpy<2"'
             )
-        hold(os.environ.get(PARENT_PIPE_VARIABLE))
         self._name = f"{args['model_name']} version {args['model_version']}"
         labels = {"model": args["model_name"], "version": args["model_version"]}
         config = json.loads(args["model_config"])
