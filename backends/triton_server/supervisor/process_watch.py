@@ -60,9 +60,9 @@ class ProcessWatch:
             self.close()
         self._follow()
         for descriptor, (pid, stub) in list(self._pidfds.items()):
-            if stub is not None and state(pid) == "T":
+            if state(pid) == "T":
                 self._forget(descriptor)
-                self._restarts.ask("hung", f"the stub of {stub.instance} (process {pid}) is stopped", generation)
+                self._restarts.ask("hung", f"{_name(stub)} (process {pid}) is stopped", generation)
         self._look_at_limits(generation)
         for descriptor in any_ended(list(self._pidfds), self._limits.watch_interval):
             pid, stub = self._pidfds[descriptor]
@@ -70,9 +70,8 @@ class ProcessWatch:
             self._forget(descriptor)
             if told and stub is not None and not is_missed(self._server.control, stub, self._served()):
                 continue
-            name = "the server" if stub is None else f"the stub of {stub.instance}"
             about = "" if stub is None else stub.instance
-            self._restarts.ask("dead", f"{name} (process {pid}) has ended", generation, about)
+            self._restarts.ask("dead", f"{_name(stub)} (process {pid}) has ended", generation, about)
 
     def close(self) -> None:
         """Forget all processes."""
@@ -105,6 +104,10 @@ class ProcessWatch:
         if files > FULL * allowed:
             detail = f"the server has {files} files and connections open, and may have {allowed}"
             self._restarts.ask("full", detail, generation)
+
+
+def _name(stub: Stub | None) -> str:
+    return "the server" if stub is None else f"the stub of {stub.instance}"
 
 
 def was_told_to_end(pid: int, told_s: float = TOLD_S) -> bool:
