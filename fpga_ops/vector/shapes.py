@@ -121,6 +121,17 @@ class Geometry:
         return self.rows * self.segment
 
     @property
+    def row_list(self) -> int:
+        """Ushorts of the lists of a row's steps: of twos, of narrow ones, of wide ones, each written by eights."""
+        steps = self.segment // 4
+        return steps // 2 + 2 * steps + 3 * 8
+
+    @property
+    def lists(self) -> int:
+        """Ushorts of the lists of a window's steps, and how long those of each row are."""
+        return round_up(self.rows * (3 + self.row_list), 32)
+
+    @property
     def key(self) -> str:
         """Names the geometry in a tile table."""
         kernel, strides = "x".join(map(str, self.kernel)), "x".join(map(str, self.strides))
@@ -208,10 +219,8 @@ class ConvShape:
             return winograd.scratch_bytes(self.tile.strip * winograd.tiles(g.width), g.in_channels)
         form = g.form(entry)
         if form.checked:  # lists, and for one tile what is multiplied as words; or lists for each tile of a task
-            row_steps = g.segment // 4
-            lists = 2 * round_up(g.rows * (3 + row_steps // 2 + 2 * row_steps + 12), 32)
             tiles = -(-self.tile.strip // self.tile.pixels)
-            return lists + 2 * self.tile.pixels * g.window if self.tile.pixels_outer else lists * tiles
+            return 2 * g.lists + 2 * self.tile.pixels * g.window if self.tile.pixels_outer else 2 * g.lists * tiles
         return form.window_bytes * (self.tile.pixels * g.window + 16)
 
     def defines(self, identity: int, entry: InstructionSet) -> dict[str, int]:
@@ -229,6 +238,7 @@ class ConvShape:
             "PLAIN": int(self.plain),
             "PLAIN_SUM": int(self.plain_sum), "AHEAD": int(g.window * t.vectors * 16 >= 24000 and not self.pool),
             "BLOCK": g.segment, "CHECKED": int(g.form(entry).checked), "LIMIT_BYTES": limit_bytes(g.window),
+            "ROW_LIST": g.row_list, "LISTS": g.lists,
         }  # fmt: skip
         if entry.flushes:
             macros["BLOCK"] = max(d for d in range(1, FLOAT_EXACT + 1) if g.segment % d == 0)

@@ -38,7 +38,16 @@ def kernel_file(name: str) -> str:
 def prelude(entry: InstructionSet, *, persistent: bool, gives_way: bool = False) -> str:
     """What stands in front of every program: macros, the instruction set's primitives, the endings."""
     macros = {"PERSISTENT": int(persistent), "YIELD": int(gives_way)}
-    return _define(macros) + "".join(map(kernel_file, ("types.cl", *entry.files, "endings.cl")))
+    table = "" if entry.portable else _numbers_of_bits()
+    return _define(macros) + table + "".join(map(kernel_file, ("types.cl", *entry.files, "endings.cl")))
+
+
+@cache
+def _numbers_of_bits() -> str:
+    """A table: which of a byte's bits are set, in order, as bytes of a ulong (isa/x86.cl)."""
+    rows = (bytes(bit for bit in range(8) if byte >> bit & 1) for byte in range(256))
+    words = ", ".join(f"{int.from_bytes(row, 'little'):#x}" for row in rows)
+    return f"__constant ulong numbers_of_bits[256] = {{{words}}};\n"
 
 
 def _define(macros: dict[str, int]) -> str:

@@ -73,7 +73,7 @@ def _transformed(taps: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
     """G' (kernels/vector/winograd.cl) along the first axis, of 3, which becomes 6. No library's threads are woken."""
     first, second, third = taps
     even, odd = first + third, first + 4 * third
-    return np.stack([first, even + second, even - second, odd + 2 * second, odd - 2 * second, third])
+    return np.stack([6 * first, even + second, even - second, odd + 2 * second, odd - 2 * second, 6 * third])
 
 
 def scratch_bytes(tiles: int, in_channels: int) -> int:

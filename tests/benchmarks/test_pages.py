@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.clients.models import write_repository
@@ -30,11 +31,14 @@ def models(tmp_path: Path) -> Path:
 
 def test_measure(models: Path, tmp_path: Path) -> None:
     model = quantise(resnet(softmax=True), tmp_path / "model.onnx")
+    rows = tmp_path / "golden.npz"
+    np.savez(rows, input=np.random.default_rng(0).normal(size=(8, 3, 32, 32)).astype(np.float32))
     small = f"--rounds 1 --patience 0 --model {model} --others {model} --inferences 200"
     replaced = (
         ("bench service --quick", f"bench service --quick --model-repository {models} --only breakdown"),
         ("bench engine", f"bench engine {small}"),
         ("--model model.onnx", f"--model {model}"),
+        ("--inputs golden.npz", f"--inputs {rows}"),
     )
     with read(HOW_TO / "measure.md", tmp_path / "reader", replaced, test=TEST) as reader:
         assert (reader.folder / "engine.png").is_file()

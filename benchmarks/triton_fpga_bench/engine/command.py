@@ -44,6 +44,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     unknown = wanted - {*EVERYTHING, GROWTH}
     if unknown:
         raise FpgaOpsError(f"--what: no measurement {', '.join(sorted(unknown))}")
+    if args.inputs is not None:
+        peers.read_rows(args.inputs)  # says what is wrong with the file before anything takes time
     rivals = installed_peers([name for name in args.peers.split(",") if name])
     with tempfile.TemporaryDirectory() as folder:
         model = models.find(args.model, cache)

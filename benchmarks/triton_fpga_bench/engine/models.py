@@ -1,7 +1,7 @@
 """Models to measure with: ResNets in QDQ form with random weights, and the float model inside a QDQ file.
 
-Speed does not depend on the weights, so no download and no training is needed; the scales are chosen so that every
-tensor uses its 8 bits, as a calibrated model's do.
+No download and no training is needed: only on CPUs without VNNI does our speed depend on the values (`--inputs` is for
+models with trained ones), and the scales are chosen so that every tensor uses its 8 bits, as a calibrated model's do.
 """
 
 from __future__ import annotations

@@ -56,14 +56,23 @@ def example_inputs(
     if rows is None:
         rng = np.random.default_rng(1)
         return [rng.standard_normal((batch, *fixed)).astype(np.float32) for _ in range(INPUTS)]
-    try:
-        content = np.load(rows, allow_pickle=False)
-        array = content if isinstance(content, np.ndarray) else content["input"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise FpgaOpsError(f"{rows}: expected an array (.npy), or one named 'input' (.npz): {error}") from error
+    array = read_rows(rows)
     if array.dtype != np.float32 or array.shape[1:] != fixed or not len(array):
         raise FpgaOpsError(f"{rows}: expected float32[n, {', '.join(map(str, fixed))}], got {array.dtype}{array.shape}")
     return [np.take(array, range(n * batch, (n + 1) * batch), axis=0, mode="wrap") for n in range(INPUTS)]
+
+
+def read_rows(path: Path) -> Array:
+    """The array of a `.npy` file, or that named "input" of an archive.
+
+    Raises:
+        FpgaOpsError: There is none.
+    """
+    try:
+        content = np.load(path, allow_pickle=False)
+        return content if isinstance(content, np.ndarray) else np.asarray(content["input"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise FpgaOpsError(f"{path}: expected an array (.npy), or one named 'input' (.npz): {error}") from error
 
 
 def _ours(path: Path, batch: int, rows: Path | None) -> tuple[Run, Callable[[int], float], dict[str, Any]]:

@@ -18,6 +18,7 @@
 //   AHEAD         1: fetch the next task's weights meanwhile
 //   BLOCK         bytes of a run that are multiplied before sums move to int, where the instruction set has FLUSHED
 //   CHECKED       1: the pixels decide which steps are summed in 16 bits, where the instruction set has SATURATES
+//   ROW_LIST, LISTS  ushorts of the lists of steps of a row of the window, and of all of a tile's, if CHECKED
 //   LIMIT_BYTES   of the limits of two bytes, and again of four, in front of the weights, if CHECKED
 //
 // Weights are packed per panel of 16*NV output channels, `rule[PANEL_BYTES]` bytes from each other: [step of STEP_BYTES bytes][vector]
@@ -73,10 +74,9 @@ INLINE void JOIN(widen_, ID)(G const uchar* restrict source, G widened* restrict
 // are summed in twos before 32 bits are needed, narrow ones which are not, and wide ones, which are multiplied as words.
 // Lists them for each row of the window: how many of each kind, for all rows; then each row's, kind by kind.
 #define ROW_STEPS (SEGMENT / 4)
-#define ROW_LIST (ROW_STEPS / 2 + 2 * ROW_STEPS + 12) // lists are written by fours
+// They are written by eights; shapes.py says how long a row's are (ROW_LIST) and how long all of them (LISTS), in ushorts.
 #define LIST(row, kind) \
-  (lists + KINDS * ROWS + (row) * ROW_LIST + ((kind) == TWOS ? 0 : ROW_STEPS / 2 + 4 + ((kind) - NARROW) * (ROW_STEPS + 4)))
-#define SLOT ((ROWS * (KINDS + ROW_LIST) + 31) / 32 * 32)
+  (lists + KINDS * ROWS + (row) * ROW_LIST + ((kind) == TWOS ? 0 : ROW_STEPS / 2 + 8 + ((kind) - NARROW) * (ROW_STEPS + 8)))
 // What wide steps multiply: bytes 0 and 2 as words, or 1 and 3; [pixel][side][step of the window].
 #define SIDES(i, side) (((i) * 2 + (side)) * STEPS)
 INLINE void JOIN(list_steps_, ID)(G const uchar* restrict source, G const short16* restrict limits,
@@ -301,8 +301,8 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
       G const uchar* window = source + p * PANEL / GROUP_OUT * GROUP_IN;
       G const char* panel = weights + p * panel_bytes;
 #if CHECKED
-      words = (G widened*)(scratch + 2 * SLOT); // of the one tile that there is then
-      lists = (G ushort*)scratch + (PIXELS_OUTER ? 0 : (m - m0) / MR * SLOT);
+      words = (G widened*)(scratch + 2 * LISTS); // of the one tile that there is then
+      lists = (G ushort*)scratch + (PIXELS_OUTER ? 0 : (m - m0) / MR * LISTS);
       if (p == p0) JOIN(list_steps_, ID)(window, (G const short16*)(weights - 2 * LIMIT_BYTES), lists, (G int*)words, first);
 #elif WORDS || FLUSHED
       if (GROUP_IN || !ready) JOIN(widen_, ID)(window, words, first);
@@ -323,10 +323,8 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
 #undef STEP
 #undef STEPS
 #undef ROW_STEPS
-#undef ROW_LIST
 #undef LIST
 #undef FETCH_STEP
-#undef SLOT
 #undef SIDES
 #undef SOURCE
 #undef PLACE

@@ -2,20 +2,20 @@
 // (Lavin and Gray, arXiv:1509.09308, with the fractions moved to the end.) Only for instruction sets with add_pairs and the one-launch kernel.
 //
 // A tile of 6x6 source pixels d gives 4x4 outputs Y = A' [(G' g G'^T) * (B' d B'^T)] A'^T / (D_y D_x), where
-//   B' = 4  0 -5  0  1  0    G' = 1  0  0    A' = 6 -4 -4  1  1  0    D = 24
+//   B' = 4  0 -5  0  1  0    G' = 6  0  0    A' = 1 -4 -4  1  1  0    D = 24
 //        0 -4 -4  1  1  0         1  1  1         0 -2  2  1 -1  0        12
 //        0  4 -4 -1  1  0         1 -1  1         0 -1 -1  1  1  0         6
-//        0 -2 -1  2  1  0         1  2  4         0 -1  1  2 -2  6         6
+//        0 -2 -1  2  1  0         1  2  4         0 -1  1  2 -2  1         6
 //        0  2 -1 -2  1  0         1 -2  4
-//        0  4  0 -5  0  1         0  0  1
+//        0  4  0 -5  0  1         0  0  6
 // All sums are taken modulo 2^32. D_y D_x is 9 times a power of two, at most 2^6: multiplying by the inverse of 9 modulo
 // 2^32 and shifting right is exact if |Y| < 2^25, which is proven from the weights when a network is planned
 // (fpga_ops/vector/winograd.py). B' d B'^T of bytes is within +-20400 and G' g G'^T within +-6272: both fit 16 bits.
 //
 // Where a map's side is 1 or 2 more than a multiple of 4, the last tiles are of 2 outputs per side, from 4 source pixels and
 // the frequencies 0, 1, 2 and 5 alone (the points 0, 1, -1 and infinity of F(2, 3), so the weights are the same):
-//   B' = 1  0 -1  0    A' = 6  3  3  0    D = 6
-//        0  1  1  0         0  3 -3  6        6
+//   B' = 1  0 -1  0    A' = 1  3  3  0    D = 6
+//        0  1  1  0         0  3 -3  1        6
 //        0 -1  1  0
 //        0 -1  0  1
 //
@@ -62,15 +62,15 @@ INLINE void winograd_output(const uint16* m, uint16* r, const int edge)
 {
   const uint16 sum12 = m[1] + m[2], difference12 = m[1] - m[2];
   if (edge) {
-    r[0] = (m[0] << 2) + (m[0] << 1) + (sum12 << 1) + sum12;
-    r[1] = (m[5] << 2) + (m[5] << 1) + (difference12 << 1) + difference12;
+    r[0] = m[0] + (sum12 << 1) + sum12;
+    r[1] = m[5] + (difference12 << 1) + difference12;
     return;
   }
   const uint16 sum34 = m[3] + m[4], difference34 = m[3] - m[4];
-  r[0] = (m[0] << 2) + (m[0] << 1) - (sum12 << 2) + sum34;
+  r[0] = m[0] - (sum12 << 2) + sum34;
   r[1] = difference34 - (difference12 << 1);
   r[2] = sum34 - sum12;
-  r[3] = (difference34 << 1) - difference12 + (m[5] << 2) + (m[5] << 1);
+  r[3] = (difference34 << 1) - difference12 + m[5];
 }
 
 #define INVERSE_OF_9 954437177u
@@ -217,25 +217,26 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
   G const int16* w = (G const int16*)weights + (long)panel * 36 * CIN * 2;
   for (int frequency = 0; frequency < 36; ++frequency)
     for (int first = 0; first < 4; first += NV, w += NV * CIN / 2) {
-      const int rows = TILE_ROWS - (EDGE_Y && last && WHOLE_ONLY(frequency / 6));
-      const int columns = TILE_COLUMNS - (EDGE_X && WHOLE_ONLY(frequency % 6)), count = rows * columns;
+      const int fewer_rows = EDGE_Y && last && WHOLE_ONLY(frequency / 6);
+      const int fewer_columns = EDGE_X && WHOLE_ONLY(frequency % 6);
       G const short* a = spread + frequency * SPREAD_STEP;
       G int16* place = (G int16*)(products + frequency * PRODUCTS_STEP) + first;
       G const char* next = (G const char*)(w + 2 * CIN);
 #define PRODUCTS(t, count) JOIN(winograd_products_, ID)(a + (t) * CIN, w, place + 4 * (t), next, count)
-      if (count >= MR)
-        for (int block = 0; block < count; block += MR) PRODUCTS(min(block, count - MR), MR);
-#if EDGE_Y && TILES - TILE_COLUMNS < MR
-      else if (columns == TILE_COLUMNS)
-        PRODUCTS(0, TILES - TILE_COLUMNS);
+#define ALL_PRODUCTS(count) \
+  do { \
+    for (int block = 0; block + MR <= (count); block += MR) PRODUCTS(block, MR); \
+    if ((count) % MR) PRODUCTS((count) / MR * MR, (count) % MR); \
+  } while (0)
+      if (!fewer_rows && !fewer_columns) ALL_PRODUCTS(TILES);
+#if EDGE_Y
+      else if (!fewer_columns) ALL_PRODUCTS(TILES - TILE_COLUMNS);
 #endif
-#if EDGE_X && TILES - TILE_ROWS < MR
-      else if (rows == TILE_ROWS)
-        PRODUCTS(0, TILES - TILE_ROWS);
+#if EDGE_X
+      else if (!fewer_rows) ALL_PRODUCTS(TILES - TILE_ROWS);
 #endif
-#if EDGE_X && EDGE_Y && (TILE_ROWS - 1) * (TILE_COLUMNS - 1) < MR
-      else
-        PRODUCTS(0, (TILE_ROWS - 1) * (TILE_COLUMNS - 1));
+#if EDGE_X && EDGE_Y
+      else ALL_PRODUCTS((TILE_ROWS - 1) * (TILE_COLUMNS - 1));
 #endif
     }
 
@@ -258,4 +259,5 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
 #undef AT_EDGES
 #undef SPREAD
 #undef PRODUCTS
+#undef ALL_PRODUCTS
 #undef END

@@ -10,7 +10,7 @@
 //   add_neighbours(bytes)           sums of two neighbours of 32 bytes
 //   beside(pairs)                   of each two steps of two pairs, those of the other
 //   which_steps(pairs)              a bit for each two pairs of 16 that hold one which is true (all bits set)
-//   put_steps(list, bits, first)    the numbers of the bits, behind a list; its end
+//   put_steps(list, bits, first)    the numbers of the bits, behind a list; its end (source.py writes `numbers_of_bits`)
 typedef char char64 __attribute__((ext_vector_type(64)));
 typedef char char32 __attribute__((ext_vector_type(32)));
 typedef uchar uchar64 __attribute__((ext_vector_type(64)));
@@ -58,15 +58,8 @@ INLINE short16 beside(const short16 pairs)
   return pairs.s23016745ab89efcd;
 }
 
-__constant ushort numbers_of_bits[16][4] = {
-  {0}, {0}, {1}, {0, 1}, {2}, {0, 2}, {1, 2}, {0, 1, 2}, {3}, {0, 3}, {1, 3}, {0, 1, 3}, {2, 3}, {0, 2, 3}, {1, 2, 3}, {0, 1, 2, 3},
-};
-
 INLINE G ushort* put_steps(G ushort* list, const uint bits, const int first)
 {
-  const uint low = bits & 15, high = bits >> 4;
-  vstore4(vload4(0, numbers_of_bits[low]) + (ushort)first, 0, list);
-  list += popcount(low);
-  vstore4(vload4(0, numbers_of_bits[high]) + (ushort)(first + 4), 0, list);
-  return list + popcount(high);
+  vstore8(convert_ushort8(as_uchar8(numbers_of_bits[bits])) + (ushort)first, 0, list);
+  return list + popcount(bits);
 }
