@@ -122,6 +122,9 @@ class Prober:
                         began, generation)  # fmt: skip
 
     def _probe(self, health: ModelHealth, began: float, generation: int) -> None:
+        if health.state is ModelState.UNKNOWN:  # what the instances did before is no sign of life
+            work = self._call.work(health)
+            health.progress, health.cpu_s = work.answers, work.cpu_s
         try:
             answer = self._call.ask(health.known, self._limits.hung)
         except ControlError as error:
@@ -138,13 +141,14 @@ class Prober:
                 self._models.quarantine(health, f"its known answer cannot be asked: {error}", until)
                 return
             if GIVEN_UP in str(error):
-                self._restarts.ask("hung", f"{health.name}: {error}", generation)
+                self._restarts.ask("hung", f"{health.name}: {error}", generation, health.known.model)
             self._judge(health, ModelState.BUSY if busy else ModelState.WRONG, str(error), began, generation)
         except OSError as error:
             self._end_silent(health, error, began, generation)
         else:
             slow = self._clock() - began > self._limits.slow
             good = ModelState.SLOW if slow else ModelState.SERVING
+            health.answered |= self._restarts.is_present(generation)
             self._judge(health, good if answer.correct else ModelState.WRONG, answer.detail, began, generation)
 
     def _is_news_of_none(self, health: ModelHealth, generation: int) -> bool:
@@ -208,4 +212,5 @@ class Prober:
             health.progress_at = now - silent
             return
         self._judge(health, ModelState.HUNG, f"{type(error).__name__}: {error}", began, generation)
-        self._restarts.ask("hung", f"{health.name} has not answered for {silent:.1f} s", generation)
+        detail = f"{health.name} has not answered for {silent:.1f} s"
+        self._restarts.ask("hung", detail, generation, health.known.model)

@@ -29,12 +29,15 @@ class Server:
     reply: Answer | Exception | Callable[[], Answer] = RIGHT
     takes_s: float = 0.0
     done: Work = field(default_factory=lambda: Work(0, 0.0))
+    does: Work = field(default_factory=lambda: Work(0, 0.0))
+    """What is done while it is asked."""
     loaded: bool = True
     unloaded: list[str] = field(default_factory=list)
     faults: list[BaseException] = field(default_factory=list)
 
     def ask(self, known: KnownAnswer, timeout_s: float) -> Answer:
         self.clock.now += self.takes_s
+        self.done = Work(self.done.answers + self.does.answers, self.done.cpu_s + self.does.cpu_s)
         if isinstance(self.reply, Exception):
             raise self.reply
         return self.reply() if callable(self.reply) else self.reply
@@ -199,10 +202,20 @@ def test_silence_at_work_is_slow_for_a_while(
 ) -> None:
     model.progress_at = clock.now
     server.reply, server.takes_s = TimeoutError("timed out"), 2.0
-    for round_number, state in enumerate((ModelState.SLOW, ModelState.SLOW, ModelState.HUNG), 1):
-        server.done = Work(0, round_number * 1.0)
+    server.does = Work(0, 1.0)
+    for state in (ModelState.SLOW, ModelState.SLOW, ModelState.HUNG):
         prober.probe()
         assert model.state is state
+    assert [request.cause for request in restarts.requests] == ["hung"]
+
+
+def test_what_was_done_before_is_no_sign_of_life(
+    server: Server, prober: Prober, model: ModelHealth, restarts: Restarts
+) -> None:  # fmt: skip
+    """A model was "slow", and ready, whose instance had died of the first question: it had worked at its start."""
+    server.reply, server.takes_s, server.done = TimeoutError("timed out"), 2.0, Work(1, 3.0)
+    prober.probe()
+    assert model.state is ModelState.HUNG
     assert [request.cause for request in restarts.requests] == ["hung"]
 
 
@@ -210,8 +223,8 @@ def test_other_answers_are_progress(
     server: Server, prober: Prober, model: ModelHealth, restarts: Restarts, clock: Clock
 ) -> None:  # fmt: skip
     server.reply, server.takes_s = TimeoutError("timed out"), 2.0
-    for answers in (5, 9, 12):
-        server.done = Work(answers, 0.0)
+    server.does = Work(3, 0.0)
+    for _ in range(3):
         prober.probe()
         assert model.state is ModelState.SLOW
     assert not restarts.requests

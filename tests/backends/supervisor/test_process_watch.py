@@ -61,6 +61,18 @@ def test_the_end_of_the_server_is_told_once(server: TritonServer, restarts: Rest
     watch.close()
 
 
+def test_a_stopped_server_is_told_at_once(server: TritonServer, restarts: Restarts) -> None:
+    watch = ProcessWatch(server, restarts, Limits(watch_interval=0.0), list)
+    subprocess.run(["kill", "-STOP", str(server.pid)], check=True)
+    while state(server.pid or -1) != "T":  # the test's own time-out bounds it
+        threading.Event().wait(0.001)
+    watch.watch()
+    assert [(one.cause, one.detail) for one in restarts.requests] == [
+        ("hung", f"the server (process {server.pid}) is stopped")
+    ]
+    watch.close()
+
+
 def test_a_server_that_holds_too_much_is_told(server: TritonServer, restarts: Restarts) -> None:
     watch = ProcessWatch(server, restarts, Limits(watch_interval=0.0, server_bytes=1 << 10), list)
     watch.watch()
