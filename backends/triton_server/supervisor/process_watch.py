@@ -49,7 +49,7 @@ class ProcessWatch:
         self._pidfds: dict[int, tuple[int, Stub | None]] = {}
         """Descriptor of each process (os.pidfd_open): its id, and the stub, None for the server itself."""
         self._stopped: set[int] = set()
-        """Processes that the round before found stopped: one look may meet what stopped everything and lets it go on."""
+        """Processes that the round before found stopped: one look may meet what stops everything for a while."""
 
     def watch(self) -> None:
         """One round: look at everything, then wait up to ``watch_interval`` for the next end of a process."""

@@ -136,6 +136,7 @@ def test_a_silence_that_two_notice_is_judged_once(clock: Clock, model: ModelHeal
     """After a pause of the whole machine both whoever asks and whoever waits for that find that it took too long."""
     looked: list[str] = []
     both = threading.Event()
+    model.state = ModelState.SERVING  # or what it did before would be looked at, too
 
     def silent(*_: object) -> Answer:
         raise TimeoutError("timed out")
