@@ -13,6 +13,7 @@ puts its key set in jwks.json, or its address in `remote_jwks` of envoy-secure.y
 import argparse
 import base64
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ FOLDER = Path(__file__).resolve().parent / "secrets"
 PROXY = "proxy"
 """What of the folder is mounted into the proxy's container."""
 ISSUER = AUDIENCE = "triton-fpga"
+MOST_DAYS = 36_500
 
 
 class SecretsError(Exception):
@@ -78,19 +80,20 @@ def token(folder: Path, subject: str, days: float) -> str:
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now, "exp": now + int(days * 86400)}
     header = {"alg": "RS256", "typ": "JWT", "kid": "1"}
     text = ".".join(_base64url(json.dumps(part).encode()) for part in (header, claims))
-    command: list[str | os.PathLike[str]] = ["openssl", "dgst", "-sha256", "-sign", key]
-    signed = subprocess.run(command, input=text.encode(), capture_output=True, check=True)
-    return f"{text}.{_base64url(signed.stdout)}"
+    return f"{text}.{_base64url(_run('dgst', '-sha256', '-sign', key, given=text.encode()))}"
 
 
 def _openssl(*arguments: str | os.PathLike[str]) -> str:
+    return _run(*arguments).decode().strip()
+
+
+def _run(*arguments: str | os.PathLike[str], given: bytes = b"") -> bytes:
     try:
-        done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=True)
+        return subprocess.run(["openssl", *arguments], input=given, capture_output=True, check=True).stdout
     except FileNotFoundError:
         raise SecretsError("openssl is not installed") from None
     except subprocess.CalledProcessError as error:
-        raise SecretsError(f"openssl {arguments[0]}: {error.stderr.strip()}") from error
-    return done.stdout.strip()
+        raise SecretsError(f"openssl {arguments[0]}: {error.stderr.decode(errors='replace').strip()}") from error
 
 
 def _base64url(content: bytes) -> str:
@@ -101,6 +104,22 @@ def _is_address(name: str) -> bool:
     return ":" in name or name.replace(".", "").isdigit()
 
 
+def _days(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 < value <= MOST_DAYS:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, at most {MOST_DAYS}, came {text!r}")
+    return value
+
+
+def _whole_days(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= MOST_DAYS:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_DAYS}, came {text!r}")
+    return int(text)
+
+
 def main() -> int:
     """Exit code 0, or 2 with a message."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -109,10 +128,10 @@ def main() -> int:
     for command in ("init", "renew"):
         sub = commands.add_parser(command)
         sub.add_argument("--name", action="append", default=[], help="host name or address clients use (repeatable)")
-        sub.add_argument("--days", type=int, default=365)
+        sub.add_argument("--days", type=_whole_days, default=365)
     sub = commands.add_parser("token")
     sub.add_argument("subject")
-    sub.add_argument("--days", type=float, default=30.0)
+    sub.add_argument("--days", type=_days, default=30.0)
     args = parser.parse_args()
     try:
         if args.command == "token":

@@ -1,7 +1,8 @@
 """Copy models into the volume that the replicas share, before they start.
 
     seed.py SOURCE VOLUME             models that the volume has not got; what was published or rolled back there stays
-    seed.py SOURCE VOLUME --versions  also versions that a model in the volume has not got (after an upgrade)
+    seed.py SOURCE VOLUME --versions  also versions that a model in the volume has not got (after an upgrade), but for
+                                      those that were rolled back there
 
 A version appears at once or not at all: it is copied under a name that Triton ignores, then renamed. Nothing is
 overwritten.
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 STAGED = ".seed-"
+WITHDRAWN = ".withdrawn-"
+"""What a version is called that was published and rolled back (retrain.publishing.versions)."""
 
 
 class SeedError(Exception):
@@ -54,6 +57,9 @@ def _copy_folders(model: Path, target: Path) -> Iterator[str]:
     for folder in sorted(path for path in model.iterdir() if path.is_dir() and not path.name.startswith(".")):
         final, staged = target / folder.name, target / f"{STAGED}{folder.name}"
         if final.exists():
+            continue
+        if (target / f"{WITHDRAWN}{folder.name}").exists():
+            yield f"{model.name}: version {folder.name} was rolled back in {target}, not copied"
             continue
         shutil.rmtree(staged, ignore_errors=True)
         try:

@@ -15,7 +15,7 @@ import select
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
-from typing import TextIO
+from typing import Any, TextIO
 
 GROUP = "triton_fpga.commands"
 USER_ERROR = 2
@@ -35,10 +35,34 @@ _REFUSALS = {
 """What a file or a disc, and no fault of the program, makes the system refuse."""
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they are written, and defaults where an option's text leaves them out."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return help_text(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help says defaults; so do its sub-parsers."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": _HelpFormatter, **options})
+
+
+def help_text(action: argparse.Action) -> str:
+    """What the help says of an argument, before argparse fills in `%(default)s` and the like."""
+    text, default = action.help or "", action.default
+    if not action.option_strings or "default" in text or isinstance(default, bool) or default in (None, "", []):
+        return text
+    if default == argparse.SUPPRESS:
+        return text
+    words = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+    return f"{text} (default: {words.replace('%', '%%')})"
+
+
 def _parser(name: str, entry: EntryPoint) -> tuple[argparse.ArgumentParser, object]:
     module = entry.load()
-    parser = argparse.ArgumentParser(prog=f"triton-fpga {name}", description=(module.__doc__ or "").strip())
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog=f"triton-fpga {name}", description=(module.__doc__ or "").strip())
     module.register(parser)
     return parser, module
 

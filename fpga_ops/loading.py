@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,9 @@ def load(
         ModelError: The file cannot be served.
         DeviceError: The device is missing or cannot run it.
     """
-    if max_batch < 1:
-        raise InputError(f"max_batch is {max_batch}; at least 1 is needed")
+    if not isinstance(max_batch, Integral) or isinstance(max_batch, bool) or max_batch < 1:
+        raise InputError(f"max_batch is {max_batch!r}; a whole number, at least 1, is needed")
+    max_batch = int(max_batch)
     folder = None if cache_dir is None else Path(cache_dir)
     request = cache.Request(device, max_batch)
     with ThreadPoolExecutor(2) as beside:

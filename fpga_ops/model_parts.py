@@ -68,6 +68,9 @@ def contents(partition: Partition) -> Contents:
 
 
 def _outside(part: Part) -> Outside:
-    runs = part.nodes and part.model is not None
-    model = part.model.SerializeToString() if runs and part.model is not None else b""
+    model = b""
+    if part.model is not None and (
+        part.nodes or {*part.outputs} & {tensor.name for tensor in part.model.graph.initializer}
+    ):
+        model = part.model.SerializeToString()
     return Outside(model, part.inputs, part.outputs, part.nodes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fpga_ops import targets
-from fpga_ops.errors import DeviceError, NotFiniteError
+from fpga_ops.errors import DeviceError, InputError, NotFiniteError
 from fpga_ops.ir.network import Float32Array, UInt8Array
 from fpga_ops.model_parts import Contents, Outside
 from fpga_ops.moved_modules import former_names
@@ -55,6 +57,8 @@ class _Usual(NamedTuple):
 class Network:
     """A model on a device. Thread-safe: any thread may call `run`, `submit` and `features`.
 
+    It belongs to the process that loaded it: of its forks those of an FPGA, its emulator and its RTL are refused.
+
     Args:
         contents: The file.
         others: What runs the parts of it that the device does not.
@@ -87,6 +91,7 @@ class Network:
             contextlib.nullcontext() if concurrent else threading.Lock()
         )
         self._pool: ThreadPoolExecutor | None = None
+        self._pool_of = 0
         self._pool_lock = threading.Lock()
         self._closing = False  # nothing more is accepted by `submit`
         self._closed = False  # the device is gone
@@ -123,7 +128,7 @@ class Network:
         It is compared with as little as can be: after an inference nothing of the interpreter is left in the caches.
         """
         usual = self._usual
-        if usual is None:
+        if usual is None or type(inputs) is not dict:
             return None
         value = inputs.get(usual.name)
         if (
@@ -176,7 +181,8 @@ class Network:
         with self._pool_lock:
             if self._closing:
                 raise DeviceError("the network is closed")
-            if self._pool is None:
+            if self._pool is None or self._pool_of != os.getpid():  # a fork has none of its threads
+                self._pool_of = os.getpid()
                 self._pool = ThreadPoolExecutor(
                     max_workers=2 * getattr(self._executable, "at_once", 1), thread_name_prefix="fpga-ops"
                 )
@@ -189,7 +195,7 @@ class Network:
         """
         contents = self.contents
         return {
-            **self._interface,
+            **copy.deepcopy(self._interface),
             "device": self.device,
             "precision": "int8",
             "isa": str(getattr(self._executable, "isa", None) or ""),
@@ -209,7 +215,7 @@ class Network:
             if self._closing:
                 return
             self._closing = True
-            pool = self._pool
+            pool = self._pool if self._pool_of == os.getpid() else None
         if pool is not None:
             pool.shutdown(wait=True)
         with self._turn:
@@ -252,13 +258,28 @@ class Network:
             made = {**inputs, **dict(zip(before.outputs, onnx_parts.run_session(self._before, before.outputs, feeds),
                                          strict=True))}  # fmt: skip
         floats = {name: made[real] for name, real in self.contents.quantised.items()}
-        if (
-            self._before is not None
-            and not self._device_checks
-            and not all(np.isfinite(f).all() for f in floats.values())
-        ):
-            self._refuse_values(inputs)
+        if self._before is not None:
+            self._check_made(floats)
+            if not self._device_checks and not all(np.isfinite(f).all() for f in floats.values()):
+                self._refuse_values(inputs)
         return floats
+
+    def _check_made(self, floats: Mapping[str, Array]) -> None:
+        """Refuse what the file's own nodes made if it is no batch for the device: they may change batch and shape."""
+        images = {len(value) for value in floats.values()}
+        if len(images) > 1 or not 1 <= min(images) <= self.max_batch:
+            raise InputError(
+                f"nodes before the integer network make batches of {sorted(images)} of this input; one batch of at "
+                f"most {self.max_batch} (max_batch) is expected"
+            )
+        for name, value in floats.items():
+            tensor = self._executable.network.tensors[name]
+            shape = (tensor.channels,) if tensor.flat else (tensor.channels, tensor.height, tensor.width)
+            if value.shape[1:] != shape:
+                raise InputError(
+                    f"nodes before the integer network make '{self.contents.quantised[name]}' of shape "
+                    f"{list(value.shape)} of this input; {['N', *shape]} is expected"
+                )
 
     def _device(self, floats: Mapping[str, Float32Array], inputs: Mapping[str, Array], *, scores: bool = False) -> Any:
         """What the device makes of the floats: the network's outputs, or with `scores` those of the head."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from fpga_ops.errors import InputError, NotFiniteError
+from fpga_ops.errors import InputError, ModelError, NotFiniteError
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +45,12 @@ def _declared(value: onnx.ValueInfoProto) -> TensorInterface:
     import onnx
 
     tensor = value.type.tensor_type
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    except KeyError:
+        raise ModelError(
+            f"the file does not say of which type '{value.name}' is; a tensor of numbers is expected"
+        ) from None
     shape = [int(axis.dim_value) if axis.HasField("dim_value") else -1 for axis in tensor.shape.dim]
     return {"dtype": dtype, "shape": shape}
 
@@ -58,8 +63,10 @@ def check_inputs(
     Raises:
         InputError: Names the tensor, what was expected and what came.
     """
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"a dictionary with arrays for {sorted(expected)} is expected, {type(inputs).__name__} came")
     if inputs.keys() != expected.keys():
-        raise InputError(f"inputs {sorted(expected)} are expected, {sorted(inputs)} came")
+        raise InputError(f"inputs {sorted(expected)} are expected, {sorted(inputs, key=str)} came")
     batch = -1
     for name, want in expected.items():
         size = len(check_tensor(name, inputs[name], want, max_batch, values=values))
@@ -82,8 +89,14 @@ def check_tensor(
         raise InputError(f"input '{name}': an array without masked values is expected, some of these are masked")
     shape = expected["shape"]
     # the name of a dtype is worked out by numpy each time it is asked for
-    if value.dtype is not _DTYPES.get(expected["dtype"]) and value.dtype.name != expected["dtype"]:
-        raise InputError(f"input '{name}': dtype {expected['dtype']} is expected, {value.dtype.name} came")
+    if value.dtype is not _DTYPES.get(expected["dtype"]):
+        if value.dtype.name != expected["dtype"]:
+            raise InputError(f"input '{name}': dtype {expected['dtype']} is expected, {value.dtype.name} came")
+        if not value.dtype.isnative:  # its name does not tell; onnxruntime would read other numbers
+            raise InputError(
+                f"input '{name}': {expected['dtype']} in this machine's byte order is expected, {value.dtype.str} "
+                f"came; astype('{expected['dtype']}') makes the one of the other"
+            )
     fits = value.ndim == len(shape) and all(
         want in (-1, size) for want, size in zip(shape[1:], value.shape[1:], strict=True)
     )

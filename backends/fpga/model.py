@@ -17,6 +17,7 @@ import triton_python_backend_utils as pb_utils
 import fpga_ops
 from fpga_ops.errors import FpgaOpsError, InputError, ModelError
 from fpga_ops.targets import on_host
+from triton_server.plugin.agreement import DEFAULT_MAX_BATCH, check_agreement, fixed_batch, largest_batch
 from triton_server.plugin.device_trial import DeviceTrial
 from triton_server.plugin.failover import Failover, Failure, NoDeviceError, split_rows
 from triton_server.plugin.housekeeping import Housekeeping
@@ -35,7 +36,10 @@ from triton_server.server.abilities import knows_numpy_2, takes_parameters
 from triton_server.workarounds.late_response import LateResponse
 from triton_server.workarounds.thread_priority import ThreadPriority
 
-DEFAULT_MAX_BATCH = 8
+hold(
+    os.environ.get(PARENT_PIPE_VARIABLE)
+)  # here, since a stub that only completes a configuration must not stay either
+
 GOLDEN_ROWS = 2
 """Known answers asked at load and on the timer: few, since requests wait meanwhile."""
 MOST_TEXT = 4000
@@ -61,15 +65,18 @@ class TritonPythonModel:
             inputs, outputs = describe_onnx(version / MODEL_FILE)
         except FpgaOpsError as error:
             raise pb_utils.TritonModelException(str(error)) from error
-        batched = all(tensor.batched for tensor in (*inputs, *outputs))
-        if batched and given["max_batch_size"] == 0:
+        batched = given["max_batch_size"] > 0
+        ranks = {tensor.name: tensor.rank for tensor in (*inputs, *outputs)}
+        whole = any(len(entry["dims"]) == ranks.get(entry["name"]) for entry in (*given["input"], *given["output"]))
+        if not batched and not whole and all(tensor.batched for tensor in (*inputs, *outputs)):
+            batched = True
             config.set_max_batch_size(DEFAULT_MAX_BATCH)
         if not given["input"]:
             for tensor in inputs:
-                config.add_input(tensor.as_config())
+                config.add_input(tensor.as_config(batched=batched))
         if not given["output"]:
             for tensor in outputs:
-                config.add_output(tensor.as_config())
+                config.add_output(tensor.as_config(batched=batched))
         return config
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -79,7 +86,6 @@ class TritonPythonModel:
                 f"numpy {np.__version__} corrupts tensors in this Triton's Python stub; expected numpy < 2 in the "
                 'server\'s environment: pip install "numpy<2"'
             )
-        hold(os.environ.get(PARENT_PIPE_VARIABLE))
         self._name = f"{args['model_name']} version {args['model_version']}"
         labels = {"model": args["model_name"], "version": args["model_version"]}
         config = json.loads(args["model_config"])
@@ -96,7 +102,7 @@ class TritonPythonModel:
             settings = read_settings(config)
             self._check = contract(settings.contract)
             check_files(version, required=settings.require_hashes)
-            max_batch = max(1, int(config["max_batch_size"]))
+            max_batch = largest_batch(config)
             self._device_trial = DeviceTrial(
                 Path(notes) if notes else None, args["model_instance_name"], version / MODEL_FILE, max_batch,
                 limit_s=settings.open_timeout_s,
@@ -114,7 +120,10 @@ class TritonPythonModel:
                 on_failure=self._device_failed,
                 on_settled=self._device_trial.survived,
             )
-            golden = read_golden(version, self._inputs, self._outputs, rows=min(GOLDEN_ROWS, max_batch))
+            check_agreement(config, self._failover.description, settings.contract)
+            golden = read_golden(
+                version, self._inputs, self._outputs, rows=fixed_batch(config) or min(GOLDEN_ROWS, max_batch)
+            )
             fault = None if golden is None else self._fault(golden.inputs)
             if fault is not None:
                 raise ModelError(f"golden.npz: {fault}")
@@ -210,13 +219,20 @@ class TritonPythonModel:
                 for place, feed, share in zip(good, feeds, shares, strict=True):
                     self._last_event.offer(requests[place].request_id(), feed, share)
             for place, share in zip(good, shares, strict=True):
-                tensors = [pb_utils.Tensor(n, share[n]) for n in self._outputs]
+                tensors = [pb_utils.Tensor(n, share[n]) for n in self._asked(requests[place])]
                 responses[place] = (
                     pb_utils.InferenceResponse(tensors, parameters=told)
                     if self._parameters
                     else pb_utils.InferenceResponse(tensors)
                 )
         return responses
+
+    def _asked(self, request: Any) -> Sequence[str]:
+        """The outputs that a request wants: Triton's sender takes others away without Python's lock, and crashes."""
+        if len(self._outputs) == 1:
+            return self._outputs
+        wanted = set(request.requested_output_names())
+        return [name for name in self._outputs if name in wanted]
 
     def _together(self, feeds: list[dict[str, Any]]) -> dict[str, Any]:
         """The inputs of several requests as those of one."""

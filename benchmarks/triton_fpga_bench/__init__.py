@@ -27,7 +27,6 @@ def register(parser: argparse.ArgumentParser) -> None:
             continue
         summary = (module.__doc__ or "").strip().splitlines()[0]
         entry = choices.add_parser(name, help=summary, description=module.__doc__)
-        entry.formatter_class = argparse.RawDescriptionHelpFormatter
         module.register(entry)
         entry.set_defaults(bench=module.run)
 

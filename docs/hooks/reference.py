@@ -17,6 +17,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from fpga_ops.cli import help_text
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("fpga_ops", "backends", "clients/sonic_client", "training/retrain")
 ERRORS = ("fpga_ops.errors", "fpga_ops.overlay.errors", "triton_server.errors", "sonic_client.errors", "retrain.errors")
@@ -82,7 +84,7 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
             continue
         names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
         value = "" if action.nargs == 0 or not action.option_strings else f" {action.metavar or action.dest.upper()}"
-        shown = (action.help or "").replace("%(default)s", str(action.default)).replace("%%", "%")
+        shown = help_text(action).replace("%(default)s", str(action.default)).replace("%%", "%")
         rows.append(f"| `{names}{value}` | {_cell(shown)} |")
     if rows:
         yield from ("| option | meaning |", "|---|---|", *rows)

@@ -38,7 +38,7 @@ def recognise(part: Part, network: IntegerNetwork) -> Head | None:
     for before, node in itertools.pairwise(nodes):
         attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
         if (
-            node.input[0] != before.output[0]
+            list(node.input[:1]) != [before.output[0]]  # a Constant has no input
             or len(before.output) != 1
             or softmax
             or node.domain not in ("", "ai.onnx")
@@ -55,7 +55,7 @@ def recognise(part: Part, network: IntegerNetwork) -> Head | None:
             softmax = True
         elif node.op_type != "Identity":
             return None
-    if nodes[-1].output[0] != part.outputs[0]:
+    if nodes[-1].output[0] != part.outputs[0] or not _fits_float32(values, weights, bias):
         return None
     exponents = values.astype(np.float64) - values.max().astype(np.float64)
     # no power vanishes, so no sum of them does
@@ -79,17 +79,33 @@ def _dequantised(
         return None
     zero = int(stored[1].reshape(())) if len(stored) > 1 else 0
     integers = np.arange(256) - zero - (128 if signed else 0)  # int8 tensors are kept shifted by 128
-    return np.asarray(integers.astype(np.float32) * stored[0].reshape(()), np.float32)
+    with np.errstate(over="ignore"):
+        return np.asarray(integers.astype(np.float32) * stored[0].reshape(()), np.float32)
+
+
+def _fits_float32(values: npt.NDArray[np.float32], weights: Float64Array | None, bias: Float64Array | None) -> bool:
+    """Whether no number on the way can be infinite or NaN; what onnxruntime makes of those is its own."""
+    most = np.abs(values).max().astype(np.float64)
+    if weights is not None:
+        with np.errstate(invalid="ignore"):
+            most = (np.abs(weights).sum(1) * most + (0.0 if bias is None else np.abs(bias))).max(initial=0.0)
+    return bool(most <= np.finfo(np.float32).max)
 
 
 def _gemm(
     node: onnx.NodeProto, attributes: Mapping[str, object], constants: Mapping[str, onnx.TensorProto]
 ) -> tuple[Float64Array, Float64Array | None] | None:
     plain = attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0
-    if not plain or attributes.get("transA", 0) or any(name not in constants for name in node.input[1:] if name):
+    if (
+        len(node.input) < 2
+        or not plain
+        or attributes.get("transA", 0)
+        or node.input[1] not in constants
+        or any(name not in constants for name in node.input[1:] if name)
+    ):
         return None
     stored = [numpy_helper.to_array(constants[name]) for name in node.input[1:] if name]
-    if any(value.dtype != np.float32 for value in stored) or stored[0].size > MOST_WEIGHTS:
+    if any(value.dtype != np.float32 for value in stored) or stored[0].ndim != 2 or stored[0].size > MOST_WEIGHTS:
         return None
     weights = stored[0] if attributes.get("transB", 0) else stored[0].T
     bias = None

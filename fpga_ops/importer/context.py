@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -25,12 +25,26 @@ class Context:
         tensors: Tensors of the integer network.
         batch: Images in a batch if the file fixes it, else None.
         steps: Those made so far.
+        named: Every tensor of the file; none that is made here may be called the same.
     """
 
     values: Mapping[str, Value]
     tensors: dict[str, Tensor]
     batch: int | None
     steps: list[Step] = field(default_factory=list)
+    named: frozenset[str] = frozenset()
+
+    def check_made(self, names: Iterable[str]) -> None:
+        """Refuse names for tensors between those of the file that the file gave to others.
+
+        Raises:
+            UnsupportedError: It names the tensor.
+        """
+        for name in names:
+            if name in self.named:
+                raise UnsupportedError(
+                    f"the file has a tensor '{name}', a name that is needed here: rename that tensor"
+                )
 
     def operand(self, node: Node, position: int) -> Value | None:
         """The value of an input, None if it was left out."""
@@ -71,6 +85,7 @@ class Context:
                     "stands: QuantizeLinear, DequantizeLinear are missing before it"
                 )
         tensor = replace(source, name=f"{name}:bounded")
+        self.check_made([tensor.name])
         if tensor.name not in self.tensors:
             self.tensors[tensor.name] = tensor
             low, high = bounds(value, tensor)

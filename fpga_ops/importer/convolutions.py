@@ -93,8 +93,16 @@ def fully_connected(context: Context, node: Node) -> Value:
     if length != source.size or not count:
         raise UnsupportedError(f"weights of shape {weights.shape} do not fit {source.size} inputs")
     alpha, beta = (node.real("alpha", 1.0), node.real("beta", 1.0)) if gemm else (1.0, 1.0)
-    bias = per_channel(context.exact(node, 2, "bias") if gemm else None, count, "bias")
+    bias = per_channel(_row(context, node, count) if gemm else None, count, "bias")
     kernel = matrix.reshape(count, source.channels, source.height, source.width).transpose(0, 2, 3, 1)
     real_scale = Dyadics.of(scale) * Dyadics.of([source.scale]) * Dyadics.of([alpha])
     form = Linear(source.name, np.ascontiguousarray(kernel), real_scale, bias * Dyadics.of([beta]))
     return positive(Real(form, (1, 1, count), True, nodes=(*value.nodes, node.name)))
+
+
+def _row(context: Context, node: Node, count: int) -> Dyadics | None:
+    """The bias of a Gemm, the same for every row: one of `[M, 1]` or `[M, C]` has numbers for each image."""
+    given = context.constant(node, 2)
+    if given is not None and given.ndim and given.size != given.shape[-1]:
+        raise UnsupportedError(f"its bias of shape {list(given.shape)} is not one for each of {count} outputs")
+    return context.exact(node, 2, "bias")

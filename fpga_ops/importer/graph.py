@@ -40,28 +40,40 @@ class Node:
         """All tensors it needs."""
         return tuple(name for name in self.inputs + self.captured if name)
 
-    def attribute(self, name: str) -> onnx.AttributeProto | None:
-        """The stored attribute, None if it is not there."""
-        return next((entry for entry in self.proto.attribute if entry.name == name), None)
+    def attribute(self, name: str, kind: onnx.AttributeProto.AttributeType) -> onnx.AttributeProto | None:
+        """The stored attribute, None if it is not there.
+
+        Raises:
+            ModelError: It is of another kind.
+        """
+        found = next((entry for entry in self.proto.attribute if entry.name == name), None)
+        if found is not None and found.type != kind:
+            names = onnx.AttributeProto.AttributeType
+            raise ModelError(
+                f"its attribute '{name}' is {names.Name(found.type)}; {names.Name(kind)} is expected",
+                node=self.name,
+                operator=self.operator,
+            )
+        return found
 
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
-        found = self.attribute(name)
+        found = self.attribute(name, onnx.AttributeProto.INT)
         return default if found is None else int(found.i)
 
     def real(self, name: str, default: float) -> float:
         """A float attribute."""
-        found = self.attribute(name)
+        found = self.attribute(name, onnx.AttributeProto.FLOAT)
         return default if found is None else float(found.f)
 
     def integers(self, name: str, default: Sequence[int] = ()) -> tuple[int, ...]:
         """A list of integers."""
-        found = self.attribute(name)
+        found = self.attribute(name, onnx.AttributeProto.INTS)
         return tuple(default) if found is None else tuple(int(value) for value in found.ints)
 
     def text(self, name: str, default: str) -> str:
         """A string attribute."""
-        found = self.attribute(name)
+        found = self.attribute(name, onnx.AttributeProto.STRING)
         return default if found is None else found.s.decode("utf-8", "replace")
 
 

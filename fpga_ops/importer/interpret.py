@@ -86,7 +86,8 @@ def walk(graph: Graph, shape_of: ShapeOf, batch: int | None) -> Walk:
         found.values[name] = Constant(numpy_helper.to_array(tensor)) if tensor.data_type != 8 else Opaque()
     for name in graph.inputs:
         found.values[name] = Opaque()
-    context = Context(found.values, found.tensors, batch, found.steps)
+    named = frozenset((*graph.producer, *graph.inputs, *graph.initializers))
+    context = Context(found.values, found.tensors, batch, found.steps, named)
     operators = {node.name: node.operator for node in graph.nodes}
     for node in graph.nodes:
         try:
@@ -133,6 +134,7 @@ def _integer_operator(node: Node, found: Walk, context: Context, shape_of: Shape
         return replace(cause, operator=node.operator) if cause.node == node.name else cause
 
     expansion = expand(node, context, found.signed)
+    context.check_made([*expansion.constants, *(part.outputs[0] for part in expansion.nodes[:-1])])
     found.values.update(expansion.constants)
     value: Value = Opaque()
     for part in expansion.nodes:
@@ -288,6 +290,7 @@ def _quantise(node: Node, found: Walk, context: Context, shape_of: ShapeOf) -> V
         except ModelError as error:
             where = source.nodes[-1] if source.nodes else node.name
             raise ModelError(error.reason, node=where) from error
+        context.check_made(tensor.name for tensor in tensors if tensor.name != name)
         found.steps.extend(steps)
         found.tensors.update({tensor.name: tensor for tensor in tensors})
     elif isinstance(source, Opaque):
@@ -343,8 +346,8 @@ def _fold_quantise(node: Node, source: Constant | QuantisedConstant, context: Co
 def _fold(node: Node, context: Context) -> Value:
     """Constants computed from constants; only what exporters put around weights."""
     if node.operator == "Constant":
-        for name, convert in _CONSTANT_ATTRIBUTES.items():
-            attribute = node.attribute(name)
+        for name, (kind, convert) in _CONSTANT_ATTRIBUTES.items():
+            attribute = node.attribute(name, kind)
             if attribute is not None:
                 return Constant(convert(attribute))
         return Opaque()
@@ -371,12 +374,12 @@ def _fold(node: Node, context: Context) -> Value:
     return Opaque()
 
 
-_CONSTANT_ATTRIBUTES: dict[str, Callable[[onnx.AttributeProto], Array]] = {
-    "value": lambda attribute: numpy_helper.to_array(attribute.t),
-    "value_float": lambda attribute: np.array(attribute.f, np.float32),
-    "value_int": lambda attribute: np.array(attribute.i, np.int64),
-    "value_floats": lambda attribute: np.array(attribute.floats, np.float32),
-    "value_ints": lambda attribute: np.array(attribute.ints, np.int64),
+_CONSTANT_ATTRIBUTES: dict[str, tuple[onnx.AttributeProto.AttributeType, Callable[[onnx.AttributeProto], Array]]] = {
+    "value": (onnx.AttributeProto.TENSOR, lambda attribute: numpy_helper.to_array(attribute.t)),
+    "value_float": (onnx.AttributeProto.FLOAT, lambda attribute: np.array(attribute.f, np.float32)),
+    "value_int": (onnx.AttributeProto.INT, lambda attribute: np.array(attribute.i, np.int64)),
+    "value_floats": (onnx.AttributeProto.FLOATS, lambda attribute: np.array(attribute.floats, np.float32)),
+    "value_ints": (onnx.AttributeProto.INTS, lambda attribute: np.array(attribute.ints, np.int64)),
 }
 
 

@@ -37,7 +37,7 @@ def dropout(context: Context, node: Node) -> Value:
 
 
 def flatten(context: Context, node: Node) -> Value:
-    """Flatten, Reshape and Squeeze that make `[N, C]` of `[N, C, H, W]`."""
+    """Flatten, Reshape and Squeeze that make `[N, C]` of `[N, C, H, W]`, or leave `[N, C]` as it is."""
     value = context.operand(node, 0)
     if isinstance(value, Integers):
         tensor = context.tensors[value.tensor]
@@ -46,8 +46,8 @@ def flatten(context: Context, node: Node) -> Value:
         shape, flat = value.shape, value.flat
     else:
         raise UnsupportedError("its input is not quantised")
-    if not (flat or _flattens(context, node, shape)):
-        raise UnsupportedError("only a change from [N, C, H, W] to [N, C * H * W] is supported")
+    if not _flattens(context, node, shape, 2 if flat else 4):
+        raise UnsupportedError("only a change to [N, C * H * W], or none, is supported")
     if isinstance(value, Integers):
         return replace(value, flat=True)
     if shape[:2] != (1, 1) and not isinstance(value.form, Leaf):
@@ -55,11 +55,13 @@ def flatten(context: Context, node: Node) -> Value:
     return replace(value, flat=True, nodes=(*value.nodes, node.name))
 
 
-def _flattens(context: Context, node: Node, shape: tuple[int, int, int]) -> bool:
+def _flattens(context: Context, node: Node, shape: tuple[int, int, int], rank: int) -> bool:
     if node.operator == "Flatten":
-        return node.integer("axis", 1) in (1, -3)
+        return node.integer("axis", 1) in (1, 1 - rank)
     given = context.constant(node, 1)
     if node.operator == "Squeeze":
+        if rank == 2:
+            return False
         axes = node.integers("axes") if given is None else tuple(int(axis) for axis in given.reshape(-1).tolist())
         return shape[:2] == (1, 1) and sorted(axis % 4 for axis in axes if -4 <= axis < 4) == [2, 3]
     if given is None or given.size != 2:

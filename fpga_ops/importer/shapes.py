@@ -27,11 +27,22 @@ class Shapes:
         self._graph = graph
         self._inferred: dict[str, tuple[int | None, ...]] | None = None
         for name, value in graph.inputs.items():
-            declared = _declared(value) or ()
+            declared = _declared(value)
+            if not declared:
+                how = "as a single number" if declared == () else "without a shape"
+                raise ModelError(f"input '{name}' is declared {how}; a tensor with the batch first is expected")
+            if value.type.tensor_type.elem_type not in onnx.helper.get_all_tensor_dtypes():
+                raise ModelError(f"the file does not say of which type input '{name}' is")
             _check(name, declared)
-            if declared[:1] == (0,):
+            if declared[0] == 0:
                 raise ModelError(f"input '{name}' has a batch that is fixed at 0: no inference can be made with it")
         batches = {shape[0] for value in graph.inputs.values() if (shape := _declared(value))}
+        fixed = sorted(size for size in batches if size is not None)
+        if len(fixed) > 1:
+            raise ModelError(
+                f"the batches of inputs {sorted(graph.inputs)} are fixed at different sizes, {fixed}: one for all is "
+                "expected"
+            )
         self.batch: int | None = batches.pop() if len(batches) == 1 else None
 
     def of(self, name: str) -> tuple[int | None, ...] | None:

@@ -19,7 +19,12 @@ def window_of(
         raise UnsupportedError(f"auto_pad {auto} and pads {tuple(pads)} are given; only one of them may be")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         for axis in range(2):
-            total = max(0, (-(-size[axis] // strides[axis]) - 1) * strides[axis] + kernel[axis] - size[axis])
+            total = (-(-size[axis] // strides[axis]) - 1) * strides[axis] + kernel[axis] - size[axis]
+            if total < 0 and node.operator != "Conv":  # onnxruntime's pools disagree with each other and with ONNX
+                raise UnsupportedError(
+                    f"auto_pad {auto} with strides {strides} beyond its window has no agreed meaning"
+                )
+            total = max(0, total)
             pads[axis] = total // 2 if auto == "SAME_UPPER" else total - total // 2
             pads[axis + 2] = total - pads[axis]
     elif auto == "VALID":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -132,8 +132,3 @@ def run_unoptimised(model: onnx.ModelProto, names: Sequence[str], inputs: Mappin
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(wider.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return list(onnx_parts.run_session(session, names, inputs))
-
-
-def as_rows(differences: Sequence[TensorDifference]) -> list[dict[str, Any]]:
-    """For JSON."""
-    return [asdict(entry) for entry in differences]

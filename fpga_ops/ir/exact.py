@@ -118,13 +118,6 @@ def exact_sum(first: tuple[float, int], second: tuple[float, int] | None, output
     return ExactSum(scales[0] // common, scales[1] // common, offset // common, scales[2] // common, output[1])
 
 
-def round_half_even(numerator: Any, denominator: Any) -> Any:
-    """Nearest integer of a fraction, ties to even; on integers or arrays of such, denominators > 0."""
-    doubled = 2 * numerator + denominator
-    floor = doubled // (2 * denominator)
-    return floor - ((doubled % (2 * denominator) == 0) & (floor % 2 == 1))
-
-
 def affine_value(exact: ExactAffine, channel: int, accumulator: int, low: int, high: int) -> int:
     """One result by the definition itself: the byte that the file says for an accumulator over raw bytes."""
     value = Fraction(accumulator * exact.factor[channel] + exact.offset[channel], exact.divisor)

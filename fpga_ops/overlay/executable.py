@@ -88,6 +88,7 @@ class _Child:
         finally:
             os.close(theirs_read)
             os.close(theirs_write)
+        self._owner = os.getpid()
         self._answers = os.fdopen(ours_read, "rb")
         self._requests = os.fdopen(ours_write, "wb")
         self._sending = threading.Lock()
@@ -141,6 +142,10 @@ class _Child:
         if "error" in message.header:
             raise DeviceError(f"{self.name}: {message.header['error']}")
         return message
+
+    def is_ours(self) -> bool:
+        """False in a fork of the process that started this one: answers go to that one's thread."""
+        return os.getpid() == self._owner
 
     def kill(self) -> int:
         """End the process and both pipes; returns its exit code."""
@@ -308,6 +313,11 @@ class OverlayExecutable:
     def _ask(self, images: UInt8Array, runs: int) -> UInt8Array:
         header: dict[str, object] = {"do": "run", "runs": runs, "counters": self.settings.counters}
         own = self._timeout(runs)
+        if not self._child.is_ours():
+            raise DeviceError(
+                f"{self.device}: this process is a fork of the one that loaded the network: load it here too, or start "
+                "processes with multiprocessing's 'spawn'"
+            )
         with self._slots:
             if not self.usable:
                 raise DeviceError(f"{self.device}: out of use since an earlier failure or close()")
@@ -338,6 +348,8 @@ class OverlayExecutable:
 
     def close(self) -> None:
         """End the device's process, after the batches under way. The executable can not be used again."""
+        if not self._child.is_ours():
+            return
         self.usable = False
         with self._lock:
             closed, self._closed = self._closed, True

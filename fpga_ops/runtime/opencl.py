@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -139,8 +139,14 @@ def module() -> Any:
 
 
 def _import_invoker(folder: str) -> None:
-    """Import the part of pyopencl that opens a cache of its own, and fails where it cannot, with that cache in ours."""
+    """Import the part of pyopencl that opens a cache of its own, and fails where it cannot, with that cache in ours.
+
+    A full disc or a damaged file costs only the cache.
+    """
+    import sqlite3
+
     import platformdirs
+    import pyopencl
 
     own = platformdirs.user_cache_dir
 
@@ -150,9 +156,34 @@ def _import_invoker(folder: str) -> None:
     with _SETTING_UP:
         platformdirs.user_cache_dir = ours  # type: ignore[assignment]
         try:
-            import pyopencl.invoker  # noqa: F401
+            invoker: Any = importlib.import_module("pyopencl.invoker")
+            if hasattr(invoker, "invoker_cache"):  # else the user wants none
+                invoker.invoker_cache = _Dispensable(invoker.invoker_cache, sqlite3.Error)
+        except sqlite3.Error:
+            pyopencl._PYOPENCL_NO_CACHE = True
+            importlib.import_module("pyopencl.invoker")
         finally:
             platformdirs.user_cache_dir = own
+
+
+class _Dispensable:
+    """A cache whose faults are misses."""
+
+    def __init__(self, cache: Any, faults: type[Exception]) -> None:
+        self._cache, self._faults = cache, faults
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self._cache[key]
+        except self._faults as error:
+            raise KeyError(key) from error
+
+    def store_if_not_present(self, key: Any, value: Any) -> None:
+        with suppress(self._faults):
+            self._cache.store_if_not_present(key, value)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
 
 
 def load_drivers() -> None:

@@ -158,12 +158,12 @@ def make_plan(network: IntegerNetwork, max_batch: int, table: TileTable, *, seri
     layers = _layers(network)
     channels, frames = _storage(network, layers)
     produced = {layer.writes: index for index, layer in enumerate(layers) if layer.writes}
+    direct = _direct_outputs(network, layers, channels)  # an emission reads too, so it comes before the last uses
     last_use = dict(produced)
     for index, layer in enumerate(layers):
         layer.wait = max((produced[name] for name in layer.reads), default=-1)
         for name in layer.reads:
             last_use[name] = index
-    direct = _direct_outputs(network, layers, channels)
     arena = Arena(max_batch)
     context = _Context(network, table, table.isa)
     layouts = context.layouts

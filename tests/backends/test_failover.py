@@ -387,3 +387,6 @@ def test_a_request_at_fault_costs_the_other_nothing() -> None:
 def test_rows_are_shared_out_in_order() -> None:
     shares = split_rows({"y": np.arange(6)}, [1, 3, 2])
     assert [share["y"].tolist() for share in shares] == [[0], [1, 2, 3], [4, 5]]
+    for other in (np.arange(5), np.array(1.0)):
+        with pytest.raises(ModelError, match="output 'z': 6 rows are expected"):
+            split_rows({"y": np.arange(6), "z": other}, [1, 3, 2])

@@ -95,6 +95,13 @@ def test_bad_images_are_named(image: np.ndarray, words: list[str]) -> None:
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("shape", [(0, 200, 4), (2, 0, 4), (0, 3, 8, 8)])
+@pytest.mark.parametrize("name", ["finite", "images", "constituents"])
+def test_nothing_at_all_is_refused(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"'x': expected one row or more, came shape \["):
+        contract(name)("x", np.zeros(shape, np.float32))
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_any_bytes_pass_or_are_refused(data: st.DataObject) -> None:

@@ -40,23 +40,43 @@ def test_one_event_at_a_time_is_kept_and_written_whole(tmp_path: Path, monkeypat
     monkeypatch.setattr("triton_server.plugin.last_event.time.monotonic", lambda: now)
     last = LastEvent(tmp_path, "tagger", "3")
     last.write()
-    assert read_events(tmp_path) == []
+    assert read_events(tmp_path, tmp_path / "models") == []
     images = np.ones((2, 3, 8, 8), np.float32)
     last.offer("", {"images": images}, {"y": np.array([[0.5, 0.5]])})
     last.write()
-    assert read_events(tmp_path) == [], "Triton's own, with which it warms the model up"
+    assert read_events(tmp_path, tmp_path / "models") == [], "Triton's own, with which it warms the model up"
     last.offer(KNOWN_ANSWER_ID, {"images": images}, {"y": np.array([[0.5, 0.5]])})
     last.write()
-    assert read_events(tmp_path) == [], "the supervisor's"
+    assert read_events(tmp_path, tmp_path / "models") == [], "the supervisor's"
     last.offer("", {"images": images}, {"y": np.array([[0.25, 0.75], [0, 1]])})
     last.offer("", {"images": images}, {"y": np.array([[1.0, 0.0], [0, 1]])})
     images[:] = 7
     last.write()
-    (event,) = read_events(tmp_path)
+    (event,) = read_events(tmp_path, tmp_path / "models")
     assert (event["model"], event["version"], event["outputs"]) == ("tagger", "3", {"y": [0.25, 0.75]})
     assert event["image"] == [[3.0] * 8] * 8, "what came, though its memory is used again"
     now += 2.0
     last.offer("", {"images": images}, {"y": np.array([[1.0, 0.0]])})
     last.write()
-    assert read_events(tmp_path)[0]["outputs"] == {"y": [1.0, 0.0]}
+    assert read_events(tmp_path, tmp_path / "models")[0]["outputs"] == {"y": [1.0, 0.0]}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [("qcd\ntop\n", {"y": ["qcd", "top"]}), ("one\ntwo\nthree\n", {}), ("\xff\xfe", {}), (None, {})],
+    ids=["as many", "more", "one odd", "none"],
+)
+def test_classes_are_named_where_the_repository_names_them(
+    tmp_path: Path, labels: str | None, said: dict[str, list[str]]
+) -> None:
+    last = LastEvent(tmp_path, "tagger", "3")
+    last.offer(KNOWN_ANSWER_ID, {}, {})
+    last.offer("", {"images": np.ones((1, 1, 8, 8), np.float32)}, {"y": np.array([[0.25, 0.75]])})
+    last.write()
+    repository = tmp_path / "models"
+    (repository / "tagger").mkdir(parents=True)
+    if labels is not None:
+        (repository / "tagger" / "labels.txt").write_bytes(labels.encode("latin-1"))
+    (event,) = read_events(tmp_path, repository)
+    assert event["labels"] == said

@@ -16,6 +16,7 @@ from fpga_ops.errors import DeviceError
 from tests.fpga_ops.onnx_models import quantise, resnet
 from tests.support.triton_stand_ins import Failure, Request, pb_utils, plugin, write_tree
 from triton_server.plugin.provenance import provenance
+from triton_server.repository.model_version import describe_onnx
 from triton_server.server.abilities import Ability, takes_parameters
 
 
@@ -29,14 +30,14 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(repository: Path) -> dict[str, str]:
-    names = {"input": [{"name": "images"}], "output": [{"name": "scores"}]}
-    with fpga_ops.load(repository / "3" / "model.onnx", "reference") as network:
-        names["output"] = [{"name": name} for name in network.describe()["outputs"]]
+    inputs, outputs = describe_onnx(repository / "3" / "model.onnx")
+    tensors = {"input": [t.as_config(batched=True) for t in inputs],
+               "output": [t.as_config(batched=True) for t in outputs]}  # fmt: skip
     parameters = {"device": {"string_value": "reference"}}
     return {
         "model_name": "tiny", "model_version": "3", "model_repository": str(repository),
         "model_instance_name": "tiny_0_0",
-        "model_config": json.dumps({**names, "max_batch_size": 8, "parameters": parameters}),
+        "model_config": json.dumps({**tensors, "max_batch_size": 8, "parameters": parameters}),
     }  # fmt: skip
 
 

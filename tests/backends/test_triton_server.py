@@ -28,7 +28,7 @@ from triton_server.server.ports import resolve_ports
 from triton_server.server.run_directory import assemble
 from triton_server.server.server import TritonServer
 from triton_server.supervisor.listener import JsonHandler, Listener
-from triton_server.supervisor.probe import KnownAnswer, ask, compare
+from triton_server.supervisor.probe import AskedInput, KnownAnswer, ask, compare
 from triton_server.supervisor.processes import (
     cpu_seconds,
     hide_argument,
@@ -37,6 +37,8 @@ from triton_server.supervisor.processes import (
     state,
     tree_cpu_seconds,
 )
+
+ASKED = (AskedInput("x", "FP32", np.zeros((1, 1), np.float32)),)
 
 
 def test_a_missing_server_tells_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -174,7 +176,7 @@ def test_only_our_own_faults_are_logged(caplog: pytest.LogCaptureFixture, capfd:
     [([0.25, 0.75], True, "equal"), ([0.2, 0.8], False, "off by"), ([float("nan"), 1.0], False, "off by")],
 )
 def test_probes_judge_answers(data: list[float], correct: bool, words: str) -> None:
-    known = KnownAnswer("m", "1", "x", "FP32", np.zeros((1, 1)), "p", np.array([[0.25, 0.75]], np.float32))
+    known = KnownAnswer("m", "1", ASKED, "p", np.array([[0.25, 0.75]], np.float32))
     answer = compare(known, {"outputs": [{"name": "p", "shape": [1, 2], "data": data}]})
     assert (answer.correct, words in answer.detail) == (correct, True)
 
@@ -200,7 +202,7 @@ def test_an_answer_that_is_none_is_wrong_and_ends_nobody(content: bytes) -> None
 
         do_GET = do_POST  # noqa: N815 - the name of the base class
 
-    known = KnownAnswer("m", "1", "x", "FP32", np.zeros((1, 1)), "p", np.array([[0.25, 0.75]], np.float32))
+    known = KnownAnswer("m", "1", ASKED, "p", np.array([[0.25, 0.75]], np.float32))
     with listening(Answering) as control:
         answer = ask(control, known, 10.0)
         assert not answer.correct
@@ -237,7 +239,7 @@ def listening(handler: type[JsonHandler]) -> Iterator[Control]:
 
 
 def test_probes_refuse_empty_answers() -> None:
-    known = KnownAnswer("m", "1", "x", "FP32", np.zeros((1, 1)), "p", None)
+    known = KnownAnswer("m", "1", ASKED, "p", None)
     assert not compare(known, {"outputs": [{"name": "p", "shape": [0, 2], "data": []}]}).correct
     assert not compare(known, {"outputs": []}).correct
 

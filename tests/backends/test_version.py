@@ -30,12 +30,17 @@ def write_model(path: Path, batch: object = "N") -> Path:
 def test_a_dynamic_first_dimension_is_the_batch(tmp_path: Path) -> None:
     inputs, outputs = describe_onnx(write_model(tmp_path / "model.onnx"))
     assert [(t.name, t.data_type, t.dims, t.batched) for t in inputs] == [("images", "TYPE_FP32", (3, 8, 8), True)]
-    assert outputs[0].as_config() == {"name": "probabilities", "data_type": "TYPE_FP32", "dims": [3, 8, 8]}
+    entry = {"name": "probabilities", "data_type": "TYPE_FP32", "dims": [3, 8, 8]}
+    assert outputs[0].as_config(batched=True) == entry
+    assert outputs[0].as_config(batched=False) == {**entry, "dims": [-1, 3, 8, 8]}, "another output has none"
+    assert outputs[0].rank == 4
 
 
 def test_a_fixed_first_dimension_is_not(tmp_path: Path) -> None:
     inputs, _ = describe_onnx(write_model(tmp_path / "model.onnx", 1))
     assert (inputs[0].dims, inputs[0].batched) == ((1, 3, 8, 8), False)
+    for batched in (True, False):
+        assert inputs[0].as_config(batched=batched)["dims"] == [1, 3, 8, 8]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a model", b"\x08\x07" * 50])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from retrain.publishing.versions import WITHDRAWN
 from tests.docker import supersonic
 from tests.docker.conftest import HERE, ROOT, Docker
 from triton_server.commands import serve
@@ -244,6 +245,15 @@ def test_secrets_are_made_once_and_closed(tmp_path: Path) -> None:
     assert run(*script, "renew", "--name", "node2.example.org").returncode == 0
     assert (tmp_path / "s" / "proxy" / "jwks.json").read_text() == before
     assert len(run(*script, "token", "alice").stdout.strip().split(".")) == 3
+    for days in ("0", "-1", "nan", "inf", "many"):
+        refused = run(*script, "token", "alice", "--days", days)
+        assert refused.returncode == 2
+        assert f"argument --days: expected a number above 0, at most 36500, came '{days}'" in refused.stderr
+    assert run(*script, "renew", "--days", "0").returncode == 2
+    (tmp_path / "s" / "token.key").write_text("no key\n")
+    broken = run(*script, "token", "alice")
+    assert broken.returncode == 2
+    assert broken.stderr.startswith("credentials: openssl dgst: ")
 
 
 def make_model(folder: Path, versions: tuple[int, ...] = (1,)) -> Path:
@@ -272,6 +282,17 @@ def test_seed_fills_an_empty_volume_and_changes_nothing_else(tmp_path: Path) -> 
     assert "version 2 copied" in seed(source, volume, "--versions").stdout
     assert (volume / "m" / "config.pbtxt").read_text() == "# mine\n"
     assert sorted(path.name for path in (volume / "m").iterdir()) == ["1", "2", "config.pbtxt"]
+
+
+def test_seed_brings_no_version_back_that_was_rolled_back(tmp_path: Path) -> None:
+    source, volume = tmp_path / "source", tmp_path / "volume"
+    make_model(source, versions=(1, 2, 3))
+    make_model(volume, versions=(1,))
+    (volume / "m" / f"{WITHDRAWN}2").mkdir()
+    done = seed(source, volume, "--versions")
+    assert done.returncode == 0
+    assert f"m: version 2 was rolled back in {volume / 'm'}, not copied\n" in done.stdout
+    assert sorted(path.name for path in (volume / "m").iterdir()) == [f"{WITHDRAWN}2", "1", "3", "config.pbtxt"]
 
 
 def test_seed_says_what_is_wrong(tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ def test_internal_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(site
     assert followed > 500
 
 
+def test_no_picture_is_shown_as_its_source() -> None:
+    for page in DOCS.rglob("*.md"):
+        assert "```mermaid" not in page.read_text(), f"{page.name}: the site would show the source"
+
+
 def test_the_reference_is_made_from_the_code(site: Path) -> None:
     commands = (site / "reference" / "command-line.html").read_text()
     for words in ("triton-fpga serve", "--model-repository", "triton-fpga bench engine"):

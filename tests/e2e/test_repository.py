@@ -6,13 +6,14 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.e2e.conftest import COMPLETE, Service, Traffic, complete, images, serving, write_model
+from triton_server.repository.model_version import describe_onnx
 
 pytestmark = pytest.mark.server
 
@@ -54,18 +55,39 @@ def test_the_version_before_serves_over_a_restart(service: Service, tiny_onnx: P
     service.wait_for(lambda: state(service, "tiny") == ("3", "serving") and not service.status()["refused"])
 
 
+def write_sequences(repository: Path, onnx_file: Path) -> None:
+    """A model that wants to know which sequence a request belongs to."""
+    option = "sequence_batching { max_sequence_idle_microseconds: 5000000 }"
+    write_model(repository, "odd", onnx_file, more=complete(onnx_file) + option)
+
+
+def write_wrong_ensemble(repository: Path, onnx_file: Path) -> None:
+    """An ensemble with a known answer that its model never gives."""
+    (score,) = describe_onnx(onnx_file)[1]
+    version = write_model(repository, "odd", None, config=f"""
+        platform: "ensemble" max_batch_size: 8
+        input [ {{ name: "x" data_type: TYPE_FP32 dims: [ 3, 32, 32 ] }} ]
+        output [ {{ name: "y" data_type: TYPE_FP32 dims: [ 2 ] }} ]
+        ensemble_scheduling {{ step [ {{
+            model_name: "tiny" model_version: -1
+            input_map {{ key: "images" value: "x" }} output_map {{ key: "{score.name}" value: "y" }}
+        }} ] }}
+    """)  # fmt: skip
+    np.savez(version / "golden.npz", input=images(), y=np.array([[2.0, -1.0]], np.float32))
+
+
 @pytest.mark.parametrize(
-    ("option", "reason", "restarts"),
+    ("write", "reason", "restarts"),
     [
-        ("sequence_batching { max_sequence_idle_microseconds: 5000000 }", "known answer cannot be asked", {}),
-        ("model_transaction_policy { decoupled: true }", "wrong after 2 restarts", {"wrong": 2}),
+        (write_sequences, "known answer cannot be asked", {}),
+        (write_wrong_ensemble, "wrong after 2 restarts", {"wrong": 2}),
     ],
     ids=["refused", "wrong"],
 )
 def test_a_model_that_cannot_be_right_does_not_take_the_others_with_it(
-    repository: Path, tiny_onnx: Path, option: str, reason: str, restarts: dict[str, int]
+    repository: Path, tiny_onnx: Path, write: Callable[[Path, Path], None], reason: str, restarts: dict[str, int]
 ) -> None:
-    write_model(repository, "odd", tiny_onnx, more=complete(tiny_onnx) + option)
+    write(repository, tiny_onnx)
     with serving(repository, COMPLETE, "--probe-interval", "0.2") as service:
         service.wait_for(lambda: reason in service.status()["refused"].get("odd", ""))
         asked = answered(service, "tiny")

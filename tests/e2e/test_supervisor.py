@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.e2e.conftest import COMPLETE, Service, Traffic, complete, images, leftovers, serving, write_model
+from tests.e2e.conftest import COMPLETE, SERVE, Service, Traffic, complete, images, leftovers, serving, write_model
 from triton_server.supervisor.processes import descendants, find_stubs, state
 
 pytestmark = pytest.mark.server
@@ -179,6 +181,31 @@ def test_nothing_outlives_a_killed_supervisor(repository: Path) -> None:
         left = leftovers(service.process.pid)
         with serving(repository, COMPLETE):  # the next one clears what the killed one could not
             assert not set(left) & set(leftovers(service.process.pid))
+
+
+@pytest.mark.parametrize("later_s", [0.0, 0.3])
+def test_nothing_outlives_a_supervisor_killed_while_it_starts(tmp_path: Path, tiny_onnx: Path, later_s: float) -> None:
+    """Triton's processes that complete a configuration waited for ever for a server that nobody had reaped."""
+    repository = tmp_path / "models"
+    write_model(repository, "bare", tiny_onnx)
+    program = [sys.executable, "-c", SERVE, "--model-repository", str(repository)]
+    for port in ("http", "grpc", "metrics", "health"):
+        program += [f"--{port}-port", "0"]
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(program, stdout=log, stderr=log) as process:
+        below: list[int] = []
+        while not any(find_stubs(pid) for pid in (process.pid, *below)):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            below = descendants(process.pid)
+            time.sleep(0.005)
+        time.sleep(later_s)
+        below = descendants(process.pid)
+        process.kill()
+    deadline = time.monotonic() + 15
+    while any(state(pid) not in ("", "Z") for pid in below) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [(pid, state(pid), command(pid)) for pid in below if state(pid) not in ("", "Z")]
+    with serving(repository):  # which clears the shared memory
+        assert not leftovers(process.pid)
 
 
 def test_a_stub_killed_while_it_loads_does_not_stop_the_others(tmp_path: Path, tiny_onnx: Path) -> None:

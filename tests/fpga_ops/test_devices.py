@@ -173,6 +173,29 @@ def test_a_network_runs_without_a_home(home: str, tmp_path: Path) -> None:
     assert pyopencls == f"{folder}/pytools"
 
 
+RUN = """
+import sys, numpy as np
+from fpga_ops import vector
+from tests.support import networks
+n = networks.random_network(np.random.default_rng(0), depth=1)
+if "full" in sys.argv:
+    from fpga_ops.runtime import opencl
+    opencl.module()
+    import pyopencl.invoker as i
+    i.invoker_cache.conn.execute("DELETE FROM dict")
+    i.invoker_cache.conn.execute("PRAGMA query_only = ON")  # what is stored is refused, as on a full disc
+print(vector.compile(n, 1).run(networks.random_images(n, 1, np.random.default_rng(1))).popitem()[1].sum())
+"""
+
+
+def test_a_damaged_cache_of_pyopencls_costs_only_the_cache(tmp_path: Path) -> None:
+    answer = _python(RUN, XDG_CACHE_HOME=str(tmp_path))
+    (kept,) = tmp_path.glob("**/pytools/*.sqlite")
+    assert _python("import sys; sys.argv.append('full')\n" + RUN, XDG_CACHE_HOME=str(tmp_path)) == answer
+    kept.write_bytes(b"junk" * 1000)
+    assert _python(RUN, XDG_CACHE_HOME=str(tmp_path)) == answer
+
+
 def test_a_temporary_cache_of_somebody_else_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
     monkeypatch.setenv("TMPDIR", str(tmp_path))

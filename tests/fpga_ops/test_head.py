@@ -131,6 +131,9 @@ def test_an_answer_does_not_depend_on_its_batch() -> None:
                      id="operands"),
         pytest.param(part([dequantise("x"), dequantise("y")], flat=True), id="not-a-chain"),
         pytest.param(part([dequantise("y")], scale=np.full(CHANNELS, 0.1, np.float32)), id="scale-per-channel"),
+        pytest.param(part([dequantise("y")], scale=np.float32(3e36)), id="infinite"),
+        pytest.param(part([dequantise("x"), helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)], flat=True,
+                          scale=np.float32(1e36)), id="sums-beyond-float32"),
     ],
 )  # fmt: skip
 def test_other_graphs_are_left_to_onnxruntime(made: tuple[Part, IntegerNetwork]) -> None:

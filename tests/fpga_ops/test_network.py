@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -44,6 +46,22 @@ def test_describe(network):
     assert described["kernel"]
 
 
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_what_is_described_may_be_changed(device, file, tmp_path):
+    """It was the very dictionary by which inputs are checked. A CPU's short way takes no array for one either."""
+    with fpga_ops.load(file, device, cache_dir=tmp_path) as network:
+        network.describe()["inputs"].clear()
+        assert network.run(batch(1))
+        with pytest.raises(InputError, match="dictionary"):
+            network.run(batch(1)["images"])
+
+
+@pytest.mark.parametrize("size", [0, 2.5, True, "8", None])
+def test_a_batch_is_a_whole_number(size, file):
+    with pytest.raises(InputError, match=f"max_batch is {size!r}; a whole number, at least 1, is needed"):
+        fpga_ops.load(file, "reference", max_batch=size)
+
+
 def test_run_is_the_same_whatever_the_batch(network):
     inputs = batch(4)
     together = network.run(inputs)
@@ -76,9 +94,15 @@ def holed(value):
     [
         ({}, r"inputs \['images'\] are expected, \[\] came"),
         wrong(batch()["images"], r"\['picture'\] came", "picture"),
+        pytest.param({"images": 0, 5: 0}, r"\[5, 'images'\] came", id="mixed"),
+        pytest.param(
+            batch()["images"], r"dictionary with arrays for \['images'\] is expected, ndarray came", id="array"
+        ),
+        pytest.param(None, "is expected, NoneType came", id="nothing"),
         wrong([[1.0]], "numpy array is expected, list came"),
         wrong(np.ma.masked_less(batch()["images"], 0.0), "without masked values is expected"),
         wrong(batch()["images"].astype(np.float64), "dtype float32 is expected, float64 came"),
+        wrong(batch()["images"].astype(">f4"), "float32 in this machine's byte order is expected, >f4 came"),
         wrong(batch()["images"].astype(np.uint8), "float32 is expected, uint8 came"),
         wrong(batch()["images"].transpose(0, 2, 3, 1), r"\[-1, 3, 32, 32\] is expected, \[2, 32, 32, 3\] came"),
         wrong(batch()["images"][0], r"expected, \[3, 32, 32\] came"),
@@ -169,6 +193,46 @@ def test_close(file):
     for call in (network.run, network.submit, network.features):
         with pytest.raises(DeviceError, match="closed"):
             call(batch())
+
+
+def in_a_fork(call):
+    """What `call` gives in a forked process, or its DeviceError; "nothing" after 60 s."""
+    here, there = multiprocessing.Pipe(duplex=False)
+
+    def child():
+        try:
+            there.send(call())
+        except DeviceError as error:
+            there.send(f"DeviceError: {error}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork with threads, which is the point
+        process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
+        process.start()
+    said = here.recv() if here.poll(60) else "nothing"
+    process.kill()
+    process.join()
+    return said
+
+
+def test_submit_works_in_a_fork(network):
+    """The threads of its pool are not there: what was submitted was never done."""
+    expected = network.submit(batch()).result()
+    said = in_a_fork(lambda: network.submit(batch()).result(50))
+    np.testing.assert_equal(said, expected)
+    in_a_fork(network.close)
+    np.testing.assert_equal(network.submit(batch()).result(), expected)
+
+
+@pytest.mark.emulator
+def test_a_device_with_a_process_is_not_shared_by_a_fork(file, tmp_path):
+    """The fork took answers that belong to its parent, and both hung."""
+    with fpga_ops.load(file, "fpga-emulator", cache_dir=tmp_path) as network:
+        expected = network.features(batch(1))
+        for _ in range(2):
+            assert "DeviceError: fpga-emulator: this process is a fork" in in_a_fork(lambda: network.run(batch(1)))
+            assert in_a_fork(network.close) is None
+            np.testing.assert_equal(network.features(batch(1)), expected)
 
 
 def test_devices_are_taken_in_turn_unless_they_say_otherwise(file, monkeypatch):

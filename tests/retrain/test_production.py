@@ -29,6 +29,54 @@ def test_only_missing_chunks_are_made(tmp_path: Path) -> None:
     assert len(more.missing()) == 7
 
 
+def test_a_chunk_that_was_not_full_is_replaced_and_its_jets_count_once(tmp_path: Path) -> None:
+    """Both files were read, and the first jets of the chunk were there twice: in the training, and held out."""
+    few = Production(tmp_path, 7, seed=1, jets_per_chunk=5)
+    few.claim_folder()
+    for chunk in few.chunks():
+        chunk.path.touch()
+    more = Production(tmp_path, 20, seed=1, jets_per_chunk=5)
+    assert [(chunk.index, chunk.jets) for chunk in more.missing()] == [(n, 5) for n in (1, 1, 2, 2, 3, 3)]
+    for chunk in more.missing()[:2]:
+        chunk.path.touch()
+    assert [path.name.partition("chunk")[2] for path in more.tidy()] == [
+        "00000-jets5.parquet",
+        "00001-jets5.parquet",
+    ] * 2
+    assert len(list(tmp_path.glob("*.parquet"))) == 4
+    assert few.missing() == [], "there is more than is asked for"
+
+
+def test_a_folder_of_another_format_is_refused(tmp_path: Path) -> None:
+    made = Production(tmp_path, 10, seed=1)
+    made.claim_folder()
+    made.chunks()[0].path.touch()
+    with pytest.raises(DataError, match="would count twice"):
+        Production(tmp_path, 10, seed=1, suffix=".root").claim_folder()
+    made.claim_folder()
+
+
+def test_what_the_folder_remembers_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / production.SETTINGS_FILE).write_text('{"seed": 1')
+    with pytest.raises(DataError, match="not readable"):
+        Production(tmp_path, 10, seed=1).claim_folder()
+
+
+@pytest.mark.training
+def test_more_jets_are_added_to_real_ones_and_none_is_there_twice(tmp_path: Path) -> None:
+    pytest.importorskip("pythia8mc")
+    pytest.importorskip("fastjet")
+    from retrain.data.files import read_all
+
+    production.produce(Production(tmp_path, 3, seed=5, jets_per_chunk=5), 1)
+    few = read_all([tmp_path])
+    production.produce(Production(tmp_path, 7, seed=5, jets_per_chunk=5), 1)
+    more = read_all([tmp_path])
+    assert np.bincount(more.labels).tolist() == [7, 7]
+    assert len(np.unique(more.pt)) == 14
+    assert set(few.pt) <= set(more.pt)
+
+
 def test_a_folder_of_another_seed_is_refused(tmp_path: Path) -> None:
     Production(tmp_path, 10, seed=1).claim_folder()
     assert json.loads((tmp_path / production.SETTINGS_FILE).read_text())["seed"] == 1

@@ -97,6 +97,29 @@ def test_rollback_goes_back_and_the_number_is_not_used_again(tmp_path: Path, net
     assert publish(tmp_path, MODEL, network, golden_jets(), card()).number == 3
 
 
+def test_what_was_never_published_leaves_no_folder(tmp_path: Path, network) -> None:
+    """The server takes every folder for a model."""
+    with pytest.raises(PublishError, match="0 version"):
+        rollback(tmp_path, "tager")
+    with pytest.raises(PublishError, match="no server answers"):
+        publish(tmp_path, "tagger", network, golden_jets(2), card(), server="127.0.0.1:1")
+    with pytest.raises(ValueError, match="finite"):
+        publish(tmp_path, "tagger", network, golden_jets(2) * np.float32("nan"), card())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "with space", ".hidden", "", "a/b", "-x"])
+def test_a_name_that_is_none_is_refused(tmp_path: Path, network, name: str) -> None:
+    repository = tmp_path / "models"
+    for change in (
+        lambda: publish(repository, name, network, golden_jets(2), card()),
+        lambda: rollback(repository, name),
+    ):
+        with pytest.raises(PublishError, match="is not a model name"):
+            change()
+    assert not list(tmp_path.iterdir())
+
+
 def test_rollback_refuses_a_damaged_version(tmp_path: Path, network) -> None:
     for _ in range(2):
         publish(tmp_path, MODEL, network, golden_jets(), card())

@@ -64,3 +64,26 @@ def test_a_refitted_head_is_served_as_it_was_fitted(tmp_path) -> None:
         engine_features(refitted, JETS.constituents, "reference"), engine_features(path, JETS.constituents, "reference")
     )
     assert np.abs(onnx_scores(tmp_path / "float-refitted.onnx", JETS) - wanted[:, 1]).max() < 0.2
+
+
+@pytest.mark.training
+@pytest.mark.filterwarnings("ignore")
+def test_a_head_that_is_fitted_again_takes_the_place_of_the_first(tmp_path) -> None:
+    pytest.importorskip("torch")
+    from retrain.network.head import HeadSettings
+    from retrain.quantisation.refit import refit_tagger
+
+    for quantised, name in ((tiny_quantised(), "top_tagger"), (tiny_float(), "float")):
+        save_onnx(with_constituents(quantised, IMAGE), tmp_path / f"{name}.onnx")
+    (tmp_path / "quantisation.json").write_text("{}")
+    settings = HeadSettings((16,), 0.0, 20, 8)
+    first = refit_tagger(tmp_path, JETS, settings)
+    made = [onnx.load(tmp_path / f"{name}.onnx") for name in ("top_tagger", "float")]
+    refit_tagger(tmp_path, JETS, HeadSettings((8, 8), 0.0, 1, 8))
+    assert refit_tagger(tmp_path, JETS, settings) == first
+    for before, name in zip(made, ("top_tagger", "float"), strict=True):
+        after = onnx.load(tmp_path / f"{name}.onnx")
+        assert [node.op_type for node in after.graph.node] == [node.op_type for node in before.graph.node]
+        save_onnx(before, tmp_path / "before.onnx")
+        scores = [onnx_scores(file, JETS) for file in (tmp_path / "before.onnx", tmp_path / f"{name}.onnx")]
+        np.testing.assert_allclose(scores[0], scores[1], rtol=1e-6)

@@ -24,6 +24,7 @@ from retrain.network.training import (  # noqa: E402
     features,
     predict,
     probabilities,
+    run_training,
     train,
 )
 from tests.retrain.jets import toy_jets, toy_maps  # noqa: E402
@@ -74,6 +75,56 @@ def test_a_training_of_other_settings_is_not_continued(tmp_path: Path) -> None:
     train(JETS, HELD_OUT, replace(SETTINGS, stages=SETTINGS.stages[1:]), tmp_path)
     with pytest.raises(CheckpointError, match="other settings"):
         train(JETS, HELD_OUT, SETTINGS, tmp_path)
+
+
+def test_a_training_of_other_examples_or_another_start_is_not_continued(tmp_path: Path) -> None:
+    """It was: nothing was left to do, and the weights of the first examples were those of the others."""
+    settings = replace(SETTINGS, stages=SETTINGS.stages[1:])
+    train(JETS, HELD_OUT, settings, tmp_path / "run")
+    others = toy_jets(120, seed=3)
+    with pytest.raises(CheckpointError, match="other examples; use another folder or --no-resume"):
+        train(others, HELD_OUT, settings, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="other initial weights"):
+        train(JETS, HELD_OUT, settings, tmp_path / "run", tmp_path / "run" / "stage-48.pt")
+    with pytest.raises(CheckpointError, match="other teacher"):
+        train(JETS, HELD_OUT, settings, tmp_path / "run", teacher=Teacher(build_network("resnet18"), 32))
+    train(others, HELD_OUT, settings, tmp_path / "run", resume=False)
+
+
+def test_a_resumed_training_records_all_of_it(tmp_path: Path) -> None:
+    examples = as_examples(toy_jets(160, seed=1), ImageSettings())
+    whole = run_training(examples, 40, SETTINGS, tmp_path / "whole")
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(progress, _) -> None:
+        if progress.stage.size == 48 and progress.step == 3:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run_training(examples, 40, SETTINGS, tmp_path / "parts", report=stop)
+    resumed = run_training(examples, 40, SETTINGS, tmp_path / "parts")
+    again = run_training(examples, 40, SETTINGS, tmp_path / "parts")  # nothing is left to do
+    timed = {"seconds", "images_per_s"}
+    for record in (resumed, again):
+        assert [{name: value for name, value in entry.items() if name not in timed} for entry in record["history"]] == [
+            {name: value for name, value in entry.items() if name not in timed} for entry in whole["history"]
+        ]
+    assert again["seconds"] == resumed["seconds"] > 0
+    assert json.loads((tmp_path / "parts" / "training.json").read_text()) == again
+
+
+def test_a_stage_that_was_given_up_is_not_taken_up_again(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, stages=(Stage(32, 640, 16, 0.5),), validations_per_stage=8, patience=1)
+    told: list[int] = []
+    first = train(JETS, HELD_OUT, settings, tmp_path, report=lambda progress: told.append(progress.step))
+    assert told[-1] < 40
+    steps = len(told)
+    again = train(JETS, HELD_OUT, settings, tmp_path, report=lambda progress: told.append(progress.step))
+    assert len(told) == steps
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=0)
 
 
 def test_one_class_only_does_not_train(tmp_path: Path) -> None:

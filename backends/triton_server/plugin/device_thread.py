@@ -14,6 +14,10 @@ CALLS = 2
 """Calls at once: the device computes for one, and the other is prepared and sent."""
 
 
+STEP_S = 0.25
+"""A pause of the whole process counts as no more than that of a call's time."""
+
+
 class TakenOutError(DeviceError):
     """The device was taken out of service before this call had its answer."""
 
@@ -29,7 +33,10 @@ class DeviceThreads:
             threading.Thread(target=self._work, name="device", daemon=True).start()
 
     def call(self, function: Callable[[Arrays], Any], inputs: Arrays, timeout_s: float) -> Any:
-        """Call in a thread and wait. Raises what it raised, TimeoutError, or TakenOutError after `end`."""
+        """Call in a thread and wait. Raises what it raised, TimeoutError, or TakenOutError after `end`.
+
+        While the process itself stands still (a paused container, a stopped machine) the device's time does, too.
+        """
         call = _Call(function, inputs)
         self._open.add(call)
         self._calls.put(call)
@@ -37,9 +44,7 @@ class DeviceThreads:
             # Looked at after the call was put, while `end` says so before it lets the threads end.
             if self._ended:
                 raise TakenOutError("the device was taken out of service")
-            result, error = call.result.get(timeout=timeout_s)
-        except queue.Empty:
-            raise TimeoutError(f"the device gave no answer in {timeout_s:g} s") from None
+            result, error = call.wait(timeout_s)
         finally:
             self._open.discard(call)
         if error is not None:
@@ -72,3 +77,14 @@ class _Call:
     def __init__(self, function: Callable[[Arrays], Any], inputs: Arrays) -> None:
         self.function, self.inputs = function, inputs
         self.result: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def wait(self, timeout_s: float) -> tuple[Any, BaseException | None]:
+        """The result, or what it raised. Raises TimeoutError."""
+        left = timeout_s
+        while left > 0:
+            step = min(left, STEP_S)
+            try:
+                return self.result.get(timeout=step)
+            except queue.Empty:
+                left -= step
+        raise TimeoutError(f"the device gave no answer in {timeout_s:g} s")

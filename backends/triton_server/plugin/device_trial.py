@@ -125,7 +125,6 @@ def main() -> int:
     import numpy as np
 
     import fpga_ops
-    from triton_server.repository.model_version import describe_onnx
 
     model, device, max_batch, parent = sys.argv[1:]
     end_with(int(parent))
@@ -134,8 +133,8 @@ def main() -> int:
         contextlib.suppress(Exception),  # what is raised is for the instance itself to meet
         fpga_ops.load(model, None if device == "auto" else device, max_batch=int(max_batch)) as network,
     ):
-        described, _ = describe_onnx(Path(model))
-        network.run({t.name: np.zeros([1, *(max(1, size) for size in t.dims)], np.float32) for t in described})
+        inputs = network.describe()["inputs"].items()
+        network.run({name: np.zeros([max(1, size) for size in t["shape"]], t["dtype"]) for name, t in inputs})
     return 0
 
 

@@ -313,6 +313,13 @@ class _Used:
 
 
 def split_rows(outputs: Arrays, counts: list[int]) -> list[dict[str, npt.NDArray[Any]]]:
-    """Share out the rows (axis 0) of a batch: ``counts`` rows to each request, in order."""
+    """Share out the rows (axis 0) of a batch: ``counts`` rows to each request, in order.
+
+    Raises ModelError for an output with another number of rows, of which nobody knows whose they are.
+    """
     edges = np.cumsum([0, *counts])
+    for name, value in outputs.items():
+        rows = value.shape[0] if value.ndim else 0
+        if rows != edges[-1]:
+            raise ModelError(f"output '{name}': {edges[-1]} rows are expected, as of the inputs, {rows} came")
     return [{name: value[a:b] for name, value in outputs.items()} for a, b in itertools.pairwise(edges)]

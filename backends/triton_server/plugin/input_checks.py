@@ -18,8 +18,18 @@ ORDER_TOLERANCE = 1e-5
 
 
 def contract(name: str) -> Check:
-    """The check called ``name``: "finite", "images" or "constituents". It raises InputError for the first bad row."""
-    return _CHECKS[name]
+    """The check called ``name``: "finite", "images" or "constituents". It raises InputError for the first bad row.
+
+    Nothing at all is refused by each of them: Triton lets a request without rows through to a model without batches.
+    """
+    check = _CHECKS[name]
+
+    def check_some(tensor: str, values: Any) -> None:
+        if values.size == 0:
+            raise InputError(f"tensor '{tensor}': expected one row or more, came shape {list(values.shape)}")
+        check(tensor, values)
+
+    return check_some
 
 
 def check_finite(tensor: str, values: Any) -> None:

@@ -17,6 +17,7 @@ from triton_server.protocol import KNOWN_ANSWER_ID
 Arrays = Mapping[str, npt.NDArray[Any]]
 PERIOD_S = 1.0
 """Between two requests that are looked at: of all others not even a copy is made."""
+LABELS_FILE = "labels.txt"
 SIDE = 56
 """Pixels of a side that are shown at most."""
 
@@ -85,10 +86,21 @@ def shown(row: npt.NDArray[Any]) -> dict[str, Any]:
     return {}
 
 
-def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The last event of each model, as it was written."""
+def read_events(folder: Path, repository: Path) -> list[dict[str, Any]]:
+    """The last event of each model, as it was written, with the names of its classes where the repository has them."""
     events = []
     for file in sorted(folder.glob("*.json")):
         with contextlib.suppress(OSError, ValueError):  # it is replaced at this moment
-            events.append(json.loads(file.read_text()))
+            event = json.loads(file.read_text())
+            events.append({**event, "labels": _labels(event, repository)})
     return events
+
+
+def _labels(event: dict[str, Any], repository: Path) -> dict[str, list[str]]:
+    """The lines of the model's labels.txt for each output of as many values."""
+    try:
+        lines = (repository / event["model"] / LABELS_FILE).read_text().split("\n")
+    except (OSError, ValueError):
+        return {}
+    labels = [line.strip() for line in lines if line.strip()]
+    return {name: labels for name, values in event["outputs"].items() if len(values) == len(labels)}

@@ -115,6 +115,13 @@ def _config_refusal(text: str) -> str | None:
     if config.runtime or config.default_model_filename or config.model_operations.op_library_filename:
         choose = "'runtime', 'default_model_filename' and 'op_library_filename'"
         return f"config.pbtxt: {choose} choose code to run and are not allowed"
+    if config.model_transaction_policy.decoupled:
+        return "config.pbtxt: model_transaction_policy says decoupled, and each request has one answer: leave it out"
+    if config.response_cache.enable:
+        return (
+            "config.pbtxt: response_cache is enabled, and a kept answer would hide a broken device, outlive a version "
+            "replaced in place, and be taken for scores at another temperature: leave it out"
+        )
     for name, value in ((name, parameter.string_value) for name, parameter in config.parameters.items()):
         if name.upper() == "EXECUTION_ENV_PATH":
             return "config.pbtxt: parameter EXECUTION_ENV_PATH would run foreign code and is not allowed"

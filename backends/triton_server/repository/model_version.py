@@ -27,9 +27,15 @@ class TensorDescription:
     batched: bool
     """Whether the first dimension may vary."""
 
-    def as_config(self) -> dict[str, Any]:
-        """The entry of a model configuration."""
-        return {"name": self.name, "data_type": self.data_type, "dims": list(self.dims)}
+    def as_config(self, *, batched: bool) -> dict[str, Any]:
+        """The entry of a model configuration, whose ``max_batch_size`` is above 0 if it is ``batched``."""
+        dims = [-1, *self.dims] if self.batched and not batched else list(self.dims)
+        return {"name": self.name, "data_type": self.data_type, "dims": dims}
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions in the file."""
+        return len(self.dims) + self.batched
 
 
 def describe_onnx(path: Path) -> tuple[list[TensorDescription], list[TensorDescription]]:

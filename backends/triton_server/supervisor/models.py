@@ -56,6 +56,8 @@ class ModelHealth:
     detail: str = ""
     probe_s: float = 0.0
     wrong_in_a_row: int = 0
+    answered: bool = False
+    """Whether it has answered since the server started."""
     device: str = ""
     isa: str = ""
     """The device's instruction set, where it is a CPU."""

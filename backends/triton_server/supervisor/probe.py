@@ -22,20 +22,31 @@ _MALFORMED = (
 """What reading an answer raises that is not one."""
 _DTYPES: Mapping[str, str] = {
     "FP32": "<f4", "FP16": "<f2", "FP64": "<f8",
-    "UINT8": "u1", "INT8": "i1", "INT32": "<i4", "INT64": "<i8", "BOOL": "?",
+    "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
+    "INT8": "i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "BOOL": "?",
 }  # fmt: skip
+_NOT_IN_JSON = ("FP16", "BF16")
+"""Types that Triton answers in binary alone."""
+
+
+@dataclass(frozen=True)
+class AskedInput:
+    """One tensor of a probe."""
+
+    name: str
+    datatype: str
+    """As Triton calls it."""
+    values: npt.NDArray[np.generic]
+    """One row, batch dimension first; as many as the model fixes, where it does."""
 
 
 @dataclass
 class KnownAnswer:
-    """One input of a model version and what must come back."""
+    """What a model version is asked, and what must come back."""
 
     model: str
     version: str
-    input_name: str
-    datatype: str
-    input: npt.NDArray[np.generic]
-    """One row, batch dimension first."""
+    inputs: tuple[AskedInput, ...]
     output_name: str
     output: npt.NDArray[np.generic] | None
     """None until the first answer, for a version without golden.npz: later answers must equal the first."""
@@ -56,39 +67,43 @@ def known_answer(control: Control, repository: Path, model: str, version: str) -
     and what numpy raises for a damaged golden.npz.
     """
     metadata = control.metadata(model, version)
-    described = metadata["inputs"][0]
-    if len(metadata["inputs"]) != 1 or described["datatype"] not in _DTYPES:
-        found = ", ".join(f"{entry['name']} ({entry['datatype']})" for entry in metadata["inputs"])
-        raise ValueError(f"expected one input of a numeric type, found {found}")
-    output_name = str(metadata["outputs"][0]["name"])
+    described = metadata["inputs"]
+    if any(entry["datatype"] not in _DTYPES for entry in described):
+        found = ", ".join(f"{entry['name']} ({entry['datatype']})" for entry in described)
+        raise ValueError(f"expected inputs of numeric types, found {found}")
+    outputs = metadata["outputs"]
+    output_name = str(next((o for o in outputs if o["datatype"] not in _NOT_IN_JSON), outputs[0])["name"])
     golden = repository / model / version / "golden.npz"
-    row: npt.NDArray[np.generic]
+    values = [_made_up(entry) for entry in described]
     expected: npt.NDArray[np.generic] | None = None
-    if golden.is_file():
+    if golden.is_file() and len(described) == 1:
+        rows = _rows(described[0])
         with np.load(golden, allow_pickle=False) as archive:
-            row = archive["input"][:1]
+            values = [archive["input"][:rows]]
             if output_name in archive:
-                expected = archive[output_name][:1]
-    else:
-        row = _made_up(described)
-    return KnownAnswer(model, version, str(described["name"]), str(described["datatype"]), row, output_name, expected)
+                expected = archive[output_name][:rows]
+    asked = (AskedInput(str(e["name"]), str(e["datatype"]), v) for e, v in zip(described, values, strict=True))
+    return KnownAnswer(model, version, tuple(asked), output_name, expected)
 
 
 def ask(control: Control, known: KnownAnswer, timeout_s: float) -> Answer:
     """Send the probe and compare. Raises OSError (time-out, connection) or ControlError (refused) when none comes."""
-    data = np.ascontiguousarray(known.input, dtype=_DTYPES[known.datatype]).tobytes()
+    data = [np.ascontiguousarray(i.values, dtype=_DTYPES[i.datatype]).tobytes() for i in known.inputs]
     header = json.dumps({
         "id": KNOWN_ANSWER_ID,
         "parameters": {RAW_PARAMETER: True},
-        "inputs": [{
-            "name": known.input_name, "shape": list(known.input.shape), "datatype": known.datatype,
-            "parameters": {"binary_data_size": len(data)},
-        }],
+        "inputs": [
+            {
+                "name": one.name, "shape": list(one.values.shape), "datatype": one.datatype,
+                "parameters": {"binary_data_size": len(content)},
+            }
+            for one, content in zip(known.inputs, data, strict=True)
+        ],
         "outputs": [{"name": known.output_name, "parameters": {"binary_data": False}}],
     }).encode()  # fmt: skip
     try:
         body = control.request(
-            "POST", f"/v2/models/{known.model}/versions/{known.version}/infer", header + data,
+            "POST", f"/v2/models/{known.model}/versions/{known.version}/infer", b"".join((header, *data)),
             {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"},
             timeout_s,
         )  # fmt: skip
@@ -117,11 +132,16 @@ def compare(known: KnownAnswer, reply: Json) -> Answer:
     return Answer(True, "equal")
 
 
+def _rows(described: Json) -> int:
+    """Rows of a request: one, where the model does not fix their number."""
+    return max(1, int(described["shape"][0]))
+
+
 def _made_up(described: Json) -> npt.NDArray[np.generic]:
-    """A valid input for either contract: an even image of sum 1 a plane, or one massless constituent."""
-    shape = [1, *(1 if size < 0 else int(size) for size in described["shape"][1:])]
-    if shape[1:] == [200, 4]:
+    """A valid input for every contract: an even image of sum 1 a plane, or one massless constituent."""
+    shape = [_rows(described), *(1 if size < 0 else int(size) for size in described["shape"][1:])]
+    if len(shape) == 3 and shape[2] == 4:
         jet = np.zeros(shape, np.float32)
-        jet[0, 0] = (500.0, 300.0, 400.0, 0.0)
+        jet[:, 0] = (500.0, 300.0, 400.0, 0.0)
         return jet
     return np.full(shape, 1.0 / max(1, int(np.prod(shape[-2:]))), np.float32)

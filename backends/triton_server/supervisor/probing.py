@@ -51,6 +51,21 @@ class Callees:
     """Told of a fault of our own."""
 
 
+class _Question:
+    """The known answer of one version, asked once. Its silence is judged by whoever notices it first, and once.
+
+    Judged a moment later again, as after a pause of the whole machine, a model at work would seem to have done nothing.
+    """
+
+    def __init__(self) -> None:
+        self.thread = threading.Thread()
+        self.judging = threading.Lock()
+        self.ended = False
+        """Whoever asks has waited long enough."""
+        self.given_up = False
+        """Whoever waits for the thread has judged that it does not end."""
+
+
 class Prober:
     """Judges the models of a table. ``probe`` may be called from any thread; ``clock`` never goes back."""
 
@@ -63,7 +78,9 @@ class Prober:
         self._limits = limits
         self._call = callees
         self._clock = clock
-        self._asking: dict[Key, threading.Thread] = {}
+        self._lock = threading.Lock()
+        self._asking: dict[Key, _Question] = {}
+        """The questions under way, guarded by the lock: new versions are asked from another thread than all others."""
         self._wrong: dict[Key, list[float]] = {}
         """When the server was restarted for a version's wrong answers."""
 
@@ -73,21 +90,27 @@ class Prober:
         began = self._clock()
         asked = list(self._models.supervised.values() if healths is None else healths)
         started = time.monotonic()
-        for health in asked:
-            before = self._asking.get(health.key)
-            if before is None or not before.is_alive():
-                thread = threading.Thread(
+        for health, question in [(health, self._question(health, generation)) for health in asked]:
+            question.thread.join(max(0.0, started + self._limits.hung + 1.0 - time.monotonic()))
+            with question.judging:
+                if question.thread.is_alive() and not question.ended:
+                    # an answer that comes in drops, say: each is in time, and it has no end
+                    question.given_up = True
+                    self._judge_silence(health, TimeoutError("the answer does not end"), began, generation)
+        with self._lock:
+            self._asking = {key: question for key, question in self._asking.items() if question.thread.is_alive()}
+
+    def _question(self, health: ModelHealth, generation: int) -> _Question:
+        """The known answer of a version, asked now unless it is being asked."""
+        with self._lock:
+            question = self._asking.get(health.key)
+            if question is None or not question.thread.is_alive():
+                self._asking[health.key] = question = _Question()
+                question.thread = threading.Thread(
                     target=self._ask, args=(health, generation), name=f"probe {health.name}", daemon=True
                 )
-                self._asking[health.key] = thread
-                thread.start()
-        for health in asked:
-            thread = self._asking[health.key]
-            thread.join(max(0.0, started + self._limits.hung + 1.0 - time.monotonic()))
-            if thread.is_alive():  # an answer that comes in drops, say: each is in time, and it has no end
-                self._judge_silence(health, TimeoutError("the answer does not end"), began, generation)
-        keys = self._models.supervised.keys() | {health.key for health in asked}
-        self._asking = {key: thread for key, thread in self._asking.items() if key in keys or thread.is_alive()}
+                question.thread.start()
+        return question
 
     def _ask(self, health: ModelHealth, generation: int) -> None:
         began = self._clock()
@@ -99,6 +122,9 @@ class Prober:
                         began, generation)  # fmt: skip
 
     def _probe(self, health: ModelHealth, began: float, generation: int) -> None:
+        if health.state is ModelState.UNKNOWN:  # what the instances did before is no sign of life
+            work = self._call.work(health)
+            health.progress, health.cpu_s = work.answers, work.cpu_s
         try:
             answer = self._call.ask(health.known, self._limits.hung)
         except ControlError as error:
@@ -115,14 +141,14 @@ class Prober:
                 self._models.quarantine(health, f"its known answer cannot be asked: {error}", until)
                 return
             if GIVEN_UP in str(error):
-                self._restarts.ask("hung", f"{health.name}: {error}", generation)
+                self._restarts.ask("hung", f"{health.name}: {error}", generation, health.known.model)
             self._judge(health, ModelState.BUSY if busy else ModelState.WRONG, str(error), began, generation)
         except OSError as error:
-            if not self._is_news_of_none(health, generation):
-                self._judge_silence(health, error, began, generation)
+            self._end_silent(health, error, began, generation)
         else:
             slow = self._clock() - began > self._limits.slow
             good = ModelState.SLOW if slow else ModelState.SERVING
+            health.answered |= self._restarts.is_present(generation)
             self._judge(health, good if answer.correct else ModelState.WRONG, answer.detail, began, generation)
 
     def _is_news_of_none(self, health: ModelHealth, generation: int) -> bool:
@@ -161,6 +187,15 @@ class Prober:
         self._call.unload(health.known.model)
         self._models.quarantine(health, reason, FOR_GOOD)
 
+    def _end_silent(self, health: ModelHealth, error: OSError, began: float, generation: int) -> None:
+        """Judge what had no answer in time, unless whoever waits for this thread has."""
+        with self._lock:
+            question = self._asking[health.key]  # there is no other one as long as this thread lives
+        with question.judging:
+            question.ended = True
+            if not question.given_up and not self._is_news_of_none(health, generation):
+                self._judge_silence(health, error, began, generation)
+
     def _judge_silence(self, health: ModelHealth, error: OSError, began: float, generation: int) -> None:
         """No answer in time: hung, unless other requests are answered or the processor is used."""
         work = self._call.work(health)
@@ -177,4 +212,5 @@ class Prober:
             health.progress_at = now - silent
             return
         self._judge(health, ModelState.HUNG, f"{type(error).__name__}: {error}", began, generation)
-        self._restarts.ask("hung", f"{health.name} has not answered for {silent:.1f} s", generation)
+        detail = f"{health.name} has not answered for {silent:.1f} s"
+        self._restarts.ask("hung", detail, generation, health.known.model)

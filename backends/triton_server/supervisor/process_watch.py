@@ -48,6 +48,8 @@ class ProcessWatch:
         self._generation = -1
         self._pidfds: dict[int, tuple[int, Stub | None]] = {}
         """Descriptor of each process (os.pidfd_open): its id, and the stub, None for the server itself."""
+        self._stopped: set[int] = set()
+        """Processes that the round before found stopped: one look may meet what stops everything for a while."""
 
     def watch(self) -> None:
         """One round: look at everything, then wait up to ``watch_interval`` for the next end of a process."""
@@ -59,10 +61,13 @@ class ProcessWatch:
             self._generation = generation
             self.close()
         self._follow()
+        before, self._stopped = self._stopped, set()
         for descriptor, (pid, stub) in list(self._pidfds.items()):
-            if stub is not None and state(pid) == "T":
-                self._forget(descriptor)
-                self._restarts.ask("hung", f"the stub of {stub.instance} (process {pid}) is stopped", generation)
+            if state(pid) == "T":
+                self._stopped.add(pid)
+                if pid in before:
+                    self._forget(descriptor)
+                    self._restarts.ask("hung", f"{_name(stub)} (process {pid}) is stopped", generation)
         self._look_at_limits(generation)
         for descriptor in any_ended(list(self._pidfds), self._limits.watch_interval):
             pid, stub = self._pidfds[descriptor]
@@ -70,8 +75,8 @@ class ProcessWatch:
             self._forget(descriptor)
             if told and stub is not None and not is_missed(self._server.control, stub, self._served()):
                 continue
-            name = "the server" if stub is None else f"the stub of {stub.instance}"
-            self._restarts.ask("dead", f"{name} (process {pid}) has ended", generation)
+            about = "" if stub is None else stub.instance
+            self._restarts.ask("dead", f"{_name(stub)} (process {pid}) has ended", generation, about)
 
     def close(self) -> None:
         """Forget all processes."""
@@ -104,6 +109,10 @@ class ProcessWatch:
         if files > FULL * allowed:
             detail = f"the server has {files} files and connections open, and may have {allowed}"
             self._restarts.ask("full", detail, generation)
+
+
+def _name(stub: Stub | None) -> str:
+    return "the server" if stub is None else f"the stub of {stub.instance}"
 
 
 def was_told_to_end(pid: int, told_s: float = TOLD_S) -> bool:

@@ -14,15 +14,21 @@ from triton_server.supervisor.limits import Limits
 from triton_server.supervisor.models import Key, ModelHealth, ModelState, ModelTable
 from triton_server.supervisor.probe import known_answer
 from triton_server.supervisor.probing import GIVEN_UP
+from triton_server.supervisor.processes import Stub
 from triton_server.supervisor.repository_files import Files, fingerprints, version_files
-from triton_server.supervisor.restarts import Restarts
+from triton_server.supervisor.restarts import Request, Restarts
 
 log = logging.getLogger("triton_server")
 
 RETRY_S = (5.0, 600.0)
 """Pause before what Triton refused is loaded once more, doubled up to the second: a device may be free later."""
+DEATHS, DEATHS_S = 2, 600.0
+"""Restarts in so many seconds for a model that ends or hangs before its first answer; then it is left out as long."""
 RELOAD_S = 30.0
 """Pause before a model that has lost all its devices once more is loaded anew once more."""
+NOT_POLLED = "failed to poll"
+"""In Triton's answer to the load of a model whose configuration contradicts itself. Its index has no word of it."""
+UNREAD = "Triton does not take its config.pbtxt; why stands in the server's log: Poll failed for model directory"
 LOADS = 3
 """How often in a row a model is loaded again whose stub dies meanwhile."""
 
@@ -58,21 +64,60 @@ class RepositoryWatch:
         """When a model that loses its last device may be loaded anew once more."""
         self._retries: dict[str, tuple[float, float]] = {}
         """Of each model that is not served: when it is loaded once more, and the pause after that."""
+        self._asked: set[str] = set()
+        """Models that the server was told to load when it started."""
+        self._unread: set[str] = set()
+        """Models whose configuration Triton did not take when they were loaded again."""
+        self._deaths: dict[str, list[float]] = {}
+        """When a restart was the fault of a model that had not answered since the start."""
+        self._left_out: dict[str, tuple[Files, str, float]] = {}
+        """Models that are not loaded because of it: their files, the reason, and when they are."""
         self._index_error = ""
 
     # -- at a start
 
     def prepare(self) -> Verdict:
         """What may be loaded, just before the server does so."""
-        verdict = verify_repository(self._server.model_repository)
+        self._fingerprints = fingerprints(self._server.model_repository)
+        verdict = self._verify()
         for model, reason in verdict.refused.items():
             log.error("model '%s' is not loaded: %s", model, reason)
+        for health in self._models.supervised.values():
+            health.answered = False
         for model in verdict.slowing:
             log.warning("model '%s' will slow down with Triton 2.51, which has several instances, a queue time-out and "
                         "a queue delay: set max_queue_delay_microseconds to 0", model)  # fmt: skip
-        self._fingerprints = fingerprints(self._server.model_repository)
         self._stale.clear()
         self._rolled_back.clear()
+        self._asked = set(verdict.accepted)
+        self._unread.clear()
+        return verdict
+
+    def blame(self, request: Request) -> None:
+        """Leave out the model that a restart is for, where it is not the first and the model has never answered."""
+        now = self._clock()
+        for model in {model for model, _ in self._models.supervised if request.about}:
+            healths = [health for (name, _), health in self._models.supervised.items() if name == model]
+            if request.about != model and not Stub(0, request.about).runs(model):
+                continue
+            if any(health.answered for health in healths):
+                continue
+            deaths = self._deaths[model] = [at for at in self._deaths.get(model, []) if now - at < DEATHS_S]
+            if len(deaths) < DEATHS:
+                deaths.append(now)
+                continue
+            reason = f"it does not survive its first request, after {len(deaths)} restarts, too: {request.detail}"
+            self._left_out[model] = (self._fingerprints.get(model, ()), reason, now + DEATHS_S)
+
+    def _verify(self) -> Verdict:
+        """What may be loaded: what passes the verification, but for what was left out, until its files change."""
+        verdict = verify_repository(self._server.model_repository)
+        for model, (files, reason, _) in list(self._left_out.items()):
+            if self._fingerprints.get(model) != files:
+                del self._left_out[model]
+            elif model in verdict.accepted:
+                verdict.accepted.remove(model)
+                verdict.refused[model] = reason
         return verdict
 
     def take_over(self, verdict: Verdict) -> None:
@@ -97,7 +142,7 @@ class RepositoryWatch:
             if self._loads_changes:
                 self.load_changes()
             if self._restarts.up:
-                verdict = verify_repository(self._server.model_repository)
+                verdict = self._verify()
                 self.sync(verdict)
                 self._load_again()
                 self.load_later(verdict)
@@ -113,8 +158,11 @@ class RepositoryWatch:
         refused = dict(verdict.refused)
         ready: set[Key] = set()
         failed: dict[Key, str] = {}
+        unread = self._asked | self._unread
         for entry in self._index():
             model, version = str(entry["name"]), str(entry.get("version", ""))
+            if entry.get("state") and model not in self._unread:
+                unread.discard(model)
             if entry.get("state") == "READY" and version:
                 ready.add((model, version))
                 try:
@@ -130,6 +178,8 @@ class RepositoryWatch:
         for (model, version), reason in failed.items():
             if not any(name == model and int(newer) > int(version or 0) for name, newer in ready):
                 refused[model] = reason
+        for model in unread & set(verdict.accepted):
+            refused.setdefault(model, f"{UNREAD} '{model}'")
         self._describe(supervised)
         if self._restarts.up and new:  # else they would count as not serving until the next round
             self._probe(new)
@@ -190,7 +240,10 @@ class RepositoryWatch:
             self._restarts.ask("stalled", f"the load of model '{model}' does not end", generation)
             raise
         except ControlError as error:
+            if NOT_POLLED in str(error):
+                self._unread.add(model)
             return clean_reason(str(error))
+        self._unread.discard(model)
         self._stale.discard(model)
         return ""
 
@@ -203,7 +256,7 @@ class RepositoryWatch:
                 self._loads[model] += 1
                 log.warning("model '%s' is loaded again, since its stub died meanwhile", model)
                 self._load(model)  # why not is in the index
-            self.sync(verify_repository(self._server.model_repository))
+            self.sync(self._verify())
 
     def _roll_back(self, verdict: Verdict) -> None:
         """Serve an older version where the newest is faulty, as before the restart, of which Triton knows nothing."""
@@ -225,6 +278,9 @@ class RepositoryWatch:
         """Try again, ever more rarely, what Triton refused and the verification does not: the cause may have gone."""
         waiting = self._models.refused.keys() - verdict.refused.keys() - self._models.served
         now = self._clock()
+        for model in [model for model, (_, _, until) in self._left_out.items() if now >= until]:
+            del self._left_out[model]
+            self._load(model)  # why not is in the index
         self._retries = {
             model: self._retries.get(model, (now + RETRY_S[0], 2 * RETRY_S[0])) for model in sorted(waiting)
         }
@@ -257,7 +313,7 @@ class RepositoryWatch:
         if changed and fingerprints(repository) != seen:
             return  # still being written: look again next time
         self._fingerprints = seen
-        verdict = verify_repository(repository)
+        verdict = self._verify()
         generation = self._restarts.generation
         for model in changed:
             if model in verdict.refused:

@@ -20,6 +20,8 @@ class Request:
     cause: str
     """One word: dead, hung, wrong, memory, full, stalled, reconfigured."""
     detail: str
+    about: str = ""
+    """The model, or the instance of it, that is at fault, where one is."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,11 @@ class Restarts:
         with self._condition:
             return self._up and generation == self._generation
 
-    def ask(self, cause: str, detail: str, generation: int) -> None:
-        """Ask for a restart because of something that was seen at the start ``generation``."""
+    def ask(self, cause: str, detail: str, generation: int, about: str = "") -> None:
+        """Ask for a restart because of something that was seen at the start ``generation``; ``about`` as in Request."""
         with self._condition:
             if self._up and not self._stopped and generation == self._generation:
-                self._requests.append(Request(cause, detail))
+                self._requests.append(Request(cause, detail, about))
                 self._condition.notify_all()
 
     def wait(self) -> Request | None:

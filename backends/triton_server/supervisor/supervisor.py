@@ -145,7 +145,7 @@ class Supervisor:
 
     def events(self) -> list[Json] | None:
         """The last event that each model answered; None where the operator does not show them."""
-        return None if self._events is None else read_events(self._events)
+        return None if self._events is None else read_events(self._events, self.server.model_repository)
 
     # -- life
 
@@ -168,6 +168,7 @@ class Supervisor:
                 if self._stop.is_set():
                     return
                 raise
+            self._watch_processes()  # one may die of the first question
             self._prober.probe()
             self._on_ready()
             self._start_threads()
@@ -199,10 +200,12 @@ class Supervisor:
         self.server.abort.set()
         self.restarts.stop()
 
+    def _watch_processes(self) -> None:
+        self.threads.start("processes", self._processes.watch, overdue_s=self.limits.watch_interval + OVERDUE_S)
+
     def _start_threads(self) -> None:
         limits = self.limits
         once_round = limits.hung + 1.0 + 10.0  # the judging of silence asks the server, too
-        self.threads.start("processes", self._processes.watch, overdue_s=limits.watch_interval + OVERDUE_S)
         self.threads.start("prober", self._probe_in_turn, overdue_s=limits.probe_interval + once_round + OVERDUE_S)
         self.threads.start("repository", self._repository.watch)  # a load takes as long as it takes
         self.threads.start("activity", self._sample_in_turn, overdue_s=SAMPLE_S + OVERDUE_S)
@@ -232,6 +235,7 @@ class Supervisor:
     def _restart(self, responder: OutageResponder, request: Request) -> None:
         log.error("%s: %s; restarting the server", request.cause, request.detail)
         self.restarts.went_down(request)
+        self._repository.blame(request)
         responder.open(f"the model server is restarting ({request.cause})")
         self._kill()
         while not self._stop.wait(self.restarts.pause()):

@@ -119,8 +119,10 @@ def register(parser: argparse.ArgumentParser) -> None:
         help=f"comma-separated: {', '.join(EVERYTHING)}; 'all' for these; {GROWTH}",
     )  # fmt: skip
     parser.add_argument("--inferences", type=int, default=100_000, help="of '--what growth'")
-    parser.add_argument("--peers", default=",".join(peers.PEERS), help="comma-separated")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--peers", default=",".join(peers.PEERS), help="whom to race against, separated by commas, if installed"
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each contestant")
     parser.add_argument("--batch", type=int, default=1, help="images per inference of the latency race")
     parser.add_argument("--threads", type=int, default=0, help="cores of each contestant (default: all)")
     parser.add_argument("--patience", type=float, default=10.0, help="seconds to wait for a quiet machine each round")

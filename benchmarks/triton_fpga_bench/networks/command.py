@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fpga_ops.commands.arguments import count
 from fpga_ops.devices import REFERENCE
 from fpga_ops.errors import ModelError
 from fpga_ops.importer import import_proto
@@ -67,7 +68,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help=f"of {', '.join(names)}")
     kinds = [*forms.FORMS, *pytorch.TOOLS]
     parser.add_argument("--form", nargs="+", metavar="FORM", choices=kinds, help=f"of {'; '.join(kinds)}")
-    parser.add_argument("--images", type=int, default=32, help="of which outputs are compared (default %(default)s)")
+    parser.add_argument("--images", type=count, default=32, help="of which outputs are compared (default %(default)s)")
     parser.add_argument("--device", default="cpu", help="compared with the reference (default %(default)s)")
     parser.add_argument("--output", type=Path, metavar="MD", help="write the table as Markdown, row by row")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fpga_ops.commands.arguments import count, not_negative, positive
+
 SECTIONS = ("latency", "scaling", "remote", "breakdown", "table", "overlap")
 
 
@@ -15,14 +17,21 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("bench-output") / "service", help="folder for the report")
     parser.add_argument("--device", default="cpu", help="device of the bare call; the server's is in its configuration")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="measurements to make")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of one run (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=200, help="rounds of the interleaved latencies")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 2, 4, 8, 10, 50, 100, 500], metavar="N")
-    parser.add_argument("--loads", type=float, nargs="+", default=[0.3, 0.5, 0.7, 0.8, 0.9, 0.95], metavar="SHARE")
-    parser.add_argument("--rtt", type=float, nargs="+", default=[0.0, 10.0, 60.0], metavar="MS")
-    parser.add_argument("--device-ms", type=float, default=1.0, metavar="MS", help="of the pretended device, an image")
-    parser.add_argument("--host-ms", type=float, default=0.0, metavar="MS", help="of the processor before it, an image")
-    parser.add_argument("--in-flight", type=int, default=48, metavar="N", help="requests in flight over the far link")
+    parser.add_argument("--seconds", type=positive, default=10.0, help="length of one run (default: %(default)s)")
+    parser.add_argument("--rounds", type=count, default=200, help="rounds of the interleaved latencies")
+    parser.add_argument("--connections", type=count, nargs="+", default=[1, 2, 4, 8, 10, 50, 100, 500], metavar="N",
+                        help="of the closed loop of 'scaling', in turn")  # fmt: skip
+    parser.add_argument("--loads", type=positive, nargs="+", default=[0.3, 0.5, 0.7, 0.8, 0.9, 0.95], metavar="SHARE",
+                        help="of the closed loop's most answers, for its open loop")  # fmt: skip
+    parser.add_argument("--rtt", type=not_negative, nargs="+", default=[0.0, 10.0, 60.0], metavar="MS",
+                        help="round-trip times of 'remote'")  # fmt: skip
+    parser.add_argument(
+        "--device-ms", type=positive, default=1.0, metavar="MS", help="of the pretended device, an image"
+    )
+    parser.add_argument(
+        "--host-ms", type=not_negative, default=0.0, metavar="MS", help="of the processor before it, an image"
+    )
+    parser.add_argument("--in-flight", type=count, default=48, metavar="N", help="requests in flight over the far link")
     parser.add_argument("--quick", action="store_true", help="short runs, fewer points: to see that it works")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 

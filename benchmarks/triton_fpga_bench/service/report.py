@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,47 +46,66 @@ def markdown(numbers: Numbers) -> str:
         "*published* was measured in this run, on this machine.",
         "",
     ]
-    if "table" in numbers:
-        lines += [
-            "## Time per image",
-            "",
-            "| | ms per image | images/s | time over this service's |",
-            "|---|---|---|---|",
+    for name, section in _SECTIONS.items():
+        if numbers.get(name):
+            lines += section(numbers[name])
+    for what, reason in numbers.get("failed", {}).items():
+        lines += [f"**Not measured, because it failed:** {what}: {reason.splitlines()[0]}", ""]
+    lines += ["## In short", "", "| | |", "|---|---|"]
+    lines += [
+        f"| `{key}` | {value if value is None else f'{value:.4g}'} |" for key, value in numbers["summary"].items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: list[Numbers]) -> list[str]:
+    lines = [
+        "## Time per image",
+        "",
+        "| | ms per image | images/s | time over this service's |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        ratio = f"{row['speed_of_service_over_it']:.2f}" if "speed_of_service_over_it" in row else ""
+        lines.append(f"| {row['what']} | {row['ms_per_image']:.2f} | {row['images_per_s']:.1f} | {ratio} |")
+    return [*lines, ""]
+
+
+def _latency(models: Numbers) -> list[str]:
+    lines = [
+        "## What the service adds to the bare call",
+        "",
+        "| model | bare | gRPC | gRPC, shared memory | HTTP | HTTP, shared memory | plain tritonclient, gRPC "
+        "| gRPC, a model that only calls the network |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for model, measured in models.items():
+        median = measured["median_ms"]
+        cells = [f"{median['bare']:.2f}"] + [
+            f"{median[way]:.2f} (+{median[way] - median['bare']:.2f})"
+            for way in ("grpc", "grpc_shared_memory", "http", "http_shared_memory", "plain", "least")
         ]
-        for row in numbers["table"]:
-            ratio = f"{row['speed_of_service_over_it']:.2f}" if "speed_of_service_over_it" in row else ""
-            lines.append(f"| {row['what']} | {row['ms_per_image']:.2f} | {row['images_per_s']:.1f} | {ratio} |")
-        lines.append("")
-    if numbers.get("latency"):
-        lines += ["## What the service adds to the bare call", ""]
-        lines += [
-            "| model | bare | gRPC | gRPC, shared memory | HTTP | HTTP, shared memory | plain tritonclient, gRPC "
-            "| gRPC, a model that only calls the network |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for model, measured in numbers["latency"].items():
-            median = measured["median_ms"]
-            cells = [f"{median['bare']:.2f}"] + [
-                f"{median[way]:.2f} (+{median[way] - median['bare']:.2f})"
-                for way in ("grpc", "grpc_shared_memory", "http", "http_shared_memory", "plain", "least")
-            ]
-            lines.append(f"| {model} | {' | '.join(cells)} |")
-        lines += [
-            "",
-            "| model | bare call in a loop, calls/s | eight connections, requests/s | ratio "
-            "| cores that the load generator took of it | bytes a request |",
-            "|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {model}{way.replace('_', ' ')} | {m['bare_per_s']:.1f} | {m[f'eight_connections_per_s{way}']:.1f} "
-            f"| {m[f'throughput_ratio_8_clients{way}']:.3f} | {m[f'load_generator_cores{way}']:.2f} "
-            f"| {m['bytes_per_inference'] if not way else 0:.0f} |"
-            for model, m in numbers["latency"].items()
-            for way in ("", "_same_cores", "_same_cores_shared_memory")
-            if f"eight_connections_per_s{way}" in m
-        ]
-        lines.append("")
-    for model, measured in numbers.get("scaling", {}).items():
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| model | bare call in a loop, calls/s | eight connections, requests/s | ratio "
+        "| cores that the load generator took of it | bytes a request |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {model}{way.replace('_', ' ')} | {m['bare_per_s']:.1f} | {m[f'eight_connections_per_s{way}']:.1f} "
+        f"| {m[f'throughput_ratio_8_clients{way}']:.3f} | {m[f'load_generator_cores{way}']:.2f} "
+        f"| {m['bytes_per_inference'] if not way else 0:.0f} |"
+        for model, m in models.items()
+        for way in ("", "_same_cores", "_same_cores_shared_memory")
+        if f"eight_connections_per_s{way}" in m
+    ]
+    return [*lines, ""]
+
+
+def _scaling(models: Numbers) -> list[str]:
+    lines: list[str] = []
+    for model, measured in models.items():
         lines += [f"## {model}: simultaneous clients", "", f"![latency and throughput](scaling_{model}.png)", ""]
         lines += [
             "| connections | mean | median | p99 | requests/s | repeated | failed |",
@@ -103,41 +123,41 @@ def markdown(numbers: Numbers) -> str:
             times = f"{p['mean_ms']:.2f} | {p['p50_ms']:.2f} | {p['p99_ms']:.2f}"
             lines.append(f"| {offered} | {times} | {p['throughput_per_s']:.1f} | {p['failures']} |")
         lines += ["", "Latency of the open loop counts from the time a request was due.", ""]
-    if numbers.get("remote"):
-        lines += ["## Near and far", "", "![throughput over the link](remote.png)", ""]
-        lines += [
-            "| model | round trip | one in flight, median | many in flight, requests/s | bytes a request | Mbit/s |",
-            "|---|---|---|---|---|---|",
-        ]
-        for model, measured in numbers["remote"].items():
-            for p in measured["points"]:
-                many, one = p["many_in_flight"], p["one_in_flight"]
-                cells = [
-                    f"{p['rtt_ms']:g}", f"{one['p50_ms']:.1f}", f"{many['throughput_per_s']:.1f}",
-                    f"{p['link_bytes_per_inference']:.0f}", f"{p['link_mbit_per_s']:.1f}",
-                ]  # fmt: skip
-                lines.append(f"| {model} | {' | '.join(cells)} |")
-            lines.append(f"| {model} | far over near | | {measured['throughput_ratio']:.3f} | | |")
-        lines.append("")
-    elif numbers.get("remote_skipped"):
-        lines += ["## Near and far", "", f"Not measured: {numbers['remote_skipped']}.", ""]
-    if numbers.get("breakdown"):
-        lines += ["## Where the time goes", "", "![parts of a request](breakdown.png)", ""]
-        models = list(numbers["breakdown"])
-        lines += [f"| ms, mean | {' | '.join(models)} |", "|---" * (len(models) + 1) + "|"]
-        for key, label in (*_PARTS, ("total_ms", "total")):
-            cells = [f"{numbers['breakdown'][model][key]:.3f}" for model in models]
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-        lines.append("")
-    if numbers.get("overlap"):
-        lines += _overlap(numbers["overlap"])
-    for what, reason in numbers.get("failed", {}).items():
-        lines += [f"**Not measured, because it failed:** {what}: {reason.splitlines()[0]}", ""]
-    lines += ["## In short", "", "| | |", "|---|---|"]
-    lines += [
-        f"| `{key}` | {value if value is None else f'{value:.4g}'} |" for key, value in numbers["summary"].items()
+    return lines
+
+
+def _remote(models: Numbers) -> list[str]:
+    lines = [
+        "## Near and far",
+        "",
+        "![throughput over the link](remote.png)",
+        "",
+        "| model | round trip | one in flight, median | many in flight, requests/s | bytes a request | Mbit/s |",
+        "|---|---|---|---|---|---|",
     ]
-    return "\n".join(lines) + "\n"
+    for model, measured in models.items():
+        for p in measured["points"]:
+            many, one = p["many_in_flight"], p["one_in_flight"]
+            cells = [
+                f"{p['rtt_ms']:g}", f"{one['p50_ms']:.1f}", f"{many['throughput_per_s']:.1f}",
+                f"{p['link_bytes_per_inference']:.0f}", f"{p['link_mbit_per_s']:.1f}",
+            ]  # fmt: skip
+            lines.append(f"| {model} | {' | '.join(cells)} |")
+        lines.append(f"| {model} | far over near | | {measured['throughput_ratio']:.3f} | | |")
+    return [*lines, ""]
+
+
+def _remote_skipped(why: str) -> list[str]:
+    return ["## Near and far", "", f"Not measured: {why}.", ""]
+
+
+def _breakdown(measured: Numbers) -> list[str]:
+    models = list(measured)
+    lines = ["## Where the time goes", "", "![parts of a request](breakdown.png)", ""]
+    lines += [f"| ms, mean | {' | '.join(models)} |", "|---" * (len(models) + 1) + "|"]
+    for key, label in (*_PARTS, ("total_ms", "total")):
+        lines.append(f"| {label} | {' | '.join(f'{measured[model][key]:.3f}' for model in models)} |")
+    return [*lines, ""]
 
 
 def _overlap(measured: Numbers) -> list[str]:
@@ -155,6 +175,18 @@ def _overlap(measured: Numbers) -> list[str]:
         for way, rates in found["per_s"].items():
             lines.append(f"| {model} | {way} | {' | '.join(f'{rate:.0f}' for rate in rates.values())} |")
     return [*lines, ""]
+
+
+_SECTIONS: dict[str, Callable[[Any], list[str]]] = {
+    "table": _table,
+    "latency": _latency,
+    "scaling": _scaling,
+    "remote": _remote,
+    "remote_skipped": _remote_skipped,
+    "breakdown": _breakdown,
+    "overlap": _overlap,
+}
+"""The parts of the report in order, by what was measured."""
 
 
 def _plot_scaling(model: str, measured: Numbers, path: Path) -> None:

@@ -7,13 +7,15 @@ import signal
 import sys
 from pathlib import Path
 
+from fpga_ops.commands.arguments import count
+
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for scores, plots and report")
     parser.add_argument("--model-repository", type=Path, metavar="DIR", help="models to serve (default: the shipped)")
     parser.add_argument("--jets", type=Path, metavar="FILE", help="jets to tag (default: the shipped sample)")
-    parser.add_argument("--limit", type=int, default=None, metavar="N", help="tag only the first N jets")
+    parser.add_argument("--limit", type=count, default=None, metavar="N", help="tag only the first N jets")
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of the table")
 
 

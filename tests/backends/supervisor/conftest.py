@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from triton_server.supervisor.models import ModelHealth, ModelTable
-from triton_server.supervisor.probe import KnownAnswer
+from triton_server.supervisor.probe import AskedInput, KnownAnswer
 from triton_server.supervisor.restarts import Restarts
 
 
@@ -21,7 +21,7 @@ class Clock:
 
 
 def health(model: str = "tiny", version: str = "1", **facts: object) -> ModelHealth:
-    known = KnownAnswer(model, version, "x", "FP32", np.zeros((1, 1), np.float32), "y", None)
+    known = KnownAnswer(model, version, (AskedInput("x", "FP32", np.zeros((1, 1), np.float32)),), "y", None)
     made = ModelHealth(known)
     for name, value in facts.items():
         setattr(made, name, value)

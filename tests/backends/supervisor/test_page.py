@@ -98,7 +98,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HealthSe
     last.offer(KNOWN_ANSWER_ID, {}, {})
     last.offer("", {"constituents": jet}, {"probabilities": np.array([[0.125, 0.875]])})
     last.write()
-    monkeypatch.setattr(supervisor, "events", lambda: read_events(tmp_path))
+    (tmp_path / "top_tagger").mkdir()
+    (tmp_path / "top_tagger" / "labels.txt").write_text("qcd\ntop\n")
+    monkeypatch.setattr(supervisor, "events", lambda: read_events(tmp_path, tmp_path))
     supervisor.restarts.came_up()
     for cause, detail in (("dead", "the stub of top_tagger_0 (process 4711) has ended"), ("hung", HOSTILE)):
         supervisor.restarts.went_down(Request(cause, detail))
@@ -144,7 +146,7 @@ def test_the_page_shows_what_the_status_says_and_runs_no_name(server: HealthServ
         for word in words:
             assert word in text, (word, text)
         assert ("degraded" in text) is row["degraded"]
-        assert ("probabilities 0.1250, 0.8750" in text) is (row["model"] == "top_tagger")
+        assert ("probabilities qcd 0.1250, top 0.8750" in text) is (row["model"] == "top_tagger")
     assert page.tags.count("canvas") == 1
     for restart in status["last_restarts"]:
         assert restart["cause"] in page.texts["restarts"]

@@ -29,12 +29,15 @@ class Server:
     reply: Answer | Exception | Callable[[], Answer] = RIGHT
     takes_s: float = 0.0
     done: Work = field(default_factory=lambda: Work(0, 0.0))
+    does: Work = field(default_factory=lambda: Work(0, 0.0))
+    """What is done while it is asked."""
     loaded: bool = True
     unloaded: list[str] = field(default_factory=list)
     faults: list[BaseException] = field(default_factory=list)
 
     def ask(self, known: KnownAnswer, timeout_s: float) -> Answer:
         self.clock.now += self.takes_s
+        self.done = Work(self.done.answers + self.does.answers, self.done.cpu_s + self.does.cpu_s)
         if isinstance(self.reply, Exception):
             raise self.reply
         return self.reply() if callable(self.reply) else self.reply
@@ -129,6 +132,34 @@ def test_an_answer_without_end_is_none_and_is_not_asked_for_twice(clock: Clock, 
     assert dripping.state is ModelState.SERVING
 
 
+def test_a_silence_that_two_notice_is_judged_once(clock: Clock, model: ModelHealth, restarts: Restarts) -> None:
+    """After a pause of the whole machine both whoever asks and whoever waits for that find that it took too long."""
+    looked: list[str] = []
+    both = threading.Event()
+    model.state = ModelState.SERVING  # or what it did before would be looked at, too
+
+    def silent(*_: object) -> Answer:
+        raise TimeoutError("timed out")
+
+    def work(_: ModelHealth) -> Work:
+        looked.append(threading.current_thread().name)
+        if len(looked) == 1:
+            both.wait(1.0)  # until the other has come so far, too
+        else:
+            both.set()
+        return Work(5, 0.0)
+
+    callees = Callees(silent, work, lambda _: True, [].append)
+    prober = Prober(table(model), restarts, Limits(hung=-0.8), callees, clock)
+    prober.probe()
+    for thread in threading.enumerate():
+        if thread.name == "probe tiny version 1":
+            thread.join(5)
+    assert looked == ["probe tiny version 1"]
+    assert model.state is ModelState.SLOW
+    assert not restarts.requests
+
+
 def test_one_wrong_answer_is_noted_and_two_are_acted_on(server: Server, prober: Prober, restarts: Restarts) -> None:
     for reply, requests in ((OFF, []), (RIGHT, []), (OFF, []), (OFF, ["wrong"])):
         server.reply = reply
@@ -172,10 +203,20 @@ def test_silence_at_work_is_slow_for_a_while(
 ) -> None:
     model.progress_at = clock.now
     server.reply, server.takes_s = TimeoutError("timed out"), 2.0
-    for round_number, state in enumerate((ModelState.SLOW, ModelState.SLOW, ModelState.HUNG), 1):
-        server.done = Work(0, round_number * 1.0)
+    server.does = Work(0, 1.0)
+    for state in (ModelState.SLOW, ModelState.SLOW, ModelState.HUNG):
         prober.probe()
         assert model.state is state
+    assert [request.cause for request in restarts.requests] == ["hung"]
+
+
+def test_what_was_done_before_is_no_sign_of_life(
+    server: Server, prober: Prober, model: ModelHealth, restarts: Restarts
+) -> None:  # fmt: skip
+    """A model was "slow", and ready, whose instance had died of the first question: it had worked at its start."""
+    server.reply, server.takes_s, server.done = TimeoutError("timed out"), 2.0, Work(1, 3.0)
+    prober.probe()
+    assert model.state is ModelState.HUNG
     assert [request.cause for request in restarts.requests] == ["hung"]
 
 
@@ -183,8 +224,8 @@ def test_other_answers_are_progress(
     server: Server, prober: Prober, model: ModelHealth, restarts: Restarts, clock: Clock
 ) -> None:  # fmt: skip
     server.reply, server.takes_s = TimeoutError("timed out"), 2.0
-    for answers in (5, 9, 12):
-        server.done = Work(answers, 0.0)
+    server.does = Work(3, 0.0)
+    for _ in range(3):
         prober.probe()
         assert model.state is ModelState.SLOW
     assert not restarts.requests

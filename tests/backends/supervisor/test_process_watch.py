@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from triton_server.server.server import TritonServer
+from triton_server.supervisor import process_watch
 from triton_server.supervisor.limits import Limits
 from triton_server.supervisor.process_watch import ProcessWatch, was_told_to_end
 from triton_server.supervisor.processes import Stub, state
@@ -59,11 +61,58 @@ def test_the_end_of_the_server_is_told_once(server: TritonServer, restarts: Rest
     watch.close()
 
 
+def test_a_stopped_server_is_told_at_the_second_look(server: TritonServer, restarts: Restarts) -> None:
+    watch = ProcessWatch(server, restarts, Limits(watch_interval=0.0), list)
+    subprocess.run(["kill", "-STOP", str(server.pid)], check=True)
+    while state(server.pid or -1) != "T":  # the test's own time-out bounds it
+        threading.Event().wait(0.001)
+    watch.watch()
+    assert not restarts.requests
+    watch.watch()
+    assert [(one.cause, one.detail) for one in restarts.requests] == [
+        ("hung", f"the server (process {server.pid}) is stopped")
+    ]
+    watch.close()
+
+
 def test_a_server_that_holds_too_much_is_told(server: TritonServer, restarts: Restarts) -> None:
     watch = ProcessWatch(server, restarts, Limits(watch_interval=0.0, server_bytes=1 << 10), list)
     watch.watch()
     assert [one.cause for one in restarts.requests] == ["memory"]
     watch.close()
+
+
+def test_a_stub_counts_as_stopped_at_the_second_look(
+    server: TritonServer, restarts: Restarts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stopped all processes may let them go on one after the other, the supervisor first."""
+    stub = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    monkeypatch.setattr(process_watch, "find_stubs", lambda _: [Stub(stub.pid, "tiny_0_0")])
+    watch = ProcessWatch(server, restarts, Limits(watch_interval=0.0), list)
+    try:
+        for _ in range(2):
+            stub.send_signal(signal.SIGSTOP)
+            while state(stub.pid) != "T":
+                threading.Event().wait(0.001)
+            watch.watch()
+            assert not restarts.requests
+            stub.send_signal(signal.SIGCONT)
+            while state(stub.pid) == "T":
+                threading.Event().wait(0.001)
+            watch.watch()
+            assert not restarts.requests
+        stub.send_signal(signal.SIGSTOP)
+        while state(stub.pid) != "T":
+            threading.Event().wait(0.001)
+        watch.watch()
+        watch.watch()
+        assert [(one.cause, one.detail) for one in restarts.requests] == [
+            ("hung", f"the stub of tiny_0_0 (process {stub.pid}) is stopped")
+        ]
+    finally:
+        watch.close()
+        stub.kill()
+        stub.communicate()
 
 
 def test_while_the_server_is_away_nothing_is_watched(server: TritonServer, restarts: Restarts) -> None:

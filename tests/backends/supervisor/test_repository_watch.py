@@ -15,7 +15,7 @@ from triton_server.supervisor.limits import Limits
 from triton_server.supervisor.models import ModelTable
 from triton_server.supervisor.repository_files import fingerprints
 from triton_server.supervisor.repository_watch import RepositoryWatch, clean_reason
-from triton_server.supervisor.restarts import Restarts
+from triton_server.supervisor.restarts import Request, Restarts
 
 
 @pytest.fixture
@@ -61,6 +61,43 @@ def test_what_triton_refuses_is_tried_again_more_and_more_rarely(
         watch.load_later(verdict)
         clock.now += 1.0
     assert tried == [(at, "absent") for at in (5, 15, 35, 75, 155, 315, 635, 1235, 1835, 2435, 3035, 3635)]
+
+
+def test_a_model_that_never_answers_before_it_ends_is_left_out_for_a_while(
+    watch: RepositoryWatch, models: ModelTable, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("tiny", "other"):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "config.pbtxt").write_text('backend: "fpga"')
+    loaded: list[str] = []
+    monkeypatch.setattr(Control, "load", lambda control, model: loaded.append(model))
+    watch.prepare()
+    healths = {one.key: one for one in (health("tiny"), health("other"))}
+    models.replace(healths, {}, set(healths), ())
+
+    def dies(instance: str = "tiny_0_0") -> list[str]:
+        watch.blame(Request("dead", f"the stub of {instance} has ended", instance))
+        return watch.prepare().accepted
+
+    for answered in (True, False, False):
+        healths["tiny", "1"].answered = answered
+        assert dies() == ["other", "tiny"]
+    assert dies("") == ["other", "tiny"], "the server itself"
+    assert dies("other_0") == ["other", "tiny"], "another one's first"
+    assert dies() == ["other"]
+    reason = watch.prepare().refused["tiny"]
+    assert reason.startswith("it does not survive its first request, after 2 restarts")
+    clock.now += 599
+    watch.load_later(watch.prepare())
+    assert not loaded
+    clock.now += 1
+    watch.load_later(watch.prepare())
+    assert loaded == ["tiny"]
+    for _ in range(3):
+        dies()
+    assert "tiny" in watch.prepare().refused
+    (tmp_path / "tiny" / "config.pbtxt").write_text('backend: "fpga" max_batch_size: 2')
+    assert watch.prepare().accepted == ["other", "tiny"], "its files have changed"
 
 
 def test_a_refused_model_whose_load_stalls_is_acted_on(

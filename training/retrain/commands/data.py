@@ -11,7 +11,7 @@ import json
 import time
 from pathlib import Path
 
-from fpga_ops.commands.arguments import count
+from fpga_ops.commands.arguments import count, seed
 
 NEUTRINO_CLASSES = ("numu_cc", "nue_cc", "nutau_cc", "nc", "cosmic")
 
@@ -34,7 +34,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def _common(parser: argparse.ArgumentParser, classes: tuple[str, ...], unit: str) -> None:
     parser.add_argument("folder", type=Path, help="where the files go")
     parser.add_argument("--classes", nargs="+", choices=classes, default=list(classes), help="which to make")
-    parser.add_argument("--seed", type=int, default=1, help="decides every random number (default %(default)s)")
+    parser.add_argument("--seed", type=seed, default=1, help="decides every random number (default %(default)s)")
     parser.add_argument("--format", choices=("parquet", "root"), default="parquet", help="file format")
     parser.add_argument("--chunk", type=count, default=2000, help=f"{unit} in one file (default %(default)s)")
     parser.add_argument("--workers", type=count, default=None, help="processes (default: all cores)")
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar(unit, missing, quiet=args.json) as advance:
         made = produce(production, args.workers, advance)
     seconds = time.perf_counter() - begin
-    files = [chunk.path for chunk in production.chunks()]
+    files = production.tidy()
     size = sum(path.stat().st_size for path in files)
     outcome = {
         "folder": str(args.folder),

@@ -14,6 +14,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fpga_ops.commands.arguments import count, seed, share
+
 if TYPE_CHECKING:
     from retrain.data.jet_table import Jets
     from retrain.evaluation.judging import Judged
@@ -34,7 +36,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="further jets, such as those of another detector, judged beside --data; may be given again",
     )  # fmt: skip
     parser.add_argument(
-        "--working-point", type=float, action="append", default=[], metavar="E",
+        "--working-point", type=share, action="append", default=[], metavar="E",
         help="signal efficiency whose cut on the first model's score goes into its model card, such as 0.3",
     )  # fmt: skip
     parser.add_argument(
@@ -47,8 +49,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default=None, help="score on this device, as the service does (default: onnxruntime)"
     )
-    parser.add_argument("--jets", type=int, default=None, help="use only so many test jets, shuffled")
-    parser.add_argument("--seed", type=int, default=0, help="of the shuffle and the baseline (default %(default)s)")
+    parser.add_argument("--jets", type=count, default=None, help="use only so many test jets, shuffled")
+    parser.add_argument("--seed", type=seed, default=0, help="of the shuffle and the baseline (default %(default)s)")
     parser.add_argument("--output", type=Path, default=None, help="folder for evaluation.json, scores.npz and plots")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fpga_ops.commands.arguments import count, seed
+
 if TYPE_CHECKING:
     import torch
 
@@ -22,14 +24,15 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test-data", type=Path, nargs="+", required=True, help="held-out jets")
     parser.add_argument("--tuned", type=Path, default=None, help="a checkpoint of `train --rounding`: a row of its own")
     parser.add_argument("--architecture", default="resnet50", help="that was trained (default %(default)s)")
-    parser.add_argument("--size", type=int, default=224, help="pixels along an edge (default %(default)s)")
+    parser.add_argument("--size", type=count, default=224, help="pixels along an edge (default %(default)s)")
     parser.add_argument(
-        "--reduce", type=int, default=2, help="the network sees sums over so many squared (%(default)s)"
+        "--reduce", type=count, default=2, help="the network sees sums over so many squared (%(default)s)"
     )
-    parser.add_argument("--calibration", choices=("minmax", "percentile", "entropy"), default="percentile")
-    parser.add_argument("--jets", type=int, default=4000, help="test jets (default %(default)s)")
-    parser.add_argument("--head-jets", type=int, default=20_000, help="jets for the head (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the shuffles (default %(default)s)")
+    parser.add_argument("--calibration", choices=("minmax", "percentile", "entropy"), default="percentile",
+                        help="how the ranges of activations are chosen")  # fmt: skip
+    parser.add_argument("--jets", type=count, default=4000, help="test jets (default %(default)s)")
+    parser.add_argument("--head-jets", type=count, default=20_000, help="jets for the head (default %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the shuffles (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
 

@@ -11,6 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
+from fpga_ops.commands.arguments import count
+
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Arguments of `triton-fpga publish`."""
@@ -20,7 +22,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--training-data", type=Path, required=True, help="folder of the events trained on")
     parser.add_argument("--test-data", type=Path, required=True, help="folder of held-out events")
     parser.add_argument(
-        "--events", "--jets", dest="events", type=int, default=None, help="judge on so many of the test events only"
+        "--events", "--jets", dest="events", type=count, default=None, help="judge on so many of the test events only"
     )
     parser.add_argument("--server", default=None, metavar="HOST:PORT", help="HTTP address of a server that follows")
     parser.add_argument("--force", action="store_true", help="publish even what is worse than the version before")

@@ -10,6 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
+from fpga_ops.commands.arguments import count, positive, seed
+
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Arguments of `triton-fpga quantise`."""
@@ -18,17 +20,21 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=("jets", "neutrinos"), default="jets", help="default %(default)s")
     parser.add_argument("--output", type=Path, required=True, help="folder for the ONNX files")
     parser.add_argument("--architecture", default="resnet50", help="that was trained (default %(default)s)")
-    parser.add_argument("--size", type=int, default=None, help="pixels along an edge (224), or rows of a map (50)")
+    parser.add_argument("--size", type=count, default=None, help="pixels along an edge (224), or rows of a map (50)")
     parser.add_argument(
-        "--reduce", type=int, default=1, help="the network sees sums over so many pixels squared (default %(default)s)"
+        "--reduce",
+        type=count,
+        default=1,
+        help="the network sees sums over so many pixels squared (default %(default)s)",
     )
-    parser.add_argument("--half-width", type=float, default=0.8, help="of the window (default %(default)s)")
-    parser.add_argument("--calibration", choices=("minmax", "percentile", "entropy"), default="percentile")
+    parser.add_argument("--half-width", type=positive, default=0.8, help="of the window (default %(default)s)")
+    parser.add_argument("--calibration", choices=("minmax", "percentile", "entropy"), default="percentile",
+                        help="how the ranges of activations are chosen")  # fmt: skip
     parser.add_argument(
         "--calibration-events",
         "--calibration-jets",
         dest="calibration_events",
-        type=int,
+        type=count,
         default=128,
         help="default %(default)s",
     )
@@ -39,7 +45,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         default=8,
         help="7 is faster on CPUs without VNNI (default %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="which events calibrate (default %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="which events calibrate (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
 

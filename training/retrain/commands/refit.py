@@ -10,17 +10,19 @@ import argparse
 import json
 from pathlib import Path
 
+from fpga_ops.commands.arguments import count, seed
+
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Arguments of `triton-fpga refit`."""
     parser.add_argument("files", type=Path, help="folder that `triton-fpga quantise` wrote")
     parser.add_argument("data", type=Path, nargs="+", help="training jets: files or folders")
-    parser.add_argument("--jets", type=int, default=None, help="use only so many, shuffled")
+    parser.add_argument("--jets", type=count, default=None, help="use only so many, shuffled")
     parser.add_argument(
-        "--hidden", type=int, nargs="*", default=[64, 64], help="widths of its hidden layers (default %(default)s)"
+        "--hidden", type=count, nargs="*", default=[64, 64], help="widths of its hidden layers (default %(default)s)"
     )
-    parser.add_argument("--epochs", type=int, default=15, help="passes over the jets (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and order (default %(default)s)")
+    parser.add_argument("--epochs", type=count, default=15, help="passes over the jets (default %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of weights and order (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print what was recorded as JSON")
 
 

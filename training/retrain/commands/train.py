@@ -13,6 +13,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fpga_ops.commands.arguments import count, seed
+
 if TYPE_CHECKING:
     from retrain.network.training import Stage, Teacher, TrainSettings
 
@@ -46,9 +48,9 @@ def register(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fine-tune --initial with the rounding of its 8-bit form emulated (use --precision 32-true)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="weights, order and split (default %(default)s)")
-    parser.add_argument("--validation", type=int, default=2000, help="examples held out (default %(default)s)")
-    parser.add_argument("--patience", type=int, default=None, help="validations without progress that end a stage")
+    parser.add_argument("--seed", type=seed, default=0, help="weights, order and split (default %(default)s)")
+    parser.add_argument("--validation", type=count, default=2000, help="examples held out (default %(default)s)")
+    parser.add_argument("--patience", type=count, default=None, help="validations without progress that end a stage")
     parser.add_argument("--precision", default="bf16-mixed", help="of Lightning Fabric (default %(default)s)")
     parser.add_argument("--devices", default="auto", help="of Lightning Fabric: a number, or auto")
     parser.add_argument("--accelerator", default="auto", help="of Lightning Fabric: cpu, cuda, mps or auto")

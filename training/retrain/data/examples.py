@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrain.data.images import ImageSettings, JetImager
-from retrain.data.jet_table import LABELS, Jets
+from retrain.data.jet_table import LABELS, Jets, arrays_digest
 
 
 class Examples(Protocol):
@@ -31,6 +31,9 @@ class Examples(Protocol):
 
     def inputs(self, size: int) -> NDArray[np.float32]:
         """Network inputs float32[N, 1, height, width]; `size` is the height."""
+
+    def digest(self) -> str:
+        """The hexadecimal SHA-256 of the events, in their order: whether these are the same."""
 
     def require_all_classes(self) -> Self:
         """These events, or DataError when they cannot train or judge a network."""
@@ -63,6 +66,10 @@ class JetExamples:
     def inputs(self, size: int) -> NDArray[np.float32]:
         """Images as the network sees them: float32[N, 1, size, size]."""
         return _imager(_sized(self.image, size))(self.jets.constituents)
+
+    def digest(self) -> str:
+        """The hexadecimal SHA-256 of constituents and labels."""
+        return arrays_digest(self.jets.constituents, self.jets.labels)
 
     def require_all_classes(self) -> JetExamples:
         """These jets, or DataError when they are of one class only."""

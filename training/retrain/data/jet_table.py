@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,3 +116,11 @@ R = TypeVar("R", bound=Rows)
 def shuffled(rows: R, seed: int) -> R:
     """The rows in a seeded random order."""
     return rows.take(np.random.default_rng(seed).permutation(len(rows)))
+
+
+def arrays_digest(*arrays: NDArray[Any]) -> str:
+    """The hexadecimal SHA-256 of what arrays hold, one after the other."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 
 from fpga_ops.runtime.onnxruntime_import import import_onnxruntime
 from retrain.data.images import NETWORK_INPUT, GraphBuilder
+from retrain.data.jet_table import arrays_digest
 from retrain.errors import DataError
 
 CLASSES = ("numu_cc", "nue_cc", "nutau_cc", "nc", "cosmic")
@@ -75,6 +76,10 @@ class PixelMaps:
     def inputs(self, size: int) -> NDArray[np.float32]:
         """What a network sees that looks at `size` rows of the 100 planes: float32[N, 1, size, 160 size / 100]."""
         return network_inputs(self.charge, reduction(size))
+
+    def digest(self) -> str:
+        """The hexadecimal SHA-256 of charges and labels."""
+        return arrays_digest(self.charge, self.label)
 
     def require_all_classes(self) -> PixelMaps:
         """These maps, or DataError when one class or more is missing."""

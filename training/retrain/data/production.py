@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from retrain.errors import DataError
 
 JETS_PER_CHUNK = 2000
 SETTINGS_FILE = "production.json"
+_FILE = re.compile(r"(?P<process>\w+)-seed(?P<seed>\d+)-chunk(?P<index>\d+)-jets(?P<jets>\d+)(?P<suffix>\.\w+)")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Production:
     """A production of `jets_per_class` jets of each class into one folder.
 
     The folder remembers seed and settings: a second run with the same ones makes only what is missing, and asking for
-    more jets later adds chunks; a run with others is refused.
+    more jets later adds chunks, and makes the last one anew where it was not full; a run with others is refused.
     """
 
     folder: Path
@@ -57,19 +60,48 @@ class Production:
                 chunks.append(Chunk(process, index, jets, self.folder / name))
         return chunks
 
+    def made(self) -> dict[tuple[str, int], dict[int, Path]]:
+        """The files of this seed in the folder, by class and index of the chunk, and by their number of jets."""
+        found: dict[tuple[str, int], dict[int, Path]] = {}
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            name = _FILE.fullmatch(path.name)
+            if name is not None and int(name["seed"]) == self.seed and name["suffix"] == self.suffix:
+                found.setdefault((name["process"], int(name["index"])), {})[int(name["jets"])] = path
+        return found
+
     def missing(self) -> list[Chunk]:
-        """The chunks whose files are not there yet."""
-        return [chunk for chunk in self.chunks() if not chunk.path.exists()]
+        """The chunks of which there is no file yet with as many jets, or more."""
+        made = self.made()
+        return [chunk for chunk in self.chunks() if max(made.get((chunk.process, chunk.index), {0})) < chunk.jets]
+
+    def tidy(self) -> list[Path]:
+        """Remove files whose jets another one of the same chunk holds, too; returns those that stay."""
+        kept = []
+        for files in self.made().values():
+            *fewer, most = sorted(files)
+            for jets in fewer:
+                files[jets].unlink(missing_ok=True)
+            kept.append(files[most])
+        return sorted(kept)
 
     def claim_folder(self) -> None:
-        """Make the folder, or check that it was made with the same seed and settings."""
+        """Make the folder, or check that it was made with the same seed, settings and format."""
         self.folder.mkdir(parents=True, exist_ok=True)
         record = {"seed": self.seed, "jets_per_chunk": self.jets_per_chunk, "settings": asdict(self.settings)}
         path = self.folder / SETTINGS_FILE
         if not path.exists():
             path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        elif json.loads(path.read_text(encoding="utf-8")) != record:
+            return
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path}: not readable ({error}); use another folder") from error
+        if known != record:
             raise DataError(f"{path}: the folder holds jets of another seed or other settings; use another folder")
+        for file in self.folder.iterdir():
+            name = _FILE.fullmatch(file.name)
+            if name is not None and name["suffix"] != self.suffix:
+                raise DataError(f"{file}: not {self.suffix}; in two formats jets would count twice; use another folder")
 
 
 def produce(
@@ -80,6 +112,7 @@ def produce(
     Returns the number of jets made now.
     """
     production.claim_folder()
+    production.tidy()
     missing = production.missing()
     made = 0
     # Spawned, not forked: Pythia and FastJet hold state that a fork of a threaded process may break.
@@ -89,8 +122,13 @@ def produce(
         try:
             for future in as_completed(futures):
                 future.result()
+                production.tidy()
                 made += futures[future].jets
                 progress(futures[future].jets)
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a process that made events has died, for want of memory perhaps; the same command goes on where it was"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

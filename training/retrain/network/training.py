@@ -22,9 +22,10 @@ from fpga_ops.calibration import CARD_FILE
 from retrain.data.examples import Examples, as_examples
 from retrain.data.images import ImageSettings
 from retrain.data.jet_table import Jets
-from retrain.errors import CheckpointError, DataError
+from retrain.errors import DataError
 from retrain.evaluation.metrics import area_under_curve
 from retrain.network.resnet import build_network, load_checkpoint
+from retrain.network.resuming import LAST_FILE, State, describe_settings, identity, read_last
 from retrain.network.served import SUFFIX, load_served
 
 if TYPE_CHECKING:
@@ -90,15 +91,45 @@ class Progress:
     validation_loss: float | None = None
 
 
-@dataclass
-class _State:
-    """Where a training is; what a resumed one continues from."""
+@dataclass(frozen=True)
+class _Run:
+    """What all stages of a training share."""
 
-    stage: int = 0
-    step: int = 0
-    loss: float = float("nan")
-    best_loss: float = float("inf")
-    bad_validations: int = 0
+    fabric: Any
+    settings: TrainSettings
+    training: dict[str, Any]
+    last: Path
+    history: list[dict[str, float]]
+    began: float
+    """When it would have begun, had it never been stopped, by the clock of `time.perf_counter`."""
+    report: Callable[[Progress], None]
+
+    def note(self, progress: Progress) -> None:
+        """Report a validation, and keep what training.json says of it."""
+        values = {
+            "size": progress.stage.size,
+            "step": progress.step,
+            "loss": progress.loss,
+            "validation_loss": progress.validation_loss,
+            "validation_accuracy": progress.accuracy,
+            "images_per_s": progress.images_per_s,
+            "validation_auc": progress.auc,
+            "seconds": round(time.perf_counter() - self.began, 1),
+        }
+        self.history.append({name: value for name, value in values.items() if value is not None})
+        self.report(progress)
+
+    def save(self, state: State, network: torch.nn.Module, optimiser: Any, schedule: Any) -> None:
+        """Write what a stopped training goes on from."""
+        content = {
+            "training": self.training,
+            "state": asdict(state),
+            "history": self.history,
+            "network": network.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "schedule": schedule.state_dict(),
+        }
+        self.fabric.save(self.last, content)
 
 
 def train(
@@ -110,15 +141,18 @@ def train(
     resume: bool = True,
     report: Callable[[Progress], None] = lambda _: None,
     teacher: Teacher | None = None,
+    history: list[dict[str, float]] | None = None,
 ) -> torch.nn.Module:
     """Train a network; leaves `stage-<size>.pt` weights and a resumable `last.ckpt` in `folder`.
 
     `initial` is a checkpoint to transfer from, or a quantised ONNX file of `retrain`'s. A `teacher` trained on smaller
-    images softens the labels. With `resume`, a `last.ckpt` of the same settings is continued.
+    images softens the labels. With `resume`, the `last.ckpt` of the same training is continued. `history` gets an entry
+    for each validation, also for those before a stop.
 
     Raises:
         DataError: No examples, a class is missing, or unusable features.
-        CheckpointError: `initial` is of another architecture, or `last.ckpt` of other settings.
+        CheckpointError: `initial` is of another architecture, or `last.ckpt` of another training: of other settings,
+            examples, initial weights or teacher.
     """
     import torch
     from lightning.fabric import Fabric
@@ -137,20 +171,26 @@ def train(
     elif initial is not None:
         load_checkpoint(network, initial)
     network = network.to(memory_format=torch.channels_last)
-    state, last = _State(), folder / "last.ckpt"
+    state, last = State(), folder / LAST_FILE
     saved: dict[str, Any] = {}
+    history = [] if history is None else history
+    training = identity(settings, examples, initial, teacher)
     if resume and last.exists():
-        saved = _read_last(fabric, last, settings)
-        state = _State(**saved["state"])
+        saved = read_last(fabric, last, training)
+        state = State(**saved["state"])
+        history[:] = saved["history"]
         network.load_state_dict(saved["network"])
+    began = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
+    run = _Run(fabric, settings, training, last, history, began, report)
     for index in range(state.stage, len(settings.stages)):
         if index != state.stage:
-            state = _State(stage=index)
+            state = State(stage=index)
         stage = settings.stages[index]
         order = batch_order(len(examples), stage, settings.seed)[state.step :, fabric.global_rank :: fabric.world_size]
         source = BatchSource(examples, stage.size, order, teacher)
         with _rounding(network, examples, stage) if settings.rounding else nullcontext():
-            _run_stage(fabric, network, source, held_out, settings, stage, state, saved, last, report)
+            if not state.is_given_up(settings.patience):
+                _run_stage(run, network, source, held_out, stage, state, saved)
         saved = {}
         fabric.save(folder / f"stage-{stage.size}.pt", network.state_dict())
     return network
@@ -165,21 +205,19 @@ def _rounding(network: torch.nn.Module, examples: Examples, stage: Stage) -> Abs
 
 
 def _run_stage(
-    fabric: Any,
+    run: _Run,
     network: torch.nn.Module,
     source: BatchSource,
     validation: Examples,
-    settings: TrainSettings,
     stage: Stage,
-    state: _State,
+    state: State,
     saved: dict[str, Any],
-    last: Path,
-    report: Callable[[Progress], None],
 ) -> None:
     import torch
     from torch.nn.functional import cross_entropy
     from torch.utils.data import DataLoader
 
+    fabric, settings = run.fabric, run.settings
     optimiser = torch.optim.AdamW(network.parameters(), stage.learning_rate, weight_decay=settings.weight_decay)
     model, optimiser = fabric.setup(network, optimiser)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -207,24 +245,15 @@ def _run_stage(
         state.loss = value if np.isnan(state.loss) else LOSS_SMOOTHING * state.loss + (1 - LOSS_SMOOTHING) * value
         rate = images / (time.perf_counter() - begin)
         if state.step % validate_every and state.step != stage.steps:
-            report(Progress(stage, state.step, state.loss, rate))
+            run.report(Progress(stage, state.step, state.loss, rate))
             continue
         auc, accuracy, validation_loss = _validate(fabric, network, validation, settings, stage.size)
-        report(Progress(stage, state.step, state.loss, rate, auc, accuracy, validation_loss))
         better = validation_loss < state.best_loss
         state.best_loss = min(state.best_loss, validation_loss)
         state.bad_validations = 0 if better else state.bad_validations + 1
-        fabric.save(
-            last,
-            {
-                "settings": describe_settings(settings),
-                "state": asdict(state),
-                "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "schedule": schedule.state_dict(),
-            },
-        )
-        if settings.patience is not None and state.bad_validations >= settings.patience:
+        run.note(Progress(stage, state.step, state.loss, rate, auc, accuracy, validation_loss))
+        run.save(state, network, optimiser, schedule)
+        if state.is_given_up(settings.patience):
             return
         begin = time.perf_counter() - images / rate  # validation is not training time
 
@@ -301,33 +330,18 @@ def run_training(
     """
     held_out, learnt = split_off(examples, validation)
     history: list[dict[str, float]] = []
-    begin = time.perf_counter()
 
     def note(progress: Progress) -> None:
-        if progress.validation_loss is None or progress.accuracy is None:
-            report(progress, None)
-            return
-        entry: dict[str, float] = {
-            "size": progress.stage.size,
-            "step": progress.step,
-            "loss": progress.loss,
-            "validation_loss": progress.validation_loss,
-            "validation_accuracy": progress.accuracy,
-            "images_per_s": progress.images_per_s,
-        }
-        if progress.auc is not None:
-            entry["validation_auc"] = progress.auc
-        history.append(entry)
-        report(progress, entry)
+        report(progress, None if progress.validation_loss is None else history[-1])
 
-    train(learnt, held_out, settings, folder, initial, resume, note, teacher)
+    train(learnt, held_out, settings, folder, initial, resume, note, teacher, history)
     record = {
         "classes": list(examples.classes),
         "settings": describe_settings(settings),
         "initial": None if initial is None else _initial_record(initial),
         "teacher": None if teacher is None else teacher.name,
         "training_examples": len(learnt),
-        "seconds": round(time.perf_counter() - begin, 1),
+        "seconds": history[-1]["seconds"],
         "history": history,
     }
     if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -426,19 +440,3 @@ def predict(
     size = image.size // image.reduce
     scores: NDArray[np.float64] = probabilities(network, as_examples(jets, image), size, batch_size, mixed)[:, 1]
     return scores
-
-
-def describe_settings(settings: TrainSettings) -> dict[str, Any]:
-    """What decides the weights, as plain values: recorded with them, and compared when a training resumes."""
-    values = asdict(settings)
-    values["stages"] = [asdict(stage) for stage in settings.stages]
-    for name in ("devices", "accelerator", "validation_jets", "validations_per_stage", "patience"):
-        del values[name]
-    return values
-
-
-def _read_last(fabric: Any, path: Path, settings: TrainSettings) -> dict[str, Any]:
-    saved: dict[str, Any] = fabric.load(path)
-    if saved.get("settings") != describe_settings(settings):
-        raise CheckpointError(f"{path}: left by a training with other settings; use another folder or --no-resume")
-    return saved

@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from fpga_ops.calibration import RAW_PARAMETER
 from fpga_ops.runtime.exact_products import exact_session
 from retrain.errors import MissingDependencyError, PublishError
-from retrain.publishing.versions import GOLDEN_FILE, Version, damaged_files, versions, withdraw, write_version
+from retrain.publishing.versions import (
+    GOLDEN_FILE,
+    Version,
+    check_name,
+    damaged_files,
+    versions,
+    withdraw,
+    write_version,
+)
 
 Answers = Mapping[str, NDArray[Any]]
 
@@ -52,11 +60,11 @@ def publish(
             the device and onnxruntime, another publisher is at work, the disk is full, or the server is down or wrong.
         ModelError: `fpga_ops` cannot serve the network.
     """
+    check_name(model)
     with _lock(repository / model):
         replicas = live_servers(server)
-        known = versions(repository, model)
-        if known and not force:
-            _require_not_worse(known[-1], card)
+        if not force:
+            require_not_worse(repository, model, card)
         version = write_version(repository, model, network, golden_input, card, _verify)
         try:
             for replica in replicas:
@@ -73,6 +81,7 @@ def rollback(repository: Path, model: str, server: str | None = None) -> Version
     Raises:
         PublishError: There is no version before, it is damaged, or the server does not go back to it.
     """
+    check_name(model)
     with _lock(repository / model):
         known = versions(repository, model)
         if len(known) < 2:
@@ -109,20 +118,38 @@ def addresses(server: str) -> list[str]:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """One publisher a model; the lock goes with the process that holds it."""
+    """One publisher a model; the lock goes with the process that holds it.
+
+    A folder that it had to make, and in which nothing was published, goes again: the server would take it for a model.
+    """
+    made = not folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".publish.lock").open("w") as file:
+    lock = folder / ".publish.lock"
+    with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise PublishError(
                 f"{folder}: another publish or rollback is under way; try again when it is done"
             ) from error
-        yield
+        try:
+            yield
+        finally:
+            if made and not any(entry != lock for entry in folder.iterdir()):
+                lock.unlink()
+                folder.rmdir()
 
 
-def _require_not_worse(served: Version, card: Mapping[str, Any]) -> None:
-    """Whether the new figures are within the errors of the old ones, or better."""
+def require_not_worse(repository: Path, model: str, card: Mapping[str, Any]) -> None:
+    """See that the new figures are within the errors of the newest version's, or better.
+
+    Raises:
+        PublishError: One is worse, or the card of that version cannot be read.
+    """
+    known = versions(repository, model)
+    if not known:
+        return
+    served = known[-1]
     old, new = served.card.get("metrics", {}), card.get("metrics", {})
     for name in COMPARED:
         if name not in old or name not in new:

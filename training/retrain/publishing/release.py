@@ -30,7 +30,7 @@ from retrain.publishing.card import (
     neutrino_metrics,
     tagger_card,
 )
-from retrain.publishing.publish import publish
+from retrain.publishing.publish import publish, require_not_worse
 from retrain.publishing.versions import Version
 from retrain.quantisation.export import CONTRACTS
 from retrain.quantisation.quantise import NEUTRINO_MODEL
@@ -94,6 +94,7 @@ def publish_taggers(
     """Add `top_tagger` and `resnet50_top` to a repository as their next versions; see `publish.publish`.
 
     With a refitted head (`quantisation.refit`), which is `top_tagger`'s alone, `resnet50_top` gets no new version.
+    Where one of the two is worse than what is served, neither is published.
     """
     training, quantisation = candidate.records()
     image = image_settings(quantisation["image"])
@@ -110,8 +111,11 @@ def publish_taggers(
     if "head" in quantisation:
         card["head"] = quantisation["head"]
     images = np.repeat(JetImager(image)(golden), 3, axis=1)
+    models = (TAGGER,) if "head" in quantisation else tuple(CONTRACTS)
+    for model in models if not force else ():
+        require_not_worse(repository, model, card)
     published = []
-    for model in (TAGGER,) if "head" in quantisation else CONTRACTS:
+    for model in models:
         network = onnx.load(candidate.files / f"{model}.onnx")
         golden_input = golden if network.graph.input[0].name == CONSTITUENTS else images
         published.append(publish(repository, model, network, golden_input, card, force, server))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import zipfile
@@ -27,6 +28,8 @@ from retrain.errors import PublishError
 
 MODEL_FILE, GOLDEN_FILE, CARD_FILE, LABELS_FILE = "model.onnx", "golden.npz", "model_card.json", "labels.txt"
 CONFIG_FILE = "config.pbtxt"
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""What the server takes for a model's name."""
 WITHDRAWN = ".withdrawn-"
 CONTRACTS_BY_INPUT = {"constituents": "constituents", "images": "images", "pixel_maps": "images"}
 CONFIG = """backend: "fpga"
@@ -58,6 +61,14 @@ class Version:
         if not isinstance(content, dict):
             raise PublishError(f"{path}: expected a JSON object")
         return content
+
+
+def check_name(model: str) -> None:
+    """Raises PublishError for a name that the server would not serve."""
+    if not MODEL_NAME.fullmatch(model):
+        raise PublishError(
+            f"{model!r} is not a model name: letters, digits, '_', '.' and '-' are expected, a letter or digit first"
+        )
 
 
 def versions(repository: Path, model: str) -> list[Version]:

@@ -77,11 +77,14 @@ def jet_globals(constituents: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def logits_output(model: onnx.ModelProto) -> str:
-    """The tensor [N, classes] that a network's last Softmax reads.
+    """The network's own logits [N, classes]: what a head of `with_head` reads, else the last Softmax.
 
     Raises:
         CheckpointError: The probabilities do not come from a Softmax.
     """
+    for node in model.graph.node:
+        if node.op_type == "Concat" and JET_GLOBALS in node.input:
+            return str(node.input[0])
     for node in model.graph.node:
         if node.op_type == "Softmax" and PROBABILITIES in node.output:
             return str(node.input[0])
@@ -89,14 +92,14 @@ def logits_output(model: onnx.ModelProto) -> str:
 
 
 def without_softmax(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The part of a tagger from its constituents to its logits."""
+    """The part of a tagger from its constituents to the network's own logits."""
     return utils.Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(
         [CONSTITUENTS], [logits_output(model)]
     )
 
 
 def with_head(model: onnx.ModelProto, head: torch.nn.Sequential) -> onnx.ModelProto:
-    """A tagger that takes constituents, with another head: of its own logits and of `GLOBALS`, in this order."""
+    """A tagger that takes constituents, with another head: of the network's logits and of `GLOBALS`, in this order."""
     from torch import nn
 
     graph = GraphBuilder()
@@ -155,8 +158,8 @@ def refit_tagger(
 ) -> dict[str, Any]:
     """Train the head of `top_tagger.onnx` in a folder that `quantise` wrote anew, on the device's features of jets.
 
-    top_tagger.onnx and float.onnx get it, and quantisation.json says so. `resnet50_top.onnx`, which sees no momenta,
-    stays as it is.
+    top_tagger.onnx and float.onnx get it, in the place of one that was fitted before, and quantisation.json says so.
+    `resnet50_top.onnx`, which sees no momenta, stays as it is.
     """
     record_file = folder / "quantisation.json"
     try:
@@ -166,9 +169,10 @@ def refit_tagger(
     training.require_both_classes()
     rows = head_inputs(folder / f"{TAGGER}.onnx", training.constituents, progress)
     head = fit_head(rows, training.labels, 2, settings)
-    for name in (TAGGER, "float"):
-        path = folder / f"{name}.onnx"
-        save_onnx(with_head(onnx.load(path), head), path)
+    files = [folder / f"{name}.onnx" for name in (TAGGER, "float")]
+    refitted = [with_head(onnx.load(path), head) for path in files]
+    for path, model in zip(files, refitted, strict=True):
+        save_onnx(model, path)
     record["head"] = {"globals": list(GLOBALS), "jets": len(training), **asdict(settings)}
     record_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
