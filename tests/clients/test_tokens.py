@@ -16,6 +16,7 @@ import tritonclient.grpc
 
 from sonic_client import AuthenticationError, Client, Tls
 from tests.clients.jets import random_jets
+from tests.support.expired import expired_token
 from tests.support.proxy import DOCKER, Replica, running
 from triton_server import TritonServer
 from triton_server.supervisor.listener import JsonHandler, Listener
@@ -94,7 +95,7 @@ def test_other_tokens_do_not(proxy: Proxy, protocol: str, tmp_path: Path) -> Non
     credentials(tmp_path, "init")
     foreign = credentials(tmp_path, "token", "alice")
     tampered = good[:-20] + ("A" if good[-20] != "A" else "B") + good[-19:]
-    for token in (None, foreign, proxy.token("--days", "-1"), tampered):
+    for token in (None, foreign, expired_token(proxy.secrets), tampered):
         client = Client(proxy.url(protocol), tls=proxy.tls, token=token, warm_up=2.0)
         with client, pytest.raises(AuthenticationError, match=r"(?i)jwt|token|401"):
             client.tag(JETS)
@@ -105,7 +106,7 @@ def test_a_renewed_token_is_used_without_a_new_client(proxy: Proxy, expected: np
     file.write_text(proxy.token())
     with Client(proxy.url("grpc"), tls=proxy.tls, token=file) as client:
         assert np.array_equal(client.tag(JETS), expected)
-        file.write_text(proxy.token("--days", "-1"))
+        file.write_text(expired_token(proxy.secrets))
         with pytest.raises(AuthenticationError):
             client.tag(JETS)
         file.write_text(proxy.token())

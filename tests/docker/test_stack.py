@@ -27,6 +27,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.docker.conftest import ROOT, Docker, Stack, until
 from tests.docker.traffic import Traffic, constituents, image, infer
+from tests.support.expired import expired_token
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
@@ -474,7 +475,7 @@ def test_a_wrong_token_is_refused(environment: dict[str, str], secure: tuple[str
         ["python3", ROOT / "docker" / "credentials.py", "--folder", tmp_path / "foreign", "init"], check=True
     )
     foreign = token({"SECRETS": str(tmp_path / "foreign")}, "alice")
-    expired = token(environment, "alice", "--days", "-1")
+    expired = expired_token(Path(environment["SECRETS"]))
     tampered = good[:-20] + ("A" if good[-20] != "A" else "B") + good[-19:]
     for client in secure_clients(environment, secure):
         with client:
