@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 import platformdirs
 
 from fpga_ops.errors import DeviceError
+
+log = logging.getLogger("fpga_ops")
 
 
 def user_cache() -> Path:
@@ -80,5 +83,12 @@ def write_atomically(path: Path, *content: bytes | memoryview) -> None:
                 written.replace(path)
             except OSError:
                 written.unlink(missing_ok=True)
-    except OSError:
-        return
+                raise
+    except OSError as error:
+        _say(path.parent, error.strerror or str(error))
+
+
+@cache
+def _say(folder: Path, reason: str) -> None:
+    """Once in a process."""
+    log.warning("%s: nothing can be kept (%s); compiled programs and plans are made anew each time", folder, reason)

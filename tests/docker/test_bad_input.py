@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 import urllib.error
@@ -101,19 +100,18 @@ def test_a_full_disk_stops_a_publication_and_leaves_nothing_half(
         "--entrypoint", "python3", "triton-fpga/notebooks", "-c", code,
     )  # fmt: skip
     assert "No space left on device" in done.stdout
-    assert "['/models/top_tagger']" in done.stdout
+    assert done.stdout.endswith("\n[]\n")
 
 
-def test_a_replica_without_room_for_its_caches_is_unhealthy_and_says_why(
+def test_a_replica_without_room_for_its_caches_serves_without_them(
     docker: Docker, replica: Callable[..., str], environment: dict[str, str]
 ) -> None:
     container = replica(
         "-v", f"{environment['MODEL_SOURCE']}:/models:ro", "--tmpfs", "/var/cache/triton-fpga:size=4k,uid=10001"
     )
-    until(lambda: "not every model serves" in docker("logs", container).stdout, 60, "the replica is up")
-    check = docker("exec", container, "python3", "/opt/triton-fpga/libexec/healthcheck.py", check=False)
-    assert check.returncode == 1
-    assert re.search(r"disk is full|No space left", json.loads(check.stdout)["refused"]["top_tagger"])
+    health = ("exec", container, "python3", "/opt/triton-fpga/libexec/healthcheck.py")
+    until(lambda: docker(*health, check=False).returncode == 0, 60, "every model serves")
+    assert "No space left on device" in docker("logs", container).stderr
 
 
 def test_a_port_in_use(stack: Stack, tmp_path: Path) -> None:

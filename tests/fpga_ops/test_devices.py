@@ -19,7 +19,7 @@ from fpga_ops.devices import devices, find
 from fpga_ops.errors import DeviceError
 from fpga_ops.overlay import boards
 from fpga_ops.runtime import opencl
-from fpga_ops.runtime.cache_directory import cache_directory, user_cache
+from fpga_ops.runtime.cache_directory import cache_directory, user_cache, write_atomically
 
 devices_module = importlib.import_module("fpga_ops.devices")  # the package has a function of that name
 
@@ -171,6 +171,14 @@ def test_a_network_runs_without_a_home(home: str, tmp_path: Path) -> None:
     folder, pyopencls = _python(program, HOME=home, TMPDIR=str(tmp_path)).split()
     assert folder.startswith(str(tmp_path))
     assert pyopencls == f"{folder}/pytools"
+
+
+def test_what_cannot_be_kept_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("first.bin", "second.bin"):
+        write_atomically(tmp_path / "gone" / name, b"content")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(f"{tmp_path / 'gone'}: nothing can be kept (No such file or directory)")
 
 
 RUN = """
