@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import shutil
 import tempfile
@@ -13,8 +12,7 @@ from pathlib import Path
 import platformdirs
 
 from fpga_ops.errors import DeviceError
-
-log = logging.getLogger("fpga_ops")
+from fpga_ops.runtime.warn_once import warn_once
 
 
 def user_cache() -> Path:
@@ -85,10 +83,5 @@ def write_atomically(path: Path, *content: bytes | memoryview) -> None:
                 written.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        _say(path.parent, error.strerror or str(error))
-
-
-@cache
-def _say(folder: Path, reason: str) -> None:
-    """Once in a process."""
-    log.warning("%s: nothing can be kept (%s); compiled programs and plans are made anew each time", folder, reason)
+        reason = error.strerror or error
+        warn_once(f"{path.parent}: nothing can be kept ({reason}); compiled programs and plans are made anew each time")

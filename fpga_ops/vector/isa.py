@@ -14,13 +14,13 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from fpga_ops.errors import DeviceError
 from fpga_ops.runtime.cache_directory import write_atomically
 from fpga_ops.runtime.opencl import OpenCLDevice, cpu_flags
+from fpga_ops.runtime.warn_once import warn_once
 
 TIMEOUT_S = 20
 """Long beside the second that a verdict takes, and short beside a server's patience with a device that opens."""
@@ -151,12 +151,6 @@ def _interpreter() -> str:
     return str(Path(sys.prefix) / "bin" / "python3")
 
 
-@cache
-def _say(message: str) -> None:
-    """Once in a process."""
-    log.warning("%s", message)
-
-
 def _ask(device: OpenCLDevice, feature: str, cache_dir: Path) -> bool:
     path = cache_dir / f"{feature}-{device.key}.json"
     try:
@@ -164,7 +158,7 @@ def _ask(device: OpenCLDevice, feature: str, cache_dir: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         works = _try(device, feature, path)  # not asked yet, or the file is damaged
     if not works:
-        _say(f"{device.name}: '{feature}' does not work, though the CPU has it; the next best is used")
+        warn_once(f"{device.name}: '{feature}' does not work, though the CPU has it; the next best is used")
     return works
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from tests.support.http_server import answering
 from triton_server.server.control_api import Control
 from triton_server.server.server import TritonServer
 from triton_server.supervisor import process_watch
@@ -58,14 +58,9 @@ def triton() -> Iterator[Triton]:
         def log_message(self, *_: object) -> None:
             """Nobody reads it."""
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    stand_in = Triton(server.server_port)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield stand_in
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with answering(Handler) as port:
+        stand_in = Triton(port)
+        yield stand_in
 
 
 def entry(model: str, state: str = "READY", version: str = "1") -> dict[str, str]:

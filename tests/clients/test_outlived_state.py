@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from sonic_client import (
 )
 from tests.clients.fake_server import FakeTriton, answer_to, serving
 from tests.clients.jets import random_jets
+from tests.support.http_server import answering
 
 ROOT = Path(__file__).parents[2]
 INPUT = {"constituents": np.ones((1, 200, 4), np.float32)}
@@ -292,15 +293,8 @@ def http_server(metadata: bytes, answer: bytes, headers: dict[str, str]) -> Iter
             self.rfile.read(int(self.headers["Content-Length"]))
             self._send(answer, headers)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/m"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with answering(Handler) as port:
+        yield f"http://127.0.0.1:{port}/m"
 
 
 PAGE = b"<html>Please log in</html>"

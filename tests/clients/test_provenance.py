@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -18,6 +17,7 @@ from sonic_client.core.url import parse
 from tests.clients.fake_server import FakeTriton, serving
 from tests.clients.jets import random_jets
 from tests.clients.test_session import INPUT
+from tests.support.http_server import answering
 from triton_server import TritonServer
 from triton_server.server import admin_key
 
@@ -39,14 +39,8 @@ def metrics_page(text: str) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Silence."""
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/metrics"
-        finally:
-            server.shutdown()
-            thread.join()
+    with answering(Handler) as port:
+        yield f"http://127.0.0.1:{port}/metrics"
 
 
 def test_from_the_answer() -> None:

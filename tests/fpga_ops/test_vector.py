@@ -25,6 +25,7 @@ from fpga_ops.ir import classifier_head, reference
 from fpga_ops.ir.network import Conv, IntegerNetwork
 from fpga_ops.ir.reference import ReferenceExecutable
 from fpga_ops.runtime import opencl
+from fpga_ops.runtime.warn_once import warn_once
 from fpga_ops.vector import isa, packing, tiles
 from fpga_ops.vector.plan import make_plan
 from fpga_ops.vector.shapes import Geometry, Tile
@@ -492,7 +493,7 @@ def test_a_trial_survives_a_compiler_that_dies(
     monkeypatch.delenv(isa.ISA_VARIABLE, raising=False)
     device = find("cpu")[1]
     assert device is not None
-    isa._say.cache_clear()
+    warn_once.cache_clear()
     monkeypatch.setattr(isa, "may_work", lambda *_: True)
     monkeypatch.setattr(isa, "_interpreter", lambda: "/bin/false")
     with caplog.at_level(logging.WARNING, logger="fpga_ops"):  # whatever another test has set

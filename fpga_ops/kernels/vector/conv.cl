@@ -72,9 +72,9 @@ INLINE void JOIN(widen_, ID)(G const uchar* restrict source, G widened* restrict
 // together at most a limit that follows from the weights (fpga_ops/vector/packing.py); and the four of two steps beside
 // each other, if these four bytes are. After a ReLU they mostly are, in all pixels of the tile. So there are steps that
 // are summed in twos before 32 bits are needed, narrow ones which are not, and wide ones, which are multiplied as words.
-// Lists them for each row of the window: how many of each kind, for all rows; then each row's, kind by kind.
+// Lists them for each row of the window: how many of each kind, for all rows; then each row's, kind by kind, written by eights
+// (shapes.py says how long a row's are, ROW_LIST, and all of them, LISTS).
 #define ROW_STEPS (SEGMENT / 4)
-// They are written by eights; shapes.py says how long a row's are (ROW_LIST) and how long all of them (LISTS), in ushorts.
 #define LIST(row, kind) \
   (lists + KINDS * ROWS + (row) * ROW_LIST + ((kind) == TWOS ? 0 : ROW_STEPS / 2 + 8 + ((kind) - NARROW) * (ROW_STEPS + 8)))
 // What wide steps multiply: bytes 0 and 2 as words, or 1 and 3; [pixel][side][step of the window].
