@@ -16,9 +16,10 @@ from retrain.commands import versions as versions_command
 from retrain.errors import PublishError
 from retrain.publishing import publish as publishing
 from retrain.publishing.publish import publish, rollback
-from retrain.publishing.versions import damaged_files, renew_answers, versions, write_version
+from retrain.publishing.versions import MODEL_NAME, damaged_files, renew_answers, versions, write_version
 from retrain.quantisation.export import with_constituents
 from tests.retrain.tagger import IMAGE, golden_jets, tiny_quantised
+from triton_server.repository import admission
 
 MODEL = "top_tagger"
 
@@ -118,6 +119,11 @@ def test_a_name_that_is_none_is_refused(tmp_path: Path, network, name: str) -> N
         with pytest.raises(PublishError, match="is not a model name"):
             change()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_is_what_the_server_takes_for_one() -> None:
+    """Publishing must run where no server is installed, so the pattern stands in both."""
+    assert MODEL_NAME.pattern == admission._MODEL_NAME.pattern
 
 
 def test_rollback_refuses_a_damaged_version(tmp_path: Path, network) -> None:
