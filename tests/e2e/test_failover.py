@@ -190,17 +190,19 @@ def test_a_model_that_dies_of_its_first_request_does_not_take_the_others_with_it
     fault.write_text("abort")
     environment = {"TRITON_FPGA_TEST_FAULT": str(fault)}
     with serving(repository, COMPLETE, backend=BACKEND, environment=environment) as service:
-        assert service.urls["ready"] is False
         service.wait_for(lambda: "does not survive" in service.status()["refused"].get("deadly", ""))
         service.wait_ready()
-        assert service.status()["restarts"] == {"dead": 3}
+        restarts = service.status()["restarts"]  # who sees a death first: its process ended, or Triton says so (hung)
+        assert sum(restarts.values()) == 3
+        assert "dead" in restarts
+        assert restarts.keys() <= {"dead", "hung"}
         service.infer("grpc", "tiny", images())
         fault.unlink()
         config = repository / "deadly" / "config.pbtxt"
         config.write_text(config.read_text() + "# mended\n")
         service.wait_for(lambda: service.infer("grpc", "deadly", images()).shape == (1, 2))
         service.wait_for(lambda: not service.status()["refused"])
-        assert service.status()["restarts"] == {"dead": 3}
+        assert service.status()["restarts"] == restarts
 
 
 def test_a_driver_that_aborts_when_a_device_opens_is_passed_over(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:
