@@ -181,6 +181,28 @@ def test_a_driver_that_aborts_the_process_is_survived(service: Service, fault: P
     np.testing.assert_array_equal(service.infer("grpc", "tiny", images()), expected)
 
 
+def test_a_model_that_dies_of_its_first_request_does_not_take_the_others_with_it(
+    tmp_path: Path, tiny_onnx: Path, fault: Path
+) -> None:
+    repository = tmp_path / "models"
+    write_model(repository, "deadly", tiny_onnx, device="first", more=complete(tiny_onnx), golden=False)
+    write_model(repository, "tiny", tiny_onnx, more=complete(tiny_onnx))
+    fault.write_text("abort")
+    environment = {"TRITON_FPGA_TEST_FAULT": str(fault)}
+    with serving(repository, COMPLETE, backend=BACKEND, environment=environment) as service:
+        assert service.urls["ready"] is False
+        service.wait_for(lambda: "does not survive" in service.status()["refused"].get("deadly", ""))
+        service.wait_ready()
+        assert service.status()["restarts"] == {"dead": 3}
+        service.infer("grpc", "tiny", images())
+        fault.unlink()
+        config = repository / "deadly" / "config.pbtxt"
+        config.write_text(config.read_text() + "# mended\n")
+        service.wait_for(lambda: service.infer("grpc", "deadly", images()).shape == (1, 2))
+        service.wait_for(lambda: not service.status()["refused"])
+        assert service.status()["restarts"] == {"dead": 3}
+
+
 def test_a_driver_that_aborts_when_a_device_opens_is_passed_over(tmp_path: Path, tiny_onnx: Path, fault: Path) -> None:
     """At the start and at a load: the next device serves, loudly; and the driver is used again when it is mended."""
     environment = faulty_driver(tmp_path, fault)

@@ -21,6 +21,8 @@ WRONG_RESTARTS, WRONG_S = 2, 600.0
 """Restarts in so many seconds for one version's wrong answers; if they go on, it is unloaded."""
 QUARANTINE_S = 60.0
 """Pause before a version whose known answer was refused is asked again."""
+LOOK_S = 0.02
+"""Pause between two looks at whether a restart has made an answer worthless."""
 AT_WORK = 0.3
 """An instance that used this share of a processor since it was asked is at work."""
 
@@ -43,6 +45,8 @@ class Callees:
     """Ask the known answer, and wait for so many seconds; raises OSError or ControlError when none comes."""
     work: Callable[[ModelHealth], Work]
     """What the instances did so far."""
+    has_ended: Callable[[str], bool]
+    """Whether a process that answers for a model has ended."""
     is_loaded: Callable[[KnownAnswer], bool]
     """Whether Triton still serves the version: else somebody has unloaded it, which is not our business."""
     unload: Callable[[str], None]
@@ -57,7 +61,9 @@ class _Question:
     Judged a moment later again, as after a pause of the whole machine, a model at work would seem to have done nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        """The start of the server that is asked."""
         self.thread = threading.Thread()
         self.judging = threading.Lock()
         self.ended = False
@@ -85,13 +91,17 @@ class Prober:
         """When the server was restarted for a version's wrong answers."""
 
     def probe(self, healths: Iterable[ModelHealth] | None = None) -> None:
-        """Ask all models, or these, at once, and judge each by its answer, or by having given none in time."""
+        """Ask all models, or these, at once, and judge each by its answer, or by having given none in time.
+
+        Returns at once when the server is to be restarted: the answers are not worth waiting for then.
+        """
         generation = self._restarts.generation
         began = self._clock()
         asked = list(self._models.supervised.values() if healths is None else healths)
         started = time.monotonic()
         for health, question in [(health, self._question(health, generation)) for health in asked]:
-            question.thread.join(max(0.0, started + self._limits.hung + 1.0 - time.monotonic()))
+            if not self._wait(question, started + self._limits.hung + 1.0):
+                break
             with question.judging:
                 if question.thread.is_alive() and not question.ended:
                     # an answer that comes in drops, say: each is in time, and it has no end
@@ -100,28 +110,37 @@ class Prober:
         with self._lock:
             self._asking = {key: question for key, question in self._asking.items() if question.thread.is_alive()}
 
+    def _wait(self, question: _Question, until: float) -> bool:
+        """Wait for an answer, or for the end of the time for it; False when a restart is due meanwhile."""
+        while question.thread.is_alive() and (left := until - time.monotonic()) > 0:
+            if self._restarts.due:
+                return False
+            question.thread.join(min(left, LOOK_S))
+        return True
+
     def _question(self, health: ModelHealth, generation: int) -> _Question:
         """The known answer of a version, asked now unless it is being asked."""
         with self._lock:
             question = self._asking.get(health.key)
-            if question is None or not question.thread.is_alive():
-                self._asking[health.key] = question = _Question()
+            if question is None or question.generation != generation or not question.thread.is_alive():
+                self._asking[health.key] = question = _Question(generation)
                 question.thread = threading.Thread(
-                    target=self._ask, args=(health, generation), name=f"probe {health.name}", daemon=True
+                    target=self._ask, args=(health, question), name=f"probe {health.name}", daemon=True
                 )
                 question.thread.start()
         return question
 
-    def _ask(self, health: ModelHealth, generation: int) -> None:
+    def _ask(self, health: ModelHealth, question: _Question) -> None:
         began = self._clock()
         try:
-            self._probe(health, began, generation)
+            self._probe(health, began, question)
         except Exception as error:  # noqa: BLE001 - a fault of ours; the model's state is not known then
             self._call.fault(error)
             self._judge(health, ModelState.UNKNOWN, f"the probe failed: {type(error).__name__}: {error}",
-                        began, generation)  # fmt: skip
+                        began, question.generation)  # fmt: skip
 
-    def _probe(self, health: ModelHealth, began: float, generation: int) -> None:
+    def _probe(self, health: ModelHealth, began: float, question: _Question) -> None:
+        generation = question.generation
         if health.state is ModelState.UNKNOWN:  # what the instances did before is no sign of life
             work = self._call.work(health)
             health.progress, health.cpu_s = work.answers, work.cpu_s
@@ -141,10 +160,12 @@ class Prober:
                 self._models.quarantine(health, f"its known answer cannot be asked: {error}", until)
                 return
             if GIVEN_UP in str(error):
-                self._restarts.ask("hung", f"{health.name}: {error}", generation, health.known.model)
+                self._judge(health, ModelState.HUNG, str(error), began, generation)
+                self._ask_for_restart(health, f"{health.name}: {error}", generation)
+                return
             self._judge(health, ModelState.BUSY if busy else ModelState.WRONG, str(error), began, generation)
         except OSError as error:
-            self._end_silent(health, error, began, generation)
+            self._end_silent(health, error, began, question)
         else:
             slow = self._clock() - began > self._limits.slow
             good = ModelState.SLOW if slow else ModelState.SERVING
@@ -187,14 +208,17 @@ class Prober:
         self._call.unload(health.known.model)
         self._models.quarantine(health, reason, FOR_GOOD)
 
-    def _end_silent(self, health: ModelHealth, error: OSError, began: float, generation: int) -> None:
+    def _end_silent(self, health: ModelHealth, error: OSError, began: float, question: _Question) -> None:
         """Judge what had no answer in time, unless whoever waits for this thread has."""
-        with self._lock:
-            question = self._asking[health.key]  # there is no other one as long as this thread lives
         with question.judging:
             question.ended = True
-            if not question.given_up and not self._is_news_of_none(health, generation):
-                self._judge_silence(health, error, began, generation)
+            if not question.given_up and not self._is_news_of_none(health, question.generation):
+                self._judge_silence(health, error, began, question.generation)
+
+    def _ask_for_restart(self, health: ModelHealth, detail: str, generation: int) -> None:
+        """Ask for a restart because of a model that gives no answer: its process has ended, or hangs."""
+        cause = "dead" if self._call.has_ended(health.known.model) else "hung"
+        self._restarts.ask(cause, detail, generation, health.known.model)
 
     def _judge_silence(self, health: ModelHealth, error: OSError, began: float, generation: int) -> None:
         """No answer in time: hung, unless other requests are answered or the processor is used."""
@@ -206,11 +230,12 @@ class Prober:
         if moved:
             health.progress_at = now
         silent = now - health.progress_at
-        if moved or (at_work and silent < self._limits.hung_at_work):
+        ended = self._call.has_ended(health.known.model)  # what it did before is no sign of life
+        if not ended and (moved or (at_work and silent < self._limits.hung_at_work)):
             detail = f"no known answer in {self._limits.hung:g} s, but at work"
             self._judge(health, ModelState.SLOW, detail, began, generation)
             health.progress_at = now - silent
             return
         self._judge(health, ModelState.HUNG, f"{type(error).__name__}: {error}", began, generation)
         detail = f"{health.name} has not answered for {silent:.1f} s"
-        self._restarts.ask("hung", detail, generation, health.known.model)
+        self._ask_for_restart(health, detail, generation)

@@ -16,6 +16,7 @@ from triton_server.supervisor.processes import (
     open_files,
     private_bytes,
     state,
+    unwaited_stubs,
 )
 from triton_server.supervisor.reaped_stub import is_missed
 from triton_server.supervisor.restarts import Restarts
@@ -24,6 +25,8 @@ DIED_S = 0.03
 """A stub that was killed counts as dead when Triton has not waited for it after this time."""
 TOLD_S = 2.0
 """The same for one that ended by itself with exit code 0."""
+ENDED = ("", "Z", "X")
+"""States of a process that has ended: gone, not waited for, being removed."""
 FULL = 0.9
 """Share of the file descriptors that the server may open."""
 AWAY_S = 0.02
@@ -48,6 +51,8 @@ class ProcessWatch:
         self._generation = -1
         self._pidfds: dict[int, tuple[int, Stub | None]] = {}
         """Descriptor of each process (os.pidfd_open): its id, and the stub, None for the server itself."""
+        self._told: set[int] = set()
+        """Processes of whose end, or stop, was told since the server started."""
         self._stopped: set[int] = set()
         """Processes that the round before found stopped: one look may meet what stops everything for a while."""
 
@@ -60,6 +65,7 @@ class ProcessWatch:
         if generation != self._generation:
             self._generation = generation
             self.close()
+            self._told.clear()
         self._follow()
         before, self._stopped = self._stopped, set()
         for descriptor, (pid, stub) in list(self._pidfds.items()):
@@ -67,16 +73,28 @@ class ProcessWatch:
                 self._stopped.add(pid)
                 if pid in before:
                     self._forget(descriptor)
+                    self._told.add(pid)
                     self._restarts.ask("hung", f"{_name(stub)} (process {pid}) is stopped", generation)
         self._look_at_limits(generation)
         for descriptor in any_ended(list(self._pidfds), self._limits.watch_interval):
             pid, stub = self._pidfds[descriptor]
             told = stub is not None and was_told_to_end(pid)
             self._forget(descriptor)
+            self._told.add(pid)
             if told and stub is not None and not is_missed(self._server.control, stub, self._served()):
                 continue
-            about = "" if stub is None else stub.instance
+            about = "" if stub is None else stub.instance or self._without_stub()
             self._restarts.ask("dead", f"{_name(stub)} (process {pid}) has ended", generation, about)
+
+    def has_ended(self, model: str) -> bool:
+        """Whether a stub of the model has ended, or the server with it; from any thread."""
+        followed = [(pid, stub) for pid, stub in list(self._pidfds.values()) if stub is None or stub.runs(model)]
+        if any(state(pid) in ENDED for pid, _ in followed):
+            return True
+        pid = self._server.pid
+        if pid is None or state(pid) in ENDED:
+            return True
+        return bool(unwaited_stubs(pid)) and not any(stub.runs(model) for stub in find_stubs(pid))
 
     def close(self) -> None:
         """Forget all processes."""
@@ -88,12 +106,20 @@ class ProcessWatch:
         wanted: dict[int, Stub | None] = {} if pid is None else {pid: None}
         if pid is not None:
             wanted.update({stub.pid: stub for stub in find_stubs(pid)})
-        known = {process for process, _ in self._pidfds.values()}
+            # one that ended before it was seen
+            wanted.update({ended: Stub(ended, "") for ended in unwaited_stubs(pid) if ended not in wanted})
+        known = {process for process, _ in self._pidfds.values()} | self._told
         if wanted.keys() - known:
             self._server.protect()
         for process in wanted.keys() - known:
             with contextlib.suppress(ProcessLookupError):
                 self._pidfds[os.pidfd_open(process)] = (process, wanted[process])
+
+    def _without_stub(self) -> str:
+        """The model that is served and has no stub, where it is one."""
+        stubs = find_stubs(self._server.pid or -1)
+        models = {model for model, _ in self._served() if not any(stub.runs(model) for stub in stubs)}
+        return models.pop() if len(models) == 1 else ""
 
     def _forget(self, descriptor: int) -> None:
         if self._pidfds.pop(descriptor, None) is not None:
@@ -112,7 +138,9 @@ class ProcessWatch:
 
 
 def _name(stub: Stub | None) -> str:
-    return "the server" if stub is None else f"the stub of {stub.instance}"
+    if stub is None:
+        return "the server"
+    return f"the stub of {stub.instance}" if stub.instance else "a stub that had just started"
 
 
 def was_told_to_end(pid: int, told_s: float = TOLD_S) -> bool:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STUB_NAME = "triton_python_backend_stub"
+_COMMAND_LENGTH = 15
+"""So much of a program's name the kernel keeps (TASK_COMM_LEN)."""
 _INSTANCE_ARGUMENT = 8
 """Place of the instance's name in the stub's command line, as Triton's stub_launcher.cc writes it (2.51 to 2.72)."""
 
@@ -42,14 +44,19 @@ def descendants(pid: int) -> list[int]:
     found: list[int] = []
     pending = [pid]
     while pending:
-        tasks = f"/proc/{pending.pop()}/task"
-        with contextlib.suppress(OSError):
-            for task in Path(tasks).iterdir():
-                with contextlib.suppress(OSError):  # the thread ended meanwhile
-                    children = _read_numbers(f"{task}/children")
-                    found += children
-                    pending += children
+        children = _children(pending.pop())
+        found += children
+        pending += children
     return found
+
+
+def _children(pid: int) -> list[int]:
+    children = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # the thread ended meanwhile
+                children += _read_numbers(f"{task}/children")
+    return children
 
 
 def _read_numbers(path: str) -> list[int]:
@@ -175,6 +182,17 @@ def find_stubs(server_pid: int) -> list[Stub]:
         if len(arguments) > _INSTANCE_ARGUMENT:
             stubs.append(Stub(pid, arguments[_INSTANCE_ARGUMENT].decode(errors="replace")))
     return stubs
+
+
+def unwaited_stubs(server_pid: int) -> list[int]:
+    """The stubs that have ended and that the server has not waited for. What each one ran is not known any more."""
+    found = []
+    for pid in _children(server_pid):
+        with contextlib.suppress(OSError):
+            command, fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[::2]
+            if fields.split()[0] == "Z" and command.partition("(")[2] == STUB_NAME[:_COMMAND_LENGTH]:
+                found.append(pid)
+    return found
 
 
 def any_ended(pidfds: Iterable[int], timeout_s: float) -> list[int]:

@@ -75,6 +75,12 @@ class Restarts:
             return list(self._requests)
 
     @property
+    def due(self) -> bool:
+        """Whether the server is about to be ended: a request is not yet done."""
+        with self._condition:
+            return self._up and bool(self._requests)
+
+    @property
     def counts(self) -> dict[str, int]:
         """Restarts by cause."""
         with self._condition:

@@ -74,6 +74,7 @@ class Supervisor:
         callees = Callees(
             ask=lambda known, timeout_s: ask(server.control, known, timeout_s),
             work=self._work,
+            has_ended=lambda model: self._processes.has_ended(model),
             is_loaded=self._is_loaded,
             unload=self._unload,
             fault=lambda error: self.threads.count("prober", error),
@@ -109,6 +110,7 @@ class Supervisor:
         if not self.restarts.up or not self.server.running:
             return ["the model server is not up"]
         reasons = [f"thread {thread}" for thread in self.threads.unsound]
+        reasons += [f"a restart is due ({request.cause}: {request.detail})" for request in self.restarts.requests[:1]]
         models = list(self.models.supervised.values())
         if not models:
             reasons.append("no model is served")
@@ -251,7 +253,8 @@ class Supervisor:
         if self._stop.is_set():
             return
         self._prober.probe()
-        log.warning("serving again after %.1f s", self.restarts.done[-1].outage_s)
+        if not self.restarts.due:  # by the first question
+            log.warning("serving again after %.1f s", self.restarts.done[-1].outage_s)
 
     def _kill(self) -> None:
         """End the server; what cannot be cleaned up now is found by the next start."""

@@ -31,6 +31,7 @@ class Server:
     done: Work = field(default_factory=lambda: Work(0, 0.0))
     does: Work = field(default_factory=lambda: Work(0, 0.0))
     """What is done while it is asked."""
+    ended: bool = False
     loaded: bool = True
     unloaded: list[str] = field(default_factory=list)
     faults: list[BaseException] = field(default_factory=list)
@@ -44,7 +45,12 @@ class Server:
 
     def prober(self, models: ModelTable, restarts: Restarts, limits: Limits = LIMITS) -> Prober:
         callees = Callees(
-            self.ask, lambda _: self.done, lambda _: self.loaded, self.unloaded.append, self.faults.append
+            self.ask,
+            lambda _: self.done,
+            lambda _: self.ended,
+            lambda _: self.loaded,
+            self.unloaded.append,
+            self.faults.append,
         )
         return Prober(models, restarts, limits, callees, self.clock)
 
@@ -72,7 +78,7 @@ def prober(server: Server, model: ModelHealth, restarts: Restarts) -> Prober:
         (ControlError("Exceeds maximum queue size", 503), 0.0, ModelState.BUSY, None),
         (OFF, 0.0, ModelState.WRONG, None),
         (ControlError("unexpected RuntimeError", 500), 0.0, ModelState.WRONG, None),
-        (ControlError("Stub process 'tiny_0' is not healthy.", 500), 0.0, ModelState.WRONG, "hung"),
+        (ControlError("Stub process 'tiny_0' is not healthy.", 500), 0.0, ModelState.HUNG, "hung"),
         (ControlError(coded(Code.NO_DEVICE, "no device is left (cpu: lost)"), 503), 0.0, ModelState.LOST, None),
         (ControlError("queue 'no device is left' is full", 503), 0.0, ModelState.BUSY, None),
         (TimeoutError("timed out"), 2.0, ModelState.HUNG, "hung"),
@@ -118,14 +124,15 @@ def test_an_answer_without_end_is_none_and_is_not_asked_for_twice(clock: Clock, 
     server = Server(clock)
     replies = {"dripping": drip, "other": lambda: RIGHT}
     callees = Callees(
-        lambda known, _: replies[known.model](), lambda _: Work(0, 0.0), lambda _: True, server.unloaded.append
-    )
+        lambda known, _: replies[known.model](), lambda _: Work(0, 0.0), lambda _: False, lambda _: True,
+        server.unloaded.append,
+    )  # fmt: skip
     prober = Prober(table(dripping, other), restarts, Limits(hung=-0.8), callees, clock)
     prober.probe()
     prober.probe()
     assert (dripping.state, other.state) == (ModelState.HUNG, ModelState.SERVING)
     assert len(calls) == 1
-    assert [request.cause for request in restarts.requests] == ["hung", "hung"]
+    assert [request.cause for request in restarts.requests] == ["hung"]
     release.set()
     calls[0].join(20)
     prober.probe()
@@ -149,7 +156,7 @@ def test_a_silence_that_two_notice_is_judged_once(clock: Clock, model: ModelHeal
             both.set()
         return Work(5, 0.0)
 
-    callees = Callees(silent, work, lambda _: True, [].append)
+    callees = Callees(silent, work, lambda _: False, lambda _: True, [].append)
     prober = Prober(table(model), restarts, Limits(hung=-0.8), callees, clock)
     prober.probe()
     for thread in threading.enumerate():
@@ -218,6 +225,51 @@ def test_what_was_done_before_is_no_sign_of_life(
     prober.probe()
     assert model.state is ModelState.HUNG
     assert [request.cause for request in restarts.requests] == ["hung"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "takes_s"),
+    [
+        (TimeoutError("timed out"), 2.0),
+        (ConnectionResetError("reset"), 0.0),
+        (ControlError("Stub process 'tiny_0' is not healthy.", 500), 0.0),
+    ],
+    ids=["timed out", "reset", "given up"],
+)
+def test_a_model_whose_process_has_ended_is_dead_and_never_at_work(
+    server: Server, prober: Prober, model: ModelHealth, restarts: Restarts, reply: Exception, takes_s: float
+) -> None:  # fmt: skip
+    """Whoever sees it first, the watch of the processes or this one, tells the same cause."""
+    server.reply, server.takes_s, server.does, server.ended = reply, takes_s, Work(3, 2.0), True
+    prober.probe()
+    assert model.state is ModelState.HUNG
+    assert [(request.cause, request.about) for request in restarts.requests] == [("dead", "tiny")]
+
+
+def test_nobody_waits_for_an_answer_that_a_restart_makes_worthless(clock: Clock, restarts: Restarts) -> None:
+    """And the server that comes up is asked anew, though the answer of the one before is still awaited."""
+    asked, release = threading.Semaphore(0), threading.Event()
+    replies = [lambda: release.wait(20) and RIGHT, lambda: RIGHT]
+
+    def ask(known: KnownAnswer, _: float) -> Answer:
+        asked.release()
+        return replies.pop(0)()
+
+    model = health()
+    callees = Callees(ask, lambda _: Work(0, 0.0), lambda _: False, lambda _: True, [].append)
+    prober = Prober(table(model), restarts, Limits(hung=60.0), callees, clock)
+    probing = threading.Thread(target=prober.probe)
+    probing.start()
+    assert asked.acquire(timeout=10)
+    restarts.ask("dead", "the stub of other_0 has ended", restarts.generation)
+    probing.join(10)
+    assert not probing.is_alive()
+    assert model.state is ModelState.UNKNOWN
+    restarts.went_down(restarts.requests[0])
+    restarts.came_up(restarts.requests[0])
+    prober.probe()
+    assert model.state is ModelState.SERVING
+    release.set()
 
 
 def test_other_answers_are_progress(

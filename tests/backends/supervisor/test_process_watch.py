@@ -14,7 +14,7 @@ from triton_server.server.server import TritonServer
 from triton_server.supervisor import process_watch
 from triton_server.supervisor.limits import Limits
 from triton_server.supervisor.process_watch import ProcessWatch, was_told_to_end
-from triton_server.supervisor.processes import Stub, state
+from triton_server.supervisor.processes import STUB_NAME, Stub, state
 from triton_server.supervisor.restarts import Restarts
 
 
@@ -113,6 +113,60 @@ def test_a_stub_counts_as_stopped_at_the_second_look(
         watch.close()
         stub.kill()
         stub.communicate()
+
+
+STUBS = """
+import os, shutil, subprocess, sys
+stub = shutil.copy("/bin/bash", sys.argv[1])
+ended = subprocess.Popen([stub, "-c", "exit"])
+os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+others = [subprocess.Popen([stub, "-c", "read", *"12345", name], stdin=subprocess.PIPE) for name in sys.argv[2:]]
+print(ended.pid, flush=True)
+input()
+"""
+"""A server with a stub that has ended before anybody looked, and that it does not wait for, and with living ones."""
+
+
+@pytest.mark.parametrize(
+    ("alive", "about"),
+    [(["tiny_0"], "deadly"), (["tiny_0", "deadly_0"], ""), ([], "")],
+    ids=["its model", "none misses it", "two may"],
+)
+def test_a_stub_that_ended_before_it_was_seen_is_told(
+    tmp_path: Path, restarts: Restarts, monkeypatch: pytest.MonkeyPatch, alive: list[str], about: str
+) -> None:
+    monkeypatch.setattr(process_watch, "TOLD_S", 0.0)
+    program = [sys.executable, "-c", STUBS, str(tmp_path / STUB_NAME), *alive]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        ended = int(process.stdout.readline())
+        monkeypatch.setattr(TritonServer, "pid", process.pid)
+        served = [("tiny", "1"), ("deadly", "1")]
+        watch = ProcessWatch(TritonServer(tmp_path), restarts, Limits(watch_interval=0.0), lambda: served)
+        for _ in range(3):
+            watch.watch()
+        assert [(one.cause, one.detail, one.about) for one in restarts.requests] == [
+            ("dead", f"a stub that had just started (process {ended}) has ended", about)
+        ]
+        assert [watch.has_ended(model) for model, _ in served] == [f"{model}_0" not in alive for model, _ in served]
+        watch.close()
+        process.communicate("\n")
+
+
+def test_the_end_of_a_followed_stub_is_known_at_once(
+    server: TritonServer, restarts: Restarts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    monkeypatch.setattr(process_watch, "find_stubs", lambda _: [Stub(stub.pid, "tiny_0_0")])
+    watch = ProcessWatch(server, restarts, Limits(watch_interval=0.0), list)
+    watch.watch()
+    assert not watch.has_ended("tiny")
+    stub.kill()
+    while state(stub.pid) != "Z":  # the test's own time-out bounds it
+        threading.Event().wait(0.001)
+    assert watch.has_ended("tiny")
+    assert not watch.has_ended("other")
+    watch.close()
+    stub.communicate()
 
 
 def test_while_the_server_is_away_nothing_is_watched(server: TritonServer, restarts: Restarts) -> None:
