@@ -60,6 +60,11 @@ class InstructionSet:
     target: str = ""
 
     @property
+    def defers(self) -> bool:
+        """Whether units for vectors are idle while it multiplies: one instruction takes a whole step."""
+        return not self.saturates and not self.flushes
+
+    @property
     def portable(self) -> bool:
         """Whether it is standard OpenCL C, for any device."""
         return not self.flags
@@ -68,7 +73,7 @@ class InstructionSet:
     def files(self) -> tuple[str, ...]:
         """Its kernel files, in order."""
         own = f"isa/{self.name}.cl"
-        return (own,) if self.portable else ("isa/x86.cl", own)
+        return (own,) if self.portable else ("isa/x86.cl", f"isa/x86_{self.registers * 16}.cl", own)
 
 
 PORTABLE = InstructionSet("portable", "standard OpenCL C", step_bytes=1, weight_bytes=4, flushes=True, pairs=False)

@@ -25,6 +25,8 @@ __kernel void probe(G int16* sums, G const uchar* bytes, G const int* words, G c
 {
   sums[0] = add_products(sums[0], spread_bytes(bytes), weights[0]);
   sums[1] = add_pairs(sums[1], (int16)words[0], weights[1]);
+  sums[2] = shift_right(sums[2], sums[3]);
+  sums[3] = nearest_float(convert_float16(sums[3]) / 2.0f);
 }
 """
 
@@ -54,7 +56,7 @@ def yields(platform: str, device: str) -> bool:
 
 
 def multiplies(entry: isa.InstructionSet, platform: str, device: str) -> bool:
-    """Whether the set's products are right, at the ends of their ranges too."""
+    """Whether what a set's files define is right: products at the ends of their ranges too, shifts, rounding."""
     rng = np.random.default_rng(1)
     most = 64 if entry.saturates else 128  # such pairs can saturate with no bytes
     weights = rng.integers(-most, most, (16, 4)).astype(np.int8)
@@ -63,9 +65,11 @@ def multiplies(entry: isa.InstructionSet, platform: str, device: str) -> bool:
     pairs[0], pairs[1] = 6272, -6272
     octets = np.array([255, 255, 254, 253], np.uint8)
     words = np.array([-20400, 20400], np.int16)
-    start = rng.integers(-99, 99, (2, 16)).astype(np.int32)
+    bits = np.arange(1, 32, 2, dtype=np.int32)
+    start = np.stack([*rng.integers(-99, 99, (2, 16)), rng.integers(-(1 << 31), 1 << 31, 16), bits]).astype(np.int32)
     taps = np.concatenate([weights.view(np.uint8).ravel(), pairs.view(np.uint8).ravel()])
-    expected = start + np.stack([weights.astype(np.int32) @ octets, pairs.astype(np.int32) @ words])
+    products = weights.astype(np.int32) @ octets, pairs.astype(np.int32) @ words
+    expected = np.stack([*(start[:2] + products), start[2] >> bits, np.rint(bits / 2)])
     _run(entry.name, platform, device, _PRODUCTS_KERNEL, [start, octets, words.view(np.int32), taps])
     return bool((start == expected).all())
 

@@ -21,6 +21,9 @@ MANY_PIXELS = 100
 """From here on a map does not fit the first-level cache, and its next pixels are fetched ahead."""
 
 
+SHORT_WINDOW = 256
+"""Bytes: after so few products an ending takes a noticeable time even where nothing is added."""
+
 CHECKED_CHANNELS = 32
 """Bytes of a vector in which pixels are checked."""
 CHECKED_SEGMENT = 4 << 16
@@ -109,6 +112,11 @@ class Geometry:
             return Form(entry.step_bytes, entry.weight_bytes, window_bytes=4 if entry.flushes else 0)
         whole = self.in_channels % CHECKED_CHANNELS == 0 and not self.group_in and not self.pooled_rows
         return CHECKED if self.relu and whole and self.segment < CHECKED_SEGMENT else WORDS
+
+    def defers(self, entry: InstructionSet) -> bool:
+        """Whether a tile's sums end while the next is multiplied: where an ending costs as much as many products."""
+        one_run = self.rows == 1 and not self.group_in and not self.pooled_rows
+        return one_run and entry.defers and (self.residual or self.window <= SHORT_WINDOW)
 
     @property
     def pixels(self) -> int:
@@ -238,7 +246,7 @@ class ConvShape:
             "PLAIN": int(self.plain),
             "PLAIN_SUM": int(self.plain_sum), "AHEAD": int(g.window * t.vectors * 16 >= 24000 and not self.pool),
             "BLOCK": g.segment, "CHECKED": int(g.form(entry).checked), "LIMIT_BYTES": limit_bytes(g.window),
-            "ROW_LIST": g.row_list, "LISTS": g.lists,
+            "ROW_LIST": g.row_list, "LISTS": g.lists, "DEFERRED": int(g.defers(entry)),
         }  # fmt: skip
         if entry.flushes:
             macros["BLOCK"] = max(d for d in range(1, FLOAT_EXACT + 1) if g.segment % d == 0)

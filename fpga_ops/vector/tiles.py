@@ -26,6 +26,8 @@ SIZES: dict[int, dict[int, tuple[int, ...]]] = {
 of 16 channels."""
 CHECKED_SIZES: dict[int, dict[int, tuple[int, ...]]] = {**SIZES, 16: {1: (3, 2, 1)}}
 """The same where pixels decide which steps are summed in 16 bits: two steps' weights need registers too."""
+ENDING = 0.25
+"""Share that it costs when another vector ends in each step of the next tile."""
 ALIKE = 0.06
 """Share that each further pixel of a tile costs there: it takes one of them to make a step a slower one for all."""
 
@@ -37,12 +39,14 @@ def register_tiles(geometry: Geometry, isa: InstructionSet) -> list[tuple[int, i
     vectors = [v for v in sizes if geometry.out_channels % (16 * v) == 0 and _panel_fits(geometry, v)]
     most = geometry.width if geometry.pooled_rows else geometry.pixels
     choices = [(pixels, v) for v in vectors for pixels in sizes[v] if pixels <= most]
+    steps = geometry.window // isa.step_bytes if geometry.defers(isa) else geometry.out_channels * most
 
     def cost(choice: tuple[int, int]) -> float:
         pixels, v = choice
         waste = -(-most // pixels) * pixels / most
         loads = (pixels + v) / (pixels * v)  # per product
-        return waste * max(1.0, 0.75 + loads) * (1 + ALIKE * pixels * checked)
+        more = -(-pixels * v // steps) - 1
+        return waste * max(1.0, 0.75 + loads) * (1 + ALIKE * pixels * checked + ENDING * more)
 
     return sorted(choices, key=lambda c: (cost(c), -c[1]))
 

@@ -183,12 +183,30 @@ class Chosen(tiles.TileTable):
 
 @pytest.mark.parametrize("name", sets_here())
 @pytest.mark.parametrize("number", range(4))
-def test_every_tile_gives_the_same_bits(name: str, number: int, cache: Path) -> None:
-    network = one_convolution(32, 64, (7, 9), residual=True)
+@pytest.mark.parametrize("channels", [16, 32, 112])
+def test_every_tile_gives_the_same_bits(name: str, number: int, channels: int, cache: Path) -> None:
+    """Where a tile's sums end beside the next tile's products there are steps for several, for one, and to spare."""
+    network = one_convolution(channels, 128, (7, 9), residual=True)
     table = Chosen(2, isa.by_name(name), persistent=True)
     table.number = number
     executable = vector.compile(network, 1, cache_dir=cache, table=table)
     assert_equal(network, executable, (1,))
+    executable.close()
+
+
+class Fives(tiles.TileTable):
+    """Tiles of five vectors, which four steps cannot share evenly, in strips of two tiles and two panels."""
+
+    def choose(self, geometry: Geometry) -> Tile:
+        return Tile(5, 1, 10, min(2, geometry.out_channels // 16), False)
+
+
+@pytest.mark.parametrize("name", sets_here())
+def test_a_tile_ends_within_its_own_strip(name: str, cache: Path) -> None:
+    """Strips from the back are done in turn from the last one on: nothing may be written behind one."""
+    network = one_convolution(16, 64, (10, 10), residual=True)
+    executable = vector.compile(network, 1, cache_dir=cache, table=Fives(2, isa.by_name(name), persistent=True))
+    assert_equal(network, executable, (1,) * 20)
     executable.close()
 
 

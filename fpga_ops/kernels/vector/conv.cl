@@ -16,6 +16,7 @@
 //   PLAIN, PLAIN_SUM  1 if the convolution, the sum has no ties or bounds to mind (endings.cl)
 //   CONTIGUOUS    1: pixels' windows follow each other in memory (1x1, stride 1), and there are many
 //   AHEAD         1: fetch the next task's weights meanwhile
+//   DEFERRED      1: a tile's sums are kept, and end while the next tile is multiplied (of one row, with no other bytes than BLOCK)
 //   BLOCK         bytes of a run that are multiplied before sums move to int, where the instruction set has FLUSHED
 //   CHECKED       1: the pixels decide which steps are summed in 16 bits, where the instruction set has SATURATES
 //   ROW_LIST, LISTS  ushorts of the lists of steps of a row of the window, and of all of a tile's, if CHECKED
@@ -30,6 +31,8 @@
 #define WORDS (SATURATES && !CHECKED) // bytes of the window as words, two of them a step: always exact
 #define STEP (WORDS ? 2 : STEP_BYTES)
 #define STEPS (ROWS * SEGMENT / STEP)
+#define ENDED ((MR * NV + STEPS - 1) / STEPS) // vectors that end in a step, if DEFERRED
+#define ENDING ((MR * NV + ENDED - 1) / ENDED) // steps in which some do
 #if AHEAD
 #define FETCH_STEP() do { FETCH_AHEAD(ahead); ahead += 64; } while (0)
 #else
@@ -120,11 +123,27 @@ INLINE void JOIN(list_steps_, ID)(G const uchar* restrict source, G const short1
 }
 #endif
 
+// Vector j of pixel m: requantise, add, store.
+INLINE void JOIN(end_, ID)(const int16 sum, G const double* restrict parameters, G uchar* restrict output,
+                           G const uchar* restrict residual, G const long* restrict rule, const float_rule float_sum,
+                           const int m, const int j)
+{
+  int16 z = requantise_vector(sum, parameters, j, PANEL, rule, FIXED, PLAIN);
+#if RESIDUAL
+  const uchar16 r = vload16(j, residual + RES_PLACE(m));
+  z = FLOAT_SUM ? add_float16(z, r, float_sum) : add16(z, r, rule, PLAIN_SUM);
+#endif
+  vstore16(convert_uchar16(z), j, output + PLACE(m));
+}
+
+// If DEFERRED, the sums of the tile before are in `kept`, and this tile's afterwards.
 INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restrict weights,
                             G const double* restrict parameters, G uchar* restrict output,
                             G const uchar* restrict residual, G const long* restrict rule, const int m,
-                            G const char* ahead, G const widened* words, G const ushort* lists)
+                            G const char* ahead, G const widened* words, G const ushort* lists, int16* kept,
+                            unfinished* before)
 {
+  const float_rule float_sum = read_float_rule(rule);
 #if ONE_ROW
   G const uchar* first = source + ((m / OW) * STRIDE_Y * PITCH + (m % OW) * STRIDE_X) * CIN;
 #else
@@ -220,8 +239,22 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restri
 #else
 #define RUNNING sum
 #endif
+#if DEFERRED
+    // Products need two of a core's four units for vectors, so that an ending beside them costs little.
+    const unfinished last = *before;
+    uint at = 0;
+    #pragma unroll
+    for (int part = 0; part < 2; ++part)
+    #pragma unroll 1
+    for (int k = part ? ENDING * STEP : 0; k < (part ? BLOCK : ENDING * STEP); k += STEP) {
+      #pragma unroll
+      for (int e = 0; e < (part ? 0 : ENDED); ++e, ++at)
+        if (ENDING * ENDED == MR * NV || at < MR * NV)
+          JOIN(end_, ID)(kept[at], last.parameters, last.output, last.residual, rule, float_sum, last.m + at / NV, at % NV);
+#else
     #pragma unroll 2
     for (int k = 0; k < BLOCK; k += STEP) {
+#endif
       step_weights w[NV];
       #pragma unroll
       for (int j = 0; j < NV; ++j) w[j] = taps[j];
@@ -258,19 +291,20 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restri
   }
 #endif
 
-  // requantise, add, store; constants are read once for all pixels, so each vector goes through all of them in turn
+#if DEFERRED
   #pragma unroll
-  for (int j = 0; j < NV; ++j) {
+  for (int i = 0; i < MR; ++i)
     #pragma unroll
-    for (int i = 0; i < MR; ++i) {
-      int16 z = requantise_vector(sum[i][j], parameters, j, PANEL, rule, FIXED, PLAIN);
-#if RESIDUAL
-      const uchar16 r = vload16(j, residual + RES_PLACE(m + i));
-      z = FLOAT_SUM ? add_float16(z, r, rule) : add16(z, r, rule, PLAIN_SUM);
+    for (int j = 0; j < NV; ++j) kept[i * NV + j] = sum[i][j];
+  *before = (unfinished){parameters, output, residual, m};
+#else
+  // constants are read once for all pixels, so each vector goes through all of them in turn
+  #pragma unroll
+  for (int j = 0; j < NV; ++j)
+    #pragma unroll
+    for (int i = 0; i < MR; ++i)
+      JOIN(end_, ID)(sum[i][j], parameters, output, residual, rule, float_sum, m + i, j);
 #endif
-      vstore16(convert_uchar16(z), j, output + PLACE(m + i));
-    }
-  }
 }
 
 // Output pixels m0 to m1 (at least MR of them) and panels p0 to p1. `source` is the first byte of pixel 0's window.
@@ -286,6 +320,16 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
   G ushort* lists = 0;
 #if AHEAD
   G const char* stop = ahead + FETCH_AT_MOST;
+#endif
+#if DEFERRED
+  // before the first tile nothing is kept: what ends then is written where that tile ends later
+  int16 kept[MR * NV];
+  for (int i = 0; i < MR * NV; ++i) kept[i] = 0;
+  unfinished last = {parameters + (long)p0 * PARAMETERS, output + p0 * PANEL, residual + p0 * PANEL, m0};
+  unfinished* before = &last;
+#else
+  int16* kept = 0;
+  unfinished* before = 0;
 #endif
 #if PIXELS_OUTER
   for (int m = m0; m < m1; m += MR) {
@@ -309,12 +353,17 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
       ready = 1;
 #endif
       JOIN(tile_, ID)(window, panel, parameters + (long)p * PARAMETERS, output + p * PANEL, residual + p * PANEL, rule,
-                      first, ahead, words, lists);
+                      first, ahead, words, lists, kept, before);
 #if AHEAD
       ahead = ahead < stop ? ahead + STEPS * 64 : ahead;
 #endif
     }
   }
+#if DEFERRED
+  const float_rule float_sum = read_float_rule(rule);
+  for (int at = 0; at < MR * NV; ++at)
+    JOIN(end_, ID)(kept[at], last.parameters, last.output, last.residual, rule, float_sum, last.m + at / NV, at % NV);
+#endif
 }
 
 #undef PANEL
@@ -322,6 +371,8 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
 #undef WORDS
 #undef STEP
 #undef STEPS
+#undef ENDED
+#undef ENDING
 #undef ROW_STEPS
 #undef LIST
 #undef FETCH_STEP

@@ -31,14 +31,16 @@ INLINE int16 requantise16(const int16 sum, const double16 slope, const double16 
 
 // In integers: (sum * multiplier + offset) >> (32 + shift), of 16 channels: parameters of a panel are then int multipliers,
 // int shifts, and for each 16 channels long offsets of those with an even number and of the others. Two products of 32 bits
-// are one instruction for 8 channels where registers have 256 bits; float64 takes twice as many.
-INLINE int16 fixed16(const int16 sum, const int16 multiplier, const int16 shift, const long8 even, const long8 odd)
+// are one instruction for 8 channels where registers have 256 bits; float64 takes twice as many. The instruction takes the
+// first of each two numbers, so those of channels with an odd number are read one further on.
+INLINE int16 fixed16(const int16 sum, G const int* multipliers, const int16 shift, const long8 even, const long8 odd)
 {
-  const long8 sums = AS(sum, long8), multipliers = AS(multiplier, long8);
-  const long8 first = (sums << 32 >> 32) * (multipliers << 32 >> 32) + even;
-  const long8 second = (sums >> 32) * (multipliers >> 32) + odd;
+  const long8 sums = AS(sum, long8);
+  const long8 factors = AS(vload16(0, multipliers), long8), others = AS(vload16(0, multipliers + 1), long8);
+  const long8 first = (sums << 32 >> 32) * (factors << 32 >> 32) + even;
+  const long8 second = (sums >> 32) * (others << 32 >> 32) + odd;
   const ulong8 tops = AS(first, ulong8) >> 32 | (AS(second, ulong8) & 0xffffffff00000000ul);
-  return AS(tops, int16) >> shift;
+  return shift_right(AS(tops, int16), shift);
 }
 
 // Vector `j` of a panel; `fixed` and `plain` are constants.
@@ -48,19 +50,25 @@ INLINE int16 requantise_vector(const int16 sum, G const double* parameters, cons
   if (!fixed) return requantise16(sum, vload16(j, parameters), vload16(j, parameters + panel), rule, plain);
   G const int* whole = (G const int*)parameters;
   G const long* offsets = (G const long*)(parameters + panel);
-  const int16 result = fixed16(sum, vload16(j, whole), vload16(j, whole + panel), vload8(2 * j, offsets),
+  const int16 result = fixed16(sum, whole + 16 * j, vload16(j, whole + panel), vload8(2 * j, offsets),
                                vload8(2 * j + 1, offsets));
   return clamp(result, 0, 255);
 }
 
 // In float32, where it was found to give all sums (fpga_ops/vector/endings.py).
-#define NEAREST_FLOAT 0x1.8p23f
-INLINE int16 add_float16(const int16 y, const uchar16 r, G const long* rule)
+typedef struct {
+  float slope, other, intercept;
+} float_rule;
+
+INLINE float_rule read_float_rule(G const long* rule)
 {
-  const float16 slope = (float)as_double(rule[0]), other = (float)as_double(rule[1]);
-  const float16 intercept = (float)as_double(rule[2]);
-  const float16 value = fma(convert_float16(y), slope, fma(convert_float16(convert_int16(r)), other, intercept));
-  return clamp(as_int16(value + NEAREST_FLOAT) - as_int(NEAREST_FLOAT), 0, 255);
+  return (float_rule){(float)as_double(rule[0]), (float)as_double(rule[1]), (float)as_double(rule[2])};
+}
+
+INLINE int16 add_float16(const int16 y, const uchar16 r, const float_rule rule)
+{
+  const float16 part = fma(convert_float16(convert_int16(r)), (float16)rule.other, (float16)rule.intercept);
+  return clamp(nearest_float(fma(convert_float16(y), (float16)rule.slope, part)), 0, 255);
 }
 
 INLINE int16 add16(const int16 y, const uchar16 r, G const long* rule, const int plain)
@@ -69,3 +77,11 @@ INLINE int16 add16(const int16 y, const uchar16 r, G const long* rule, const int
   const double16 part = fma(convert_double16(convert_int16(r)), other, intercept);
   return finish16(fma(convert_double16(y), slope, part), rule + SUM_ENDS, plain);
 }
+
+// A tile whose sums are kept: m is its first pixel.
+typedef struct {
+  G const double* parameters;
+  G uchar* output;
+  G const uchar* residual;
+  int m;
+} unfinished;

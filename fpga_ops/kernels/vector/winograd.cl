@@ -181,7 +181,7 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* param
         int16 z = requantise_vector(sum, parameters, j, 64, rule, FIXED, PLAIN);
 #if RESIDUAL
         const uchar16 other = vload16(j, residual + RES_AT(top + v, left + u));
-        z = FLOAT_SUM ? add_float16(z, other, rule) : add16(z, other, rule, PLAIN_SUM);
+        z = FLOAT_SUM ? add_float16(z, other, read_float_rule(rule)) : add16(z, other, rule, PLAIN_SUM);
 #endif
         vstore16(convert_uchar16(z), j, output + OUT_AT(top + v, left + u));
       }

@@ -13,4 +13,3 @@ INLINE int16 add_pairs(int16 sum, int16 words, int16 weights)
 }
 
 #define SATURATES 0
-#define WIDE 64

@@ -20,4 +20,3 @@ INLINE int16 add_pairs(int16 sum, int16 words, int16 weights)
 }
 
 #define SATURATES 1
-#define WIDE 64

@@ -3,10 +3,13 @@
 // try first. A vector holds 16 channels, in two halves where registers have 256 bits. Each set defines
 //   add_products(sum, x, weights)   four bytes of the window, spread to all channels, times four weights of each channel
 //   add_pairs(sum, words, weights)  the same for two words
-//   WIDE                            bytes of the vectors that need no products
 //   SATURATES                       1: add_products must not be given every step (conv.cl); then also
 //   add_two_steps(sum, x, even, odd)  two steps, whose products of two neighbours and two are summed in 16 bits
-// and here stands for these sets
+// x86_256.cl and x86_512.cl for the sets of so many bits
+//   shift_right(value, bits)        of bits below 32, which OpenCL's >> would have to make so first
+//   nearest_float(value)            the nearest integers, ties to even, of values within +-2^22
+//   WIDE                            bytes of the vectors that need no products
+// and here stands for all of them
 //   add_neighbours(bytes)           sums of two neighbours of 32 bytes
 //   beside(pairs)                   of each two steps of two pairs, those of the other
 //   which_steps(pairs)              a bit for each two pairs of 16 that hold one which is true (all bits set)

@@ -1,0 +1,15 @@
+// What x86 instruction sets of 512 bits share.
+int16 vpsravd(int16, int16) __asm__("llvm.x86.avx512.psrav.d.512");
+int16 vcvtps2dq(float16, int16, ushort, int) __asm__("llvm.x86.avx512.mask.cvtps2dq.512");
+
+INLINE int16 shift_right(const int16 value, const int16 bits)
+{
+  return vpsravd(value, bits);
+}
+
+INLINE int16 nearest_float(const float16 value)
+{
+  return vcvtps2dq(value, (int16)0, (ushort)0xffff, 4); // all lanes, rounding as it is set
+}
+
+#define WIDE 64
