@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fpga_ops.vector import winograd
 from fpga_ops.vector.isa import InstructionSet
+from fpga_ops.vector.layout import VECTOR
 from fpga_ops.vector.shapes import Geometry, Tile
 
 TASKS_PER_WORKER = 4
@@ -15,6 +16,8 @@ LISTING = 0.4
 
 NEAR = 300000
 """Bytes that stay in the second-level cache while a task goes through them again and again."""
+NEAREST = 16384
+"""Bytes that stay in the first-level cache while as much else is read."""
 READING = 0.02
 """Of a layer by Winograd's form: what another reading of weights that come from far costs."""
 
@@ -108,7 +111,8 @@ def winograd_tiles(geometry: Geometry, isa: InstructionSet, workers: int) -> lis
     """Tiles for Winograd's form, best first: as many tiles of 4x4 outputs as fill the registers.
 
     Weights that come from far are read once for all tiles of a task: with as few vectors as let all tiles be multiplied
-    at once, and with more tiles as long as all workers have tasks and what is kept of one fits the second-level cache.
+    at once, or one half after the other while the weights are in the first-level cache; and with more tiles as long as
+    all workers have tasks and what is kept of one fits the second-level cache.
     """
     columns, rows = winograd.tiles(geometry.width), winograd.tiles(geometry.height)
     sizes = winograd.REGISTER_TILES[isa.registers]
@@ -116,11 +120,12 @@ def winograd_tiles(geometry: Geometry, isa: InstructionSet, workers: int) -> lis
     choices = []
     for strip in range(1, rows + 1):
         count, readings = strip * columns, -(-rows // strip)
-        vectors = max((v for v in sizes if not far or sizes[v] >= count), default=min(sizes))
+        at_once = {v: sizes[v] * (1 + (2 * v * VECTOR * geometry.in_channels <= NEAREST)) for v in sizes}
+        vectors = max((v for v in sizes if not far or at_once[v] >= count), default=min(sizes))
         most = sizes[vectors]
         tasks = readings * geometry.out_channels // winograd.PANEL
         near = winograd.scratch_bytes(count, geometry.in_channels) <= NEAR and tasks >= 2 * workers
-        if strip > 1 and count > (2 * most if not far or near else most):
+        if strip > 1 and count > (2 * most if not far or near else at_once[vectors]):
             break
         pixels = min(range(1, min(most, count) + 1), key=lambda n: -(-count // n) * (n + 2))  # 2 for loading weights
         tile = Tile(pixels, vectors, strip, 1, False, True)

@@ -29,10 +29,21 @@ INLINE int group_of(G const long* layer, const int part)
   return layer[L_HEAVY] ? part / (int)layer[L_STRIPS] : part % (int)layer[L_GROUPS];
 }
 
-SEPARATE void run_task(G uchar* restrict arena, G const char* restrict constants, G const long* restrict layer,
-                       const int task, const int images, const int worker, G const char* ahead ARGUMENTS)
+INLINE int strip_of(G const long* layer, const int part)
 {
-  const int image = layer[L_HEAVY] ? task % images : task / (int)layer[L_TASKS];
+  return layer[L_HEAVY] ? part % (int)layer[L_STRIPS] : part / (int)layer[L_GROUPS];
+}
+
+INLINE int image_of(G const long* layer, const int task, const int images)
+{
+  return layer[L_HEAVY] ? task % images : task / (int)layer[L_TASKS];
+}
+
+// `before`: the task of this layer that the worker did last, or -1; where it was of the same strip, its scratch holds.
+SEPARATE void run_task(G uchar* restrict arena, G const char* restrict constants, G const long* restrict layer,
+                       const int task, const int before, const int images, const int worker, G const char* ahead ARGUMENTS)
+{
+  const int image = image_of(layer, task, images);
   const int part = part_of(layer, task, images);
   G const uchar* source = arena + layer[L_SOURCE] + image * layer[L_SOURCE_STEP];
   G const uchar* other = arena + layer[L_OTHER] + image * layer[L_OTHER_STEP];
@@ -43,7 +54,9 @@ SEPARATE void run_task(G uchar* restrict arena, G const char* restrict constants
   // convolutions are cut in strips of pixels x groups of panels, other steps in rows
   const int rows = (int)layer[L_ROWS], step = (int)layer[L_ROWS_PER_TASK], panels = (int)layer[L_PANELS];
   const int group = group_of(layer, part);
-  const int strip = layer[L_HEAVY] ? part % (int)layer[L_STRIPS] : part / (int)layer[L_GROUPS];
+  const int strip = strip_of(layer, part);
+  const int again = before >= 0 && image_of(layer, before, images) == image &&
+                    strip_of(layer, part_of(layer, before, images)) == strip;
   const int from = part * step, to = min(from + step, rows);
   UNPACK(addresses + image * ROW)
   REDIRECT
@@ -79,7 +92,7 @@ INLINE int take_task(G const long* layers, G int* sync, const int images, const 
 SEPARATE bool all_layers(G uchar* arena, G const char* constants, G const long* layers, G int* sync, const int worker,
                          const int workers, const int images TRACE ARGUMENTS)
 {
-  int layer = 0, ready = 0;
+  int layer = 0, ready = 0, before = -1;
 #if PROFILE
   ulong taken = NOW();
 #endif
@@ -99,12 +112,13 @@ SEPARATE bool all_layers(G uchar* arena, G const char* constants, G const long* 
     row[0] = taken;
     row[1] = NOW();
 #endif
-    run_task(arena, constants, record, task, images, worker, ahead VALUES);
+    run_task(arena, constants, record, task, before, images, worker, ahead VALUES);
 #if PROFILE
     row[2] = taken = NOW();
     row[3] = (ulong)worker;
 #endif
     ADD(sync + 32 + 32 * layer, 1, memory_order_acq_rel);
+    before = after == layer ? task : -1;
     task = next;
     layer = after;
   }
@@ -141,7 +155,7 @@ SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const 
                                G long* call)
 {
   G long* addresses = call + HEADER;
-  run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), (int)call[0],
+  run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), -1, (int)call[0],
            (int)get_global_id(0), constants VALUES);
 }
 #else
@@ -149,7 +163,7 @@ SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const 
                                const int images ARRAYS)
 {
   G int* not_finite = 0;
-  run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), images, (int)get_global_id(0),
+  run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), -1, images, (int)get_global_id(0),
            constants VALUES);
 }
 #endif

@@ -195,10 +195,11 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* param
   if (edge_y && edge_x) CALL(EDGE_Y, EDGE_X); else if (edge_y) CALL(EDGE_Y, 0); else if (edge_x) CALL(0, EDGE_X); else CALL(0, 0)
 
 // Rows of tiles from `row` on, panel `panel`; `scratch` belongs to this worker: short[36][SPREAD_STEP], int[36][PRODUCTS_STEP].
+// `again`: the former is still there, of another panel.
 SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* restrict weights,
                                   G const double* restrict parameters, G uchar* restrict output,
                                   G const uchar* restrict residual, G const long* restrict rule, const int row,
-                                  const int panel, G uchar* scratch)
+                                  const int panel, const int again, G uchar* scratch)
 {
   G short* spread = (G short*)scratch;
   G int* products = (G int*)(scratch + 36 * SPREAD_STEP * 2);
@@ -207,7 +208,7 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
   residual += panel * 64;
   const int last = 4 * (row + TILE_ROWS) >= OH;
 
-  for (int y = 0; y < TILE_ROWS; ++y)
+  for (int y = 0; y < TILE_ROWS && !again; ++y)
     for (int x = 0; x < TILE_COLUMNS; ++x) {
       G const uchar* corner = source + ((long)(row + y) * 4 * PITCH + x * 4) * CIN;
 #define SPREAD(edge_y, edge_x) JOIN(winograd_spread_, ID)(corner, spread, y, x, edge_y, edge_x)
@@ -225,8 +226,9 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
 #define PRODUCTS(t, count) JOIN(winograd_products_, ID)(a + (t) * CIN, w, place + 4 * (t), next, count)
 #define ALL_PRODUCTS(count) \
   do { \
-    for (int block = 0; block + MR <= (count); block += MR) PRODUCTS(block, MR); \
-    if ((count) % MR) PRODUCTS((count) / MR * MR, (count) % MR); \
+    const int calls = ((count) + MR - 1) / MR, each = ((count) + calls - 1) / calls; \
+    for (int block = 0; block + each <= (count); block += each) PRODUCTS(block, each); \
+    if ((count) % each) PRODUCTS((count) / each * each, (count) % each); \
   } while (0)
       if (!fewer_rows && !fewer_columns) ALL_PRODUCTS(TILES);
 #if EDGE_Y
