@@ -244,7 +244,7 @@ class ConvShape:
             "CONTIGUOUS": int(window_step and g.pixels > MANY_PIXELS),
             "RESIDUAL": int(g.residual), "FIXED": int(self.fixed), "FLOAT_SUM": int(self.float_sum),
             "PLAIN": int(self.plain),
-            "PLAIN_SUM": int(self.plain_sum), "AHEAD": int(g.window * t.vectors * 16 >= 24000 and not self.pool),
+            "PLAIN_SUM": int(self.plain_sum), "AHEAD": int(g.window * t.vectors * 16 >= 16000 and not self.pool),
             "BLOCK": g.segment, "CHECKED": int(g.form(entry).checked), "LIMIT_BYTES": limit_bytes(g.window),
             "ROW_LIST": g.row_list, "LISTS": g.lists, "DEFERRED": int(g.defers(entry)),
         }  # fmt: skip

@@ -148,7 +148,7 @@ def _case(plan: Plan, layer: Layer, in_place: bool) -> str:
     if layer.shape is not None and layer.shape.tile.winograd:
         return (
             f"winograd_{layer.case}(source, weights, parameters, output, other, rule, "
-            f"min(strip * step, rows - step), group, again, {scratch});"
+            f"min(strip * step, rows - step), group, again, ahead, {scratch});"
         )
     if layer.kind == "conv":
         return (

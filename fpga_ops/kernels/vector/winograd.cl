@@ -24,6 +24,7 @@
 // packed [panel of 64][36][4 / NV][pair of channels][NV vectors][16 channels][2].
 
 #define TILES (TILE_ROWS * TILE_COLUMNS)
+#define FETCHED_LINES ((128 + TILES - 1) / TILES) // of the next task's weights, for each vector that ends: 32 KB in all
 // Between frequencies; what follows each other so would lie in the same set of a cache without the additional line.
 #define SPREAD_STEP (TILES * CIN + 32)
 #define PRODUCTS_STEP (TILES * 64 + 16)
@@ -148,10 +149,12 @@ INLINE void JOIN(winograd_products_, ID)(G const short* a, G const int16* w, G i
 // Tile (y, x) of a task: A' ... A'^T, division, requantisation, sum, storing from output pixel (top, left) on.
 INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* parameters, G uchar* output,
                                     G const uchar* residual, G const long* rule, const int y, const int x, const int top,
-                                    const int left, const int edge_y, const int edge_x)
+                                    const int left, const int edge_y, const int edge_x, G const char* ahead)
 {
   #pragma unroll 1
   for (int j = 0; j < 4; ++j) {
+    #pragma unroll
+    for (int line = 0; line < FETCHED_LINES; ++line, ahead += 64) FETCH_AHEAD(ahead);
     uint16 columns[4][6];
     #pragma unroll
     for (int u = 0; u < 6; ++u) {
@@ -199,7 +202,7 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* param
 SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* restrict weights,
                                   G const double* restrict parameters, G uchar* restrict output,
                                   G const uchar* restrict residual, G const long* restrict rule, const int row,
-                                  const int panel, const int again, G uchar* scratch)
+                                  const int panel, const int again, G const char* ahead, G uchar* scratch)
 {
   G short* spread = (G short*)scratch;
   G int* products = (G int*)(scratch + 36 * SPREAD_STEP * 2);
@@ -245,12 +248,14 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
   for (int y = 0; y < TILE_ROWS; ++y)
     for (int x = 0; x < TILE_COLUMNS; ++x) {
 #define END(edge_y, edge_x) \
-  JOIN(winograd_end_, ID)(products, parameters, output, residual, rule, y, x, (row + y) * 4, x * 4, edge_y, edge_x)
+  JOIN(winograd_end_, ID)(products, parameters, output, residual, rule, y, x, (row + y) * 4, x * 4, edge_y, edge_x, ahead)
       AT_EDGES(END);
+      ahead += 4 * 64 * FETCHED_LINES;
     }
 }
 
 #undef TILES
+#undef FETCHED_LINES
 #undef SPREAD_STEP
 #undef PRODUCTS_STEP
 #undef OUT_AT
