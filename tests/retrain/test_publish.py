@@ -4,6 +4,7 @@ import fcntl
 import json
 import socket
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import onnx
@@ -141,6 +142,27 @@ def test_two_publishers_at_once(tmp_path: Path, network) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(PublishError, match="another publish"):
             publish(tmp_path, MODEL, network, golden_jets(), card())
+
+
+def test_a_lock_whose_folder_another_publisher_removed_is_none(
+    tmp_path: Path, network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first publication that failed takes its folder away, while the next has opened the lock that lay there."""
+    folder = tmp_path / MODEL
+    flock, held = fcntl.flock, []
+
+    def late(file: IO[str], flags: int) -> None:
+        flock(file, flags)
+        held.append(file.name)
+        if len(held) == 1:
+            (folder / ".publish.lock").unlink()
+            folder.rmdir()
+
+    monkeypatch.setattr(publishing.fcntl, "flock", late)
+    assert publish(tmp_path, MODEL, network, golden_jets(), card()).number == 1
+    assert len(held) == 2
+    with publishing._lock(folder), pytest.raises(PublishError, match="another publish"), publishing._lock(folder):
+        pass
 
 
 def test_a_server_that_is_down_stops_it_before_anything_is_written(tmp_path: Path, network) -> None:

@@ -7,12 +7,13 @@ requests are answered by the version before in the meantime. So publishing is on
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import onnx
@@ -123,21 +124,36 @@ def _lock(folder: Path) -> Iterator[None]:
     A folder that it had to make, and in which nothing was published, goes again: the server would take it for a model.
     """
     made = not folder.is_dir()
-    folder.mkdir(parents=True, exist_ok=True)
     lock = folder / ".publish.lock"
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PublishError(
-                f"{folder}: another publish or rollback is under way; try again when it is done"
-            ) from error
+    with _locked(lock):
         try:
             yield
         finally:
             if made and not any(entry != lock for entry in folder.iterdir()):
                 lock.unlink()
                 folder.rmdir()
+
+
+def _locked(lock: Path) -> IO[str]:
+    """The open lock file, held. One that another publisher removed meanwhile, with its folder, locks nobody out."""
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = lock.open("w")
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except BlockingIOError as error:
+            file.close()
+            raise PublishError(
+                f"{lock.parent}: another publish or rollback is under way; try again when it is done"
+            ) from error
+        file.close()
 
 
 def require_not_worse(repository: Path, model: str, card: Mapping[str, Any]) -> None:
