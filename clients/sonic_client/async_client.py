@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sonic_client.core.masked import Bad
 from sonic_client.core.reply import Reply
 from sonic_client.core.session import Session
 from sonic_client.core.timing import Breakdown, Totals
@@ -22,7 +23,7 @@ from sonic_client.core.url import resolve
 from sonic_client.core.working_points import WorkingPoint, find_working_point
 from sonic_client.errors import BadReplyError, ConfigurationError, JetError, RequestError
 from sonic_client.events.images import ImageBatch, read_images
-from sonic_client.events.jets import Bad, JetBatch, prepare
+from sonic_client.events.jets import JetBatch, prepare
 from sonic_client.options import Options
 
 T = TypeVar("T")

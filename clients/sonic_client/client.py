@@ -15,12 +15,12 @@ from typing import Any, Self, TypeVar
 
 from sonic_client import background
 from sonic_client.async_client import AsyncClient, Progress
+from sonic_client.core.masked import Bad
 from sonic_client.core.reply import Reply
 from sonic_client.core.timing import Breakdown, Totals
 from sonic_client.core.transports.base import ModelInfo, Tensor
 from sonic_client.core.working_points import WorkingPoint
 from sonic_client.errors import ClientError, ConfigurationError
-from sonic_client.events.jets import Bad
 from sonic_client.options import Options
 
 T = TypeVar("T")

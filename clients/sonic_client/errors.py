@@ -19,6 +19,10 @@ class JetError(ClientError, ValueError):
     """The caller's jets or images cannot be sent: None, NaN, no constituents, wrong shape, missing fields."""
 
 
+class FileError(ClientError, OSError):
+    """A file that cannot be read, or not be written."""
+
+
 class ConfigurationError(ClientError, ValueError):
     """The client's own settings contradict each other or cannot be used: URL, TLS files, token, options."""
 

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sonic_client.core.masked import Bad
 from sonic_client.core.working_points import check_efficiency
-from sonic_client.errors import ConfigurationError, JetError
-from sonic_client.events.files import FileError, Source, is_remote, open_source, readable, select, suffix_of
-from sonic_client.events.jets import Bad
+from sonic_client.errors import ConfigurationError, FileError, JetError
+from sonic_client.events.files import Source, open_source, readable, select
+from sonic_client.events.locations import is_remote, suffix_of
 from sonic_client.events.output import check_target, plain_kind
 from sonic_client.events.readings import Reading
 from sonic_client.events.understanding import Choice, Understanding, choose_reading, understand

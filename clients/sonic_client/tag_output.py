@@ -10,7 +10,8 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
-from sonic_client.events.files import FileError, open_source, readable
+from sonic_client.errors import FileError
+from sonic_client.events.files import open_source, readable
 from sonic_client.events.output import check_back, check_target, encode, enforce, find_nulls, try_out, write
 from sonic_client.events.understanding import SAMPLE, judge
 from sonic_client.tag_job import Job, Plan, read_chunk

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 import awkward as ak
 
-from sonic_client.errors import ClientError
-from sonic_client.events.files import FileError, readable
+from sonic_client.errors import ClientError, FileError
+from sonic_client.events.files import readable
 from sonic_client.events.output import Chunk, arrow_table
 
 _MANIFEST = "manifest.json"

@@ -21,7 +21,7 @@ import uproot
 
 from sonic_client import Client, ConfigurationError, JetError
 from sonic_client.commands import tag as command
-from sonic_client.events.files import FileError
+from sonic_client.errors import FileError
 from sonic_client.tag_file import Job, examine, expand, run_job
 from tests.clients.fake_server import FakeTriton, serving
 from tests.clients.jets import narrow_jets

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import uproot
 
-from sonic_client.events.files import FileError
+from sonic_client.errors import FileError
 from sonic_client.tag_file import Job, run_job
 from tests.clients.damaged_files import sound, tag_damaged
 from tests.clients.fake_server import FakeTriton, serving

@@ -12,8 +12,7 @@ import pytest
 import uproot
 
 from sonic_client.commands import demo
-from sonic_client.errors import JetError
-from sonic_client.events.files import FileError
+from sonic_client.errors import FileError, JetError
 from tests.clients.jets import random_jets
 
 pytestmark = pytest.mark.server

@@ -19,8 +19,8 @@ import uproot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sonic_client.errors import JetError
-from sonic_client.events.files import FileError, describe_names, open_source, select
+from sonic_client.errors import FileError, JetError
+from sonic_client.events.files import describe_names, open_source, select
 from sonic_client.events.output import Nulls, check_target, encode, find_nulls, try_out, write
 
 LEAVES = st.one_of(st.none(), st.integers(-(2**60), 2**60))

@@ -14,7 +14,8 @@ import pytest
 import uproot
 
 from sonic_client import Client, JetError
-from sonic_client.events.files import FileError, open_source
+from sonic_client.errors import FileError
+from sonic_client.events.files import open_source
 from sonic_client.tag_file import Job, examine
 from tests.clients.jets import narrow_jets
 from tests.clients.test_formats import (

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from sonic_client.events.files import FileError
+from sonic_client.errors import FileError
 from sonic_client.tag_file import finish_parts, run_job
 from sonic_client.tag_job import Job
 from tests.clients.test_tag_jobs import Versioned, columns_of, expected, interrupt, job, server

@@ -17,7 +17,8 @@ import pytest
 import uproot
 
 from sonic_client import Client, JetError, tag_output
-from sonic_client.events.files import FileError, open_source
+from sonic_client.errors import FileError
+from sonic_client.events.files import open_source
 from sonic_client.tag_file import Job, run_job
 from tests.clients.fake_server import FakeTriton, serving
 from tests.clients.jets import narrow_jets

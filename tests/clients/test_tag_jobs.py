@@ -23,7 +23,8 @@ from tritonclient.grpc import service_pb2 as pb
 
 from sonic_client import Client, ConfigurationError, ServerUnavailableError
 from sonic_client.commands import tag as command
-from sonic_client.events.files import FileError, open_source
+from sonic_client.errors import FileError
+from sonic_client.events.files import open_source
 from sonic_client.options import Options
 from sonic_client.tag_file import Job, finish_parts, run_job
 from sonic_client.tag_parts import Parts, VersionError

@@ -182,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _find_parts(given: str, sources: list[str], out: Path) -> Path:
     """The folder of finished chunks that is meant."""
-    from sonic_client.events.files import FileError
+    from sonic_client.errors import FileError
 
     if given and Path(given).is_dir():
         return Path(given)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sonic_client.errors import JetError
 
+Bad = Literal["raise", "mask"]
+"""What a jet that cannot be tagged does: raise JetError, or give a missing score."""
 Masked = np.ma.MaskedArray[Any, Any]
 
 _ma: Any = np.ma  # its functions have no types in numpy 1.26

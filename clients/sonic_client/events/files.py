@@ -6,18 +6,14 @@ import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
-from sonic_client.errors import ClientError, JetError
+from sonic_client.errors import ClientError, FileError, JetError
+from sonic_client.events.locations import is_remote, suffix_of
 
 SUFFIXES = (".root", ".parquet", ".h5", ".hdf5")
-REMOTE = ("root://", "roots://", "xroot://", "http://", "https://", "s3://", "davs://")
 _NAMES_SHOWN = 8
-
-
-class FileError(ClientError, OSError):
-    """A file that cannot be read, or not be written."""
 
 
 class Source(Protocol):
@@ -41,17 +37,6 @@ class Source(Protocol):
     def __enter__(self) -> Source: ...
 
     def __exit__(self, *_: object) -> None: ...
-
-
-def is_remote(location: str | Path) -> bool:
-    """Whether it is a URL rather than a path."""
-    return str(location).startswith(REMOTE)
-
-
-def suffix_of(location: str | Path) -> str:
-    """`.root` of a path or URL."""
-    name = str(location)
-    return PurePosixPath(name.partition("?")[0] if is_remote(name) else name).suffix
 
 
 def open_source(location: str | Path, tree: str | None) -> Source:

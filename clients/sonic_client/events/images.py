@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sonic_client.core.masked import data_of, gather, holds_mask, make_masked, mask_of, real_numbers, split_mask
+from sonic_client.core.masked import Bad, data_of, gather, holds_mask, make_masked, mask_of, real_numbers, split_mask
 from sonic_client.errors import JetError
-from sonic_client.events.jets import Bad
 
 
 @dataclass(frozen=True)

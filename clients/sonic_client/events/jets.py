@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
-from sonic_client.core.masked import Masked, data_of, gather, holds_mask, make_masked, mask_of, real_numbers, split_mask
+from sonic_client.core.masked import (
+    Bad,
+    Masked,
+    data_of,
+    gather,
+    holds_mask,
+    make_masked,
+    mask_of,
+    real_numbers,
+    split_mask,
+)
 from sonic_client.errors import JetError
 from sonic_client.events.arrow_types import unsliced
 from sonic_client.events.coordinates import EXPECTED, Coordinates, find_coordinates
 
 MAX_CONSTITUENTS = 200
 """Constituents that the model takes; of a longer jet the hardest in pT are kept."""
-
-Bad = Literal["raise", "mask"]
-"""What a jet that cannot be tagged does: raise JetError, or give a missing score."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
-from sonic_client.errors import ClientError
+from sonic_client.errors import ClientError, FileError
 from sonic_client.events.arrow_types import plain_table
-from sonic_client.events.files import SUFFIXES, FileError, is_remote, suffix_of
+from sonic_client.events.files import SUFFIXES
 from sonic_client.events.hdf5_output import PROVENANCE, Chunk, write_hdf5
+from sonic_client.events.locations import is_remote, suffix_of
 from sonic_client.events.missing import without_options
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
+from sonic_client.core.masked import Bad
 from sonic_client.errors import ConfigurationError, JetError
 from sonic_client.events.branches import find_constituents
 from sonic_client.events.clustering import Clustered, Definition
 from sonic_client.events.files import Source, describe_names, readable
 from sonic_client.events.formats import FORMATS
 from sonic_client.events.formats.physlite import MEV
-from sonic_client.events.jets import Bad
 from sonic_client.events.momenta import WIDEST, too_wide
 from sonic_client.events.readings import Assembled, Collection, Nested, Reading
 

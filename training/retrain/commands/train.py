@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from fpga_ops.commands.arguments import count, seed
 
 if TYPE_CHECKING:
-    from retrain.network.training import Stage, Teacher, TrainSettings
+    from retrain.network.settings import Stage, TrainSettings
+    from retrain.network.training import Teacher
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +62,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def parse_stage(text: str) -> Stage:
     """A stage from `size:images:batch:rate`."""
     from retrain.errors import DataError
-    from retrain.network.training import Stage
+    from retrain.network.settings import Stage
 
     try:
         size, images, batch, rate = text.split(":")
@@ -87,7 +88,8 @@ def read_teacher(text: str, settings: TrainSettings) -> Teacher:
 def run(args: argparse.Namespace) -> int:
     """Train, and record what was done in training.json."""
     from retrain.commands.progress import progress_bar
-    from retrain.network.training import Progress, TrainSettings, run_training, split_off
+    from retrain.network.settings import TrainSettings
+    from retrain.network.training import Progress, run_training, split_off
     from retrain.publishing.tasks import TASKS
 
     task = TASKS[args.task]

@@ -11,7 +11,7 @@ from retrain.errors import CheckpointError
 
 if TYPE_CHECKING:
     from retrain.data.examples import Examples
-    from retrain.network.training import Teacher, TrainSettings
+    from retrain.network.settings import TrainSettings
 
 LAST_FILE = "last.ckpt"
 _WORDS = {"settings": "settings", "examples": "examples", "initial": "initial weights", "teacher": "teacher"}
@@ -41,10 +41,8 @@ def describe_settings(settings: TrainSettings) -> dict[str, Any]:
     return values
 
 
-def identity(
-    settings: TrainSettings, examples: Examples, initial: Path | None, teacher: Teacher | None
-) -> dict[str, Any]:
-    """What makes a training the same one: its settings, its examples, and what it starts and learns from."""
+def identity(settings: TrainSettings, examples: Examples, initial: Path | None, teacher: str | None) -> dict[str, Any]:
+    """What makes a training the same one: its settings, its examples, what it starts from, and its teacher's name."""
     digest = None
     if initial is not None and initial.is_file():  # what is none is said by whoever reads it
         with initial.open("rb") as stream:
@@ -53,7 +51,7 @@ def identity(
         "settings": describe_settings(settings),
         "examples": examples.digest(),
         "initial": digest,
-        "teacher": None if teacher is None else teacher.name,
+        "teacher": teacher,
     }
 
 

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,55 +27,13 @@ from retrain.evaluation.metrics import area_under_curve
 from retrain.network.resnet import build_network, load_checkpoint
 from retrain.network.resuming import LAST_FILE, State, describe_settings, identity, read_last
 from retrain.network.served import SUFFIX, load_served
+from retrain.network.settings import Stage, TrainSettings
 
 if TYPE_CHECKING:
     import torch
 
 LOSS_SMOOTHING = 0.98
 RANGE_EXAMPLES = 64
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Training at one image size on `images` images in all (examples are repeated when there are fewer)."""
-
-    size: int
-    images: int
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps."""
-        return max(1, self.images // self.batch_size)
-
-
-# Two CPU cores: about 40 minutes. Coarse images teach the physics cheaply; the last stage is what is served.
-DEFAULT_STAGES = (
-    Stage(64, 70_000, 64, 2e-3),
-    Stage(112, 55_000, 64, 1e-3),
-    Stage(224, 26_000, 32, 5e-4),
-)
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """Everything that, with the examples, decides the weights; `image` holds for jets alone."""
-
-    architecture: str = "resnet50"
-    stages: tuple[Stage, ...] = DEFAULT_STAGES
-    image: ImageSettings = field(default_factory=ImageSettings)
-    seed: int = 0
-    weight_decay: float = 1e-2
-    precision: str = "bf16-mixed"
-    devices: int | str = "auto"
-    accelerator: str = "auto"
-    validation_jets: int = 2000
-    validations_per_stage: int = 4
-    patience: int | None = None  # validations without a better loss before a stage stops early
-    rounding: bool = (
-        False  # emulate the served network's integers (retrain.network.rounding); wants a trained `initial`
-    )
 
 
 @dataclass(frozen=True)
@@ -174,7 +132,7 @@ def train(
     state, last = State(), folder / LAST_FILE
     saved: dict[str, Any] = {}
     history = [] if history is None else history
-    training = identity(settings, examples, initial, teacher)
+    training = identity(settings, examples, initial, None if teacher is None else teacher.name)
     if resume and last.exists():
         saved = read_last(fabric, last, training)
         state = State(**saved["state"])

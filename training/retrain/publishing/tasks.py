@@ -10,7 +10,7 @@ from retrain.data.examples import Examples, as_examples
 from retrain.data.files import read_all, read_all_maps
 from retrain.data.images import ImageSettings
 from retrain.data.jet_table import shuffled
-from retrain.network.training import DEFAULT_STAGES, Stage
+from retrain.network.settings import DEFAULT_STAGES, Stage
 
 
 @dataclass(frozen=True)

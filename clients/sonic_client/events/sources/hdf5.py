@@ -20,7 +20,7 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
-from sonic_client.events.files import FileError
+from sonic_client.errors import FileError
 
 _MOMENTUM = ("E", "px", "py", "pz")
 

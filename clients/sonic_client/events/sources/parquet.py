@@ -9,8 +9,8 @@ from typing import Any
 import awkward as ak
 import numpy as np
 
+from sonic_client.errors import FileError
 from sonic_client.events.arrow_types import changes, innermost, plain_table
-from sonic_client.events.files import FileError
 
 
 class ParquetSource:

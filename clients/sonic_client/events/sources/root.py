@@ -8,7 +8,8 @@ from typing import Any
 
 import awkward as ak
 
-from sonic_client.events.files import FileError, is_remote
+from sonic_client.errors import FileError
+from sonic_client.events.locations import is_remote
 
 _KINDS = ("TTree", "ROOT::RNTuple", "ROOT::Experimental::RNTuple", "TNtuple", "TNtupleD")
 EVENT_TREES = ("Events", "events", "CollectionTree", "EventData", "Delphes", "tree")
