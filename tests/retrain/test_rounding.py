@@ -12,7 +12,8 @@ from retrain.data.examples import as_examples  # noqa: E402
 from retrain.data.images import ImageSettings  # noqa: E402
 from retrain.network.resnet import build_network, load_checkpoint  # noqa: E402
 from retrain.network.rounding import LEVELS, RoundedConv2d, emulated_rounding  # noqa: E402
-from retrain.network.training import Stage, TrainSettings, train  # noqa: E402
+from retrain.network.settings import Stage, TrainSettings  # noqa: E402
+from retrain.network.training import train  # noqa: E402
 from retrain.quantisation.quantise import quantised_network  # noqa: E402
 from tests.retrain.jets import toy_jets  # noqa: E402
 

@@ -15,7 +15,8 @@ from retrain.data.images import ImageSettings  # noqa: E402
 from retrain.errors import CheckpointError  # noqa: E402
 from retrain.network.resnet import build_network, load_checkpoint  # noqa: E402
 from retrain.network.served import load_served  # noqa: E402
-from retrain.network.training import Stage, TrainSettings, run_training  # noqa: E402
+from retrain.network.settings import Stage, TrainSettings  # noqa: E402
+from retrain.network.training import run_training  # noqa: E402
 from retrain.quantisation.quantise import quantised_network  # noqa: E402
 from tests.docs.pages import ROOT  # noqa: E402
 from tests.retrain.jets import toy_jets  # noqa: E402

@@ -16,10 +16,9 @@ from retrain.data.examples import as_examples  # noqa: E402
 from retrain.data.images import ImageSettings  # noqa: E402
 from retrain.errors import CheckpointError, DataError  # noqa: E402
 from retrain.network.resnet import build_network, load_checkpoint, transfer  # noqa: E402
+from retrain.network.settings import Stage, TrainSettings  # noqa: E402
 from retrain.network.training import (  # noqa: E402
-    Stage,
     Teacher,
-    TrainSettings,
     batch_order,
     features,
     predict,
