@@ -3,17 +3,19 @@
 A set is one file of primitives in `kernels/vector/isa` and one record here. Sets beyond standard OpenCL C are reached
 through names that OpenCL does not document, and where CPU or compiler lack them the process may die rather than raise.
 So the CPU's flags are looked at first, then a child process computes with the set, and the verdict is kept per CPU,
-driver and platform.
+driver, platform and what was tried.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -157,7 +159,7 @@ def _interpreter() -> str:
 
 
 def _ask(device: OpenCLDevice, feature: str, cache_dir: Path) -> bool:
-    path = cache_dir / f"{feature}-{device.key}.json"
+    path = cache_dir / f"{feature}-{_trial_digest(feature)}-{device.key}.json"
     try:
         works = bool(json.loads(path.read_text())["works"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -165,6 +167,15 @@ def _ask(device: OpenCLDevice, feature: str, cache_dir: Path) -> bool:
     if not works:
         warn_once(f"{device.name}: '{feature}' does not work, though the CPU has it; the next best is used")
     return works
+
+
+@cache
+def _trial_digest(feature: str) -> str:
+    """Of what a trial compiles and computes: another release asks again."""
+    folder = files("fpga_ops")
+    kernels = next((entry.files for entry in SETS if entry.name == feature), ())
+    parts = ["vector/isa_trial.py", *(f"kernels/vector/{name}" for name in ("types.cl", *kernels, "endings.cl"))]
+    return hashlib.sha256(b"".join(folder.joinpath(part).read_bytes() for part in parts)).hexdigest()[:8]
 
 
 def _try(device: OpenCLDevice, feature: str, path: Path) -> bool:

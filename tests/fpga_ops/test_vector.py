@@ -522,6 +522,21 @@ def test_a_trial_survives_a_compiler_that_dies(
     assert not isa.can_yield(device, tmp_path)
 
 
+def test_a_verdict_is_for_what_was_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A set that failed in another release is tried again, and one that worked there is not trusted."""
+    monkeypatch.delenv(isa.ISA_VARIABLE, raising=False)
+    device = find("cpu")[1]
+    assert device is not None
+    best = isa.choose(device, tmp_path / "other")
+    with monkeypatch.context() as other:
+        other.setattr(isa, "_trial_digest", lambda _: "other")
+        other.setattr(isa, "_interpreter", lambda: "/bin/false")
+        assert isa.choose(device, tmp_path) is isa.PORTABLE
+    assert isa.choose(device, tmp_path) is best
+    digests = {isa._trial_digest(name) for name in ("avx512_vnni", "avx_vnni", "avx512bw", "avx2", "yield")}
+    assert len(digests) == 5
+
+
 def test_without_the_flags_no_set_is_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(isa.ISA_VARIABLE, raising=False)
     device = find("cpu")[1]
