@@ -41,8 +41,8 @@ def test_a_run_that_is_ended_half_way_is_resumed(tmp_path: Path, number: int) ->
     with serving(FakeTriton(delay=0.15)) as (_, address):
         job = Job(tmp_path / "in.root", out, f"grpc://{address}/top_tagger", "Events", keep=("jet_pt",), chunk=1)
         by_default = ["env", "--default-signal=INT"]  # a shell's background ignores it
-        command = [*by_default, sys.executable, "-c", TAG, str(job.source), "--tree", "Events", "--out", str(out), "--keep",
-                   "jet_pt", "--chunk", "1", "--server", job.url]  # fmt: skip
+        command = [*by_default, sys.executable, "-c", TAG, str(job.source), "--tree", "Events", "--out", str(out),
+                   "--keep", "jet_pt", "--chunk", "1", "--server", job.url]  # fmt: skip
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
             until = time.monotonic() + 60
