@@ -164,7 +164,15 @@ class Network:
         if self._after is None:
             return {name: (integers[name] if name in integers else inputs[name]) for name in after.outputs}
         feeds = {name: (integers[name] if name in integers else inputs[name]) for name in after.inputs}
-        return dict(zip(after.outputs, onnx_parts.run_session(self._after, after.outputs, feeds), strict=True))
+        outputs = dict(zip(after.outputs, onnx_parts.run_session(self._after, after.outputs, feeds), strict=True))
+        for name, value in outputs.items():
+            if value.dtype.kind == "f" and np.isnan(value).any():
+                row = f", row {np.argwhere(np.isnan(value))[0][0]}" if value.ndim else ""
+                raise NotFiniteError(
+                    f"nodes after the integer network make NaN of this {' and '.join(inputs)} (output '{name}'{row}): "
+                    "values are expected as the model was made for"
+                )
+        return outputs
 
     def features(self, inputs: Mapping[str, Array]) -> dict[str, UInt8Array]:
         """The exact integers that the device stack makes of a batch, for known-answer tests.

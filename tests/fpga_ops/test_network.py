@@ -8,6 +8,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
 import pytest
 
 import fpga_ops
@@ -182,6 +183,34 @@ def test_what_the_files_own_nodes_make_must_be_finite(device, tmp_path):
                 with pytest.raises(NotFiniteError, match="nodes before the integer network make NaN or infinities"):
                     call({"images": huge["images"][rows]})
         assert all(np.isfinite(value).all() for value in network.run({"images": huge["images"][:1]}).values())
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_what_the_files_own_nodes_make_of_an_answer_is_a_number(device, file, tmp_path):
+    """As in a tagger, whose scores take float features of the input besides: those overflow of finite values."""
+    model = onnx.load(file)
+    answer = model.graph.output[0].name
+    axes = onnx.numpy_helper.from_array(np.array([1, 2, 3], np.int64), "axes")
+    column = onnx.numpy_helper.from_array(np.array([-1, 1], np.int64), "column")
+    model.graph.initializer.extend([axes, column])
+    for operator, inputs, output in (
+        ("Mul", ["images", "images"], "squares"), ("ReduceSum", ["squares", "axes"], "sums"),
+        ("Sub", ["sums", "sums"], "zeros"), ("Reshape", ["zeros", "column"], "more"), ("Add", [answer, "more"], "sum"),
+    ):  # fmt: skip
+        model.graph.node.append(onnx.helper.make_node(operator, inputs, [output]))
+    model.graph.node[-4].attribute.append(onnx.helper.make_attribute("keepdims", 0))
+    model.graph.output[0].name = "sum"
+    onnx.save(model, tmp_path / "model.onnx")
+    huge = batch(3)
+    huge["images"][1] = 3e38
+    with fpga_ops.load(tmp_path / "model.onnx", device, cache_dir=tmp_path) as network:
+        assert "images" in network.contents.after.inputs
+        match = r"nodes after the integer network make NaN of this images \(output 'sum', row 1\)"
+        with pytest.raises(NotFiniteError, match=match):
+            network.run(huge)
+        with pytest.raises(NotFiniteError, match="row 0"):
+            network.run({"images": huge["images"][1:2]})
+        assert network.run({"images": huge["images"][::2]})["sum"].sum() == pytest.approx(2.0, abs=0.02)
 
 
 def test_close(file):
