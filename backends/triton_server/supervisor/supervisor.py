@@ -131,7 +131,7 @@ class Supervisor:
             "ready": not reasons,
             "degraded": any(row["degraded"] for row in rows),
             "reasons": reasons,
-            "up": self.restarts.up,
+            "up": self.restarts.up and not self.restarts.due,
             "models": rows,
             "refused": self.models.refused,
             "restarts": self.restarts.counts,

@@ -64,6 +64,18 @@ def test_the_last_resort_is_told_and_counts_under_a_strict_rule(supervisor: Supe
     assert strict.reasons == ["other version 1: serves on reference, which is not its first device"]
 
 
+def test_nothing_is_ready_while_a_restart_is_due(supervisor: Supervisor, server: HealthServer) -> None:
+    """The model that is at fault may not have been judged yet, and the others will be away in a moment."""
+    assert ask(server, "GET", "/ready/tiny")[0] == 200
+    supervisor.restarts.ask("dead", "the stub of tiny_0 has ended", supervisor.restarts.generation)
+    status, body, _ = ask(server, "GET", "/ready")
+    assert (status, json.loads(body)["reasons"]) == (503, ["a restart is due (dead: the stub of tiny_0 has ended)"])
+    assert [ask(server, "GET", f"/ready/{model}")[0] for model in ("tiny", "other")] == [503, 503]
+    supervisor.restarts.went_down(supervisor.restarts.requests[0])
+    supervisor.restarts.came_up(Request("dead", "a stub"))
+    assert ask(server, "GET", "/ready")[0] == 200
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/live", "/ready", "/ready/tiny", "/ready/nothing", "/status", "/metrics", "/no"]
 )
