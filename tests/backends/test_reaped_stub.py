@@ -112,7 +112,7 @@ def test_the_supervisor_notices_it_at_once(
     stub = Stub(int(tree.stdout.readline()), "tiny_0_0")
     monkeypatch.setattr(TritonServer, "pid", property(lambda server: tree.pid))
     monkeypatch.setattr(TritonServer, "control", property(lambda server: triton.control))
-    monkeypatch.setattr(process_watch, "find_stubs", lambda pid: [stub] if state(stub.pid) else [])
+    monkeypatch.setattr(process_watch, "look_at_stubs", lambda _: ([stub] if state(stub.pid) else [], []))
     restarts = Restarts()
     restarts.came_up()
     watch = ProcessWatch(TritonServer(tmp_path), restarts, Limits(watch_interval=0.05), lambda: SERVED)

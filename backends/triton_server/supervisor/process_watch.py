@@ -13,10 +13,10 @@ from triton_server.supervisor.processes import (
     ended_by_itself,
     files_allowed,
     find_stubs,
+    look_at_stubs,
     open_files,
     private_bytes,
     state,
-    unwaited_stubs,
 )
 from triton_server.supervisor.reaped_stub import is_missed
 from triton_server.supervisor.restarts import Restarts
@@ -94,7 +94,8 @@ class ProcessWatch:
         pid = self._server.pid
         if pid is None or state(pid) in ENDED:
             return True
-        return bool(unwaited_stubs(pid)) and not any(stub.runs(model) for stub in find_stubs(pid))
+        running, ended = look_at_stubs(pid)
+        return bool(ended) and not any(stub.runs(model) for stub in running)
 
     def close(self) -> None:
         """Forget all processes."""
@@ -105,9 +106,9 @@ class ProcessWatch:
         pid = self._server.pid
         wanted: dict[int, Stub | None] = {} if pid is None else {pid: None}
         if pid is not None:
-            wanted.update({stub.pid: stub for stub in find_stubs(pid)})
-            # one that ended before it was seen
-            wanted.update({ended: Stub(ended, "") for ended in unwaited_stubs(pid) if ended not in wanted})
+            running, ended = look_at_stubs(pid)
+            wanted.update({stub.pid: stub for stub in running})
+            wanted.update({process: Stub(process, "") for process in ended})  # of a followed one this is not news
         known = {process for process, _ in self._pidfds.values()} | self._told
         if wanted.keys() - known:
             self._server.protect()

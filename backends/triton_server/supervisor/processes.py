@@ -44,19 +44,14 @@ def descendants(pid: int) -> list[int]:
     found: list[int] = []
     pending = [pid]
     while pending:
-        children = _children(pending.pop())
-        found += children
-        pending += children
+        tasks = f"/proc/{pending.pop()}/task"
+        with contextlib.suppress(OSError):
+            for task in Path(tasks).iterdir():
+                with contextlib.suppress(OSError):  # the thread ended meanwhile
+                    children = _read_numbers(f"{task}/children")
+                    found += children
+                    pending += children
     return found
-
-
-def _children(pid: int) -> list[int]:
-    children = []
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError):  # the thread ended meanwhile
-                children += _read_numbers(f"{task}/children")
-    return children
 
 
 def _read_numbers(path: str) -> list[int]:
@@ -171,28 +166,31 @@ def hide_argument(pid: int, secret: str) -> bool:
 
 def find_stubs(server_pid: int) -> list[Stub]:
     """The stubs of a server with the model and instance that each one runs."""
-    stubs = []
+    return look_at_stubs(server_pid)[0]
+
+
+def look_at_stubs(server_pid: int) -> tuple[list[Stub], list[int]]:
+    """The same, and those that have ended and nobody has waited for: what they ran is not known any more."""
+    running, ended = [], []
     for pid in descendants(server_pid):
         try:
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if not arguments or not arguments[0].decode(errors="replace").endswith(STUB_NAME):
-            continue
-        if len(arguments) > _INSTANCE_ARGUMENT:
-            stubs.append(Stub(pid, arguments[_INSTANCE_ARGUMENT].decode(errors="replace")))
-    return stubs
+        if arguments == [b""] and _is_ended_stub(pid, server_pid):
+            ended.append(pid)
+        elif arguments[0].decode(errors="replace").endswith(STUB_NAME) and len(arguments) > _INSTANCE_ARGUMENT:
+            running.append(Stub(pid, arguments[_INSTANCE_ARGUMENT].decode(errors="replace")))
+    return running, ended
 
 
-def unwaited_stubs(server_pid: int) -> list[int]:
-    """The stubs that have ended and that the server has not waited for. What each one ran is not known any more."""
-    found = []
-    for pid in _children(server_pid):
-        with contextlib.suppress(OSError):
-            command, fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[::2]
-            if fields.split()[0] == "Z" and command.partition("(")[2] == STUB_NAME[:_COMMAND_LENGTH]:
-                found.append(pid)
-    return found
+def _is_ended_stub(pid: int, server_pid: int) -> bool:
+    try:
+        command, fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[::2]
+    except OSError:
+        return False
+    own = fields.split()[:2] == ["Z", str(server_pid)]  # state and parent; a stub's children have its name
+    return own and command.partition("(")[2] == STUB_NAME[:_COMMAND_LENGTH]
 
 
 def any_ended(pidfds: Iterable[int], timeout_s: float) -> list[int]:

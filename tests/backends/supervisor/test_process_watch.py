@@ -87,7 +87,7 @@ def test_a_stub_counts_as_stopped_at_the_second_look(
 ) -> None:
     """Whatever stopped all processes may let them go on one after the other, the supervisor first."""
     stub = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    monkeypatch.setattr(process_watch, "find_stubs", lambda _: [Stub(stub.pid, "tiny_0_0")])
+    monkeypatch.setattr(process_watch, "look_at_stubs", lambda _: ([Stub(stub.pid, "tiny_0_0")], []))
     watch = ProcessWatch(server, restarts, Limits(watch_interval=0.0), list)
     try:
         for _ in range(2):
@@ -156,7 +156,7 @@ def test_the_end_of_a_followed_stub_is_known_at_once(
     server: TritonServer, restarts: Restarts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    monkeypatch.setattr(process_watch, "find_stubs", lambda _: [Stub(stub.pid, "tiny_0_0")])
+    monkeypatch.setattr(process_watch, "look_at_stubs", lambda _: ([Stub(stub.pid, "tiny_0_0")], []))
     watch = ProcessWatch(server, restarts, Limits(watch_interval=0.0), list)
     watch.watch()
     assert not watch.has_ended("tiny")
