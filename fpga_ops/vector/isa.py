@@ -73,9 +73,9 @@ class InstructionSet:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Its kernel files, in order."""
-        own = f"isa/{self.name}.cl"
-        return (own,) if self.portable else ("isa/x86.cl", f"isa/x86_{self.registers * 16}.cl", own)
+        """The kernel files in front of every program for it, in order."""
+        shared = () if self.portable else ("isa/x86.cl", f"isa/x86_{self.registers * 16}.cl")
+        return ("types.cl", *shared, f"isa/{self.name}.cl", "endings.cl")
 
 
 PORTABLE = InstructionSet("portable", "standard OpenCL C", step_bytes=1, weight_bytes=4, flushes=True, pairs=False)
@@ -173,8 +173,8 @@ def _ask(device: OpenCLDevice, feature: str, cache_dir: Path) -> bool:
 def _trial_digest(feature: str) -> str:
     """Of what a trial compiles and computes: another release asks again."""
     folder = files("fpga_ops")
-    kernels = next((entry.files for entry in SETS if entry.name == feature), ())
-    parts = ["vector/isa_trial.py", *(f"kernels/vector/{name}" for name in ("types.cl", *kernels, "endings.cl"))]
+    kernels = next((entry.files for entry in SETS if entry.name == feature), PORTABLE.files)
+    parts = ["vector/isa_trial.py", *(f"kernels/vector/{name}" for name in kernels)]
     return hashlib.sha256(b"".join(folder.joinpath(part).read_bytes() for part in parts)).hexdigest()[:8]
 
 

@@ -20,7 +20,7 @@ int sched_yield(void);
 __kernel void probe(G int* result) { result[0] = sched_yield() + 42; }
 """
 
-_PRODUCTS_KERNEL = """
+_SET_KERNEL = """
 __kernel void probe(G int16* sums, G const uchar* bytes, G const int* words, G const int16* weights)
 {
   sums[0] = add_products(sums[0], spread_bytes(bytes), weights[0]);
@@ -55,7 +55,7 @@ def yields(platform: str, device: str) -> bool:
     return bool(result[0] == 42)
 
 
-def multiplies(entry: isa.InstructionSet, platform: str, device: str) -> bool:
+def computes(entry: isa.InstructionSet, platform: str, device: str) -> bool:
     """Whether what a set's files define is right: products at the ends of their ranges too, shifts, rounding."""
     rng = np.random.default_rng(1)
     most = 64 if entry.saturates else 128  # such pairs can saturate with no bytes
@@ -70,7 +70,7 @@ def multiplies(entry: isa.InstructionSet, platform: str, device: str) -> bool:
     taps = np.concatenate([weights.view(np.uint8).ravel(), pairs.view(np.uint8).ravel()])
     products = weights.astype(np.int32) @ octets, pairs.astype(np.int32) @ words
     expected = np.stack([*(start[:2] + products), start[2] >> bits, np.rint(bits / 2)])
-    _run(entry.name, platform, device, _PRODUCTS_KERNEL, [start, octets, words.view(np.int32), taps])
+    _run(entry.name, platform, device, _SET_KERNEL, [start, octets, words.view(np.int32), taps])
     return bool((start == expected).all())
 
 
@@ -78,4 +78,4 @@ if __name__ == "__main__":
     end_with(int(sys.argv[4]))
     if sys.argv[1] == "yield":
         sys.exit(not yields(*sys.argv[2:4]))
-    sys.exit(not multiplies(isa.by_name(sys.argv[1]), *sys.argv[2:4]))
+    sys.exit(not computes(isa.by_name(sys.argv[1]), *sys.argv[2:4]))

@@ -39,7 +39,7 @@ def prelude(entry: InstructionSet, *, persistent: bool, gives_way: bool = False)
     """What stands in front of every program: macros, the instruction set's primitives, the endings."""
     macros = {"PERSISTENT": int(persistent), "YIELD": int(gives_way)}
     table = "" if entry.portable else _numbers_of_bits()
-    return _define(macros) + table + "".join(map(kernel_file, ("types.cl", *entry.files, "endings.cl")))
+    return _define(macros) + table + "".join(map(kernel_file, entry.files))
 
 
 @cache

@@ -42,13 +42,13 @@ def register_tiles(geometry: Geometry, isa: InstructionSet) -> list[tuple[int, i
     vectors = [v for v in sizes if geometry.out_channels % (16 * v) == 0 and _panel_fits(geometry, v)]
     most = geometry.width if geometry.pooled_rows else geometry.pixels
     choices = [(pixels, v) for v in vectors for pixels in sizes[v] if pixels <= most]
-    steps = geometry.window // isa.step_bytes if geometry.defers(isa) else geometry.out_channels * most
+    deferred, steps = geometry.defers(isa), geometry.window // isa.step_bytes
 
     def cost(choice: tuple[int, int]) -> float:
         pixels, v = choice
         waste = -(-most // pixels) * pixels / most
         loads = (pixels + v) / (pixels * v)  # per product
-        more = -(-pixels * v // steps) - 1
+        more = -(-pixels * v // steps) - 1 if deferred else 0
         return waste * max(1.0, 0.75 + loads) * (1 + ALIKE * pixels * checked + ENDING * more)
 
     return sorted(choices, key=lambda c: (cost(c), -c[1]))
@@ -117,10 +117,10 @@ def winograd_tiles(geometry: Geometry, isa: InstructionSet, workers: int) -> lis
     columns, rows = winograd.tiles(geometry.width), winograd.tiles(geometry.height)
     sizes = winograd.REGISTER_TILES[isa.registers]
     far = geometry.in_channels > winograd.STREAMED
+    at_once = {v: sizes[v] * (1 + (2 * v * VECTOR * geometry.in_channels <= NEAREST)) for v in sizes}
     choices = []
     for strip in range(1, rows + 1):
         count, readings = strip * columns, -(-rows // strip)
-        at_once = {v: sizes[v] * (1 + (2 * v * VECTOR * geometry.in_channels <= NEAREST)) for v in sizes}
         vectors = max((v for v in sizes if not far or at_once[v] >= count), default=min(sizes))
         most = sizes[vectors]
         tasks = readings * geometry.out_channels // winograd.PANEL

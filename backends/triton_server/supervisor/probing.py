@@ -160,8 +160,9 @@ class Prober:
                 self._models.quarantine(health, f"its known answer cannot be asked: {error}", until)
                 return
             if GIVEN_UP in str(error):
+                ended = self._call.has_ended(health.known.model)
                 self._judge(health, ModelState.HUNG, str(error), began, generation)
-                self._ask_for_restart(health, f"{health.name}: {error}", generation)
+                self._ask_for_restart(health, f"{health.name}: {error}", generation, ended=ended)
                 return
             self._judge(health, ModelState.BUSY if busy else ModelState.WRONG, str(error), began, generation)
         except OSError as error:
@@ -215,10 +216,9 @@ class Prober:
             if not question.given_up and not self._is_news_of_none(health, question.generation):
                 self._judge_silence(health, error, began, question.generation)
 
-    def _ask_for_restart(self, health: ModelHealth, detail: str, generation: int) -> None:
+    def _ask_for_restart(self, health: ModelHealth, detail: str, generation: int, *, ended: bool) -> None:
         """Ask for a restart because of a model that gives no answer: its process has ended, or hangs."""
-        cause = "dead" if self._call.has_ended(health.known.model) else "hung"
-        self._restarts.ask(cause, detail, generation, health.known.model)
+        self._restarts.ask("dead" if ended else "hung", detail, generation, health.known.model)
 
     def _judge_silence(self, health: ModelHealth, error: OSError, began: float, generation: int) -> None:
         """No answer in time: hung, unless other requests are answered or the processor is used."""
@@ -238,4 +238,4 @@ class Prober:
             return
         self._judge(health, ModelState.HUNG, f"{type(error).__name__}: {error}", began, generation)
         detail = f"{health.name} has not answered for {silent:.1f} s"
-        self._ask_for_restart(health, detail, generation)
+        self._ask_for_restart(health, detail, generation, ended=ended)

@@ -13,6 +13,7 @@ from triton_server.supervisor.processes import (
     ended_by_itself,
     files_allowed,
     find_stubs,
+    is_gone,
     look_at_stubs,
     open_files,
     private_bytes,
@@ -25,8 +26,6 @@ DIED_S = 0.03
 """A stub that was killed counts as dead when Triton has not waited for it after this time."""
 TOLD_S = 2.0
 """The same for one that ended by itself with exit code 0."""
-ENDED = ("", "Z", "X")
-"""States of a process that has ended: gone, not waited for, being removed."""
 FULL = 0.9
 """Share of the file descriptors that the server may open."""
 AWAY_S = 0.02
@@ -88,13 +87,13 @@ class ProcessWatch:
 
     def has_ended(self, model: str) -> bool:
         """Whether a stub of the model has ended, or the server with it; from any thread."""
-        followed = [(pid, stub) for pid, stub in list(self._pidfds.values()) if stub is None or stub.runs(model)]
-        if any(state(pid) in ENDED for pid, _ in followed):
+        server = self._server.pid
+        if server is None or is_gone(server):
             return True
-        pid = self._server.pid
-        if pid is None or state(pid) in ENDED:
+        followed = [pid for pid, stub in list(self._pidfds.values()) if stub is not None and stub.runs(model)]
+        if any(map(is_gone, followed)):
             return True
-        running, ended = look_at_stubs(pid)
+        running, ended = look_at_stubs(server)
         return bool(ended) and not any(stub.runs(model) for stub in running)
 
     def close(self) -> None:

@@ -82,7 +82,7 @@ def kill_and_wait(pids: Sequence[int], timeout_s: float = 5.0) -> None:
         except ProcessLookupError:
             continue
     deadline = time.monotonic() + timeout_s
-    while any(state(pid) not in ("", "Z") for pid in pids) and time.monotonic() < deadline:
+    while not all(map(is_gone, pids)) and time.monotonic() < deadline:
         time.sleep(0.005)
 
 
@@ -92,6 +92,11 @@ def state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return ""
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, waited for or not."""
+    return state(pid) in ("", "Z")
 
 
 def ended_by_itself(pid: int) -> bool:

@@ -71,18 +71,18 @@ class Supervisor:
         self._at_once = threading.Event()
         self.threads = KeptThreads(self._stop)
         self.activity = Activity(self._metrics_page)
+        self._processes = ProcessWatch(
+            server, self.restarts, self.limits, served=lambda: list(self.models.supervised), pause=self._stop.wait
+        )
         callees = Callees(
             ask=lambda known, timeout_s: ask(server.control, known, timeout_s),
             work=self._work,
-            has_ended=lambda model: self._processes.has_ended(model),
+            has_ended=self._processes.has_ended,
             is_loaded=self._is_loaded,
             unload=self._unload,
             fault=lambda error: self.threads.count("prober", error),
         )
         self._prober = Prober(self.models, self.restarts, self.limits, callees)
-        self._processes = ProcessWatch(
-            server, self.restarts, self.limits, served=lambda: list(self.models.supervised), pause=self._stop.wait
-        )
         self._repository = RepositoryWatch(
             server, self.models, self.restarts, self.limits, probe=self._prober.probe,
             describe=self.activity.describe, pause=self._stop.wait, loads_changes=watch_repository,

@@ -16,7 +16,7 @@
 //   PLAIN, PLAIN_SUM  1 if the convolution, the sum has no ties or bounds to mind (endings.cl)
 //   CONTIGUOUS    1: pixels' windows follow each other in memory (1x1, stride 1), and there are many
 //   AHEAD         1: fetch the next task's weights meanwhile
-//   DEFERRED      1: a tile's sums are kept, and end while the next tile is multiplied (of one row, with no other bytes than BLOCK)
+//   DEFERRED      1: a tile's sums are kept, and end while the next tile is multiplied (the window is one run)
 //   BLOCK         bytes of a run that are multiplied before sums move to int, where the instruction set has FLUSHED
 //   CHECKED       1: the pixels decide which steps are summed in 16 bits, where the instruction set has SATURATES
 //   ROW_LIST, LISTS  ushorts of the lists of steps of a row of the window, and of all of a tile's, if CHECKED

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -82,37 +83,41 @@ def test_a_server_that_holds_too_much_is_told(server: TritonServer, restarts: Re
     watch.close()
 
 
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is the server's stub of tiny, as far as is seen."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    monkeypatch.setattr(process_watch, "look_at_stubs", lambda _: ([Stub(process.pid, "tiny_0_0")], []))
+    yield process
+    process.kill()
+    process.communicate()
+
+
 def test_a_stub_counts_as_stopped_at_the_second_look(
-    server: TritonServer, restarts: Restarts, monkeypatch: pytest.MonkeyPatch
+    server: TritonServer, stub: subprocess.Popen[bytes], restarts: Restarts
 ) -> None:
     """Whatever stopped all processes may let them go on one after the other, the supervisor first."""
-    stub = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    monkeypatch.setattr(process_watch, "look_at_stubs", lambda _: ([Stub(stub.pid, "tiny_0_0")], []))
     watch = ProcessWatch(server, restarts, Limits(watch_interval=0.0), list)
-    try:
-        for _ in range(2):
-            stub.send_signal(signal.SIGSTOP)
-            while state(stub.pid) != "T":
-                threading.Event().wait(0.001)
-            watch.watch()
-            assert not restarts.requests
-            stub.send_signal(signal.SIGCONT)
-            while state(stub.pid) == "T":
-                threading.Event().wait(0.001)
-            watch.watch()
-            assert not restarts.requests
+    for _ in range(2):
         stub.send_signal(signal.SIGSTOP)
         while state(stub.pid) != "T":
             threading.Event().wait(0.001)
         watch.watch()
+        assert not restarts.requests
+        stub.send_signal(signal.SIGCONT)
+        while state(stub.pid) == "T":
+            threading.Event().wait(0.001)
         watch.watch()
-        assert [(one.cause, one.detail) for one in restarts.requests] == [
-            ("hung", f"the stub of tiny_0_0 (process {stub.pid}) is stopped")
-        ]
-    finally:
-        watch.close()
-        stub.kill()
-        stub.communicate()
+        assert not restarts.requests
+    stub.send_signal(signal.SIGSTOP)
+    while state(stub.pid) != "T":
+        threading.Event().wait(0.001)
+    watch.watch()
+    watch.watch()
+    assert [(one.cause, one.detail) for one in restarts.requests] == [
+        ("hung", f"the stub of tiny_0_0 (process {stub.pid}) is stopped")
+    ]
+    watch.close()
 
 
 STUBS = """
@@ -153,10 +158,8 @@ def test_a_stub_that_ended_before_it_was_seen_is_told(
 
 
 def test_the_end_of_a_followed_stub_is_known_at_once(
-    server: TritonServer, restarts: Restarts, monkeypatch: pytest.MonkeyPatch
+    server: TritonServer, stub: subprocess.Popen[bytes], restarts: Restarts
 ) -> None:
-    stub = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    monkeypatch.setattr(process_watch, "look_at_stubs", lambda _: ([Stub(stub.pid, "tiny_0_0")], []))
     watch = ProcessWatch(server, restarts, Limits(watch_interval=0.0), list)
     watch.watch()
     assert not watch.has_ended("tiny")
@@ -166,7 +169,6 @@ def test_the_end_of_a_followed_stub_is_known_at_once(
     assert watch.has_ended("tiny")
     assert not watch.has_ended("other")
     watch.close()
-    stub.communicate()
 
 
 def test_while_the_server_is_away_nothing_is_watched(server: TritonServer, restarts: Restarts) -> None:
