@@ -49,6 +49,7 @@ class Tile:
     panels: int
     pixels_outer: bool
     winograd: bool = False
+    expanded: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ class ConvShape:
         """What one worker needs for a task, besides its tensors."""
         g = self.geometry
         if self.tile.winograd:
-            return winograd.scratch_bytes(self.tile.strip * winograd.tiles(g.width), g.in_channels)
+            return winograd.scratch_bytes(self.tile.strip * winograd.tiles(g.width), g.in_channels, expanded=self.tile.expanded)
         form = g.form(entry)
         if form.checked:  # lists, and for one tile what is multiplied as words; or lists for each tile of a task
             tiles = -(-self.tile.strip // self.tile.pixels)
@@ -253,7 +254,7 @@ class ConvShape:
         if t.winograd:
             macros |= {
                 "TILE_COLUMNS": winograd.tiles(g.width), "TILE_ROWS": t.strip, "OH": g.height,
-                "AHEAD": int(g.in_channels > winograd.STREAMED),
+                "AHEAD": int(g.in_channels > winograd.STREAMED), "EXPANDED": int(t.expanded),
             }  # fmt: skip
         if self.pool:
             names = ("KERNEL_Y", "KERNEL_X", "STRIDE_Y", "STRIDE_X", "TOP", "LEFT", "WIDTH")

@@ -76,6 +76,14 @@ def _transformed(taps: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
     return np.stack([6 * first, even + second, even - second, odd + 2 * second, odd - 2 * second, 6 * third])
 
 
-def scratch_bytes(tiles: int, in_channels: int) -> int:
+def pack_plain(weights: npt.NDArray[np.int8]) -> Bytes:
+    """`int8[OC, 3, 3, IC]` to `int8[OC / 64][2][IC / 2][2][9][16][2]`: to be transformed while others are multiplied."""
+    count, _, _, channels = weights.shape
+    taps = weights.reshape(count // PANEL, 2, 2, 16, 9, channels // 2, 2)
+    return np.ascontiguousarray(taps.transpose(0, 1, 5, 2, 4, 3, 6)).view(np.uint8).ravel()
+
+
+def scratch_bytes(tiles: int, in_channels: int, *, expanded: bool = False) -> int:
     """Bytes that one worker needs for a task of so many tiles: transformed pixels and products, a line more each."""
-    return FREQUENCIES * (tiles * (2 * in_channels + 4 * PANEL) + 2 * CACHE_LINE)
+    made = 8 * (2 * 32 * in_channels + CACHE_LINE) if expanded else 0
+    return FREQUENCIES * (tiles * (2 * in_channels + 4 * PANEL) + 2 * CACHE_LINE) + made

@@ -28,6 +28,7 @@
 // Between frequencies; what follows each other so would lie in the same set of a cache without the additional line.
 #define SPREAD_STEP (TILES * CIN + 32)
 #define PRODUCTS_STEP (TILES * 64 + 16)
+#define MADE_STEP (CIN * 32 + 32)
 #define OUT_AT(y, x) (((long)(y) * OUT_PITCH + (x)) * COUT)
 #define RES_AT(y, x) (((long)(y) * RES_PITCH + (x)) * COUT)
 #define EDGE_Y (OH % 4 == 1 || OH % 4 == 2)
@@ -74,6 +75,45 @@ INLINE void winograd_output(const uint16* m, uint16* r, const int edge)
   r[3] = (difference34 << 1) - difference12 + m[5];
 }
 
+// Two rows of G' at once: 0 and 5, 1 and 2, or 3 and 4.
+INLINE void winograd_two(const short32* g, short32* r, const int two)
+{
+  if (two == 0) {
+    r[0] = g[0] * (short)6;
+    r[1] = g[2] * (short)6;
+  } else {
+    const short32 even = two == 1 ? g[0] + g[2] : g[0] + (g[2] << (short)2);
+    const short32 odd = two == 1 ? g[1] : g[1] << (short)1;
+    r[0] = even + odd;
+    r[1] = even - odd;
+  }
+}
+
+// G' g G'^T for four frequencies of one vector of weights.
+INLINE void winograd_weights(G const char* raw, G short* made, const int step, const int rows, const int columns)
+{
+  short32 both[2][3];
+  #pragma unroll
+  for (int b = 0; b < 3; ++b) {
+    if (columns == 0 && b == 1) continue;
+    short32 g[3], r[2];
+    #pragma unroll
+    for (int a = 0; a < 3; ++a)
+      if (rows != 0 || a != 1) g[a] = __builtin_convertvector(*(G const char32*)(raw + (3 * a + b) * 32), short32);
+    winograd_two(g, r, rows);
+    both[0][b] = r[0];
+    both[1][b] = r[1];
+  }
+  #pragma unroll
+  for (int v = 0; v < 2; ++v) {
+    short32 r[2];
+    winograd_two(both[v], r, columns);
+    *(G short32*)(made + 2 * v * step) = r[0];
+    *(G short32*)(made + (2 * v + 1) * step) = r[1];
+  }
+}
+
+#define OF_TWO(two, member) ((two) == 0 ? 5 * (member) : 2 * (two) - 1 + (member))
 #define INVERSE_OF_9 954437177u
 // The power of two in an output's D.
 #define TWOS(place, edge) (edge ? 1 : place == 0 ? 3 : place == 1 ? 2 : 1)
@@ -111,33 +151,32 @@ INLINE void JOIN(winograd_spread_, ID)(G const uchar* corner, G short* spread, c
   }
 }
 
-// Products of `count` tiles, a constant, with NV vectors of channels.
-INLINE void JOIN(winograd_products_, ID)(G const short* a, G const int16* w, G int16* place, G const char* next,
-                                         const int count)
+// Step k of the products of `count` tiles, a constant, with NV vectors of channels.
+INLINE void JOIN(winograd_step_, ID)(int16 sum[MR][NV], G const short* a, G const int16* w, const int k, const int count)
 {
-  int16 sum[MR][NV];
+  int16 taps[NV];
+  #pragma unroll
+  for (int j = 0; j < NV; ++j) taps[j] = w[NV * k + j];
+  #pragma unroll
+  for (int i = 0; i < MR; ++i)
+    if (i < count) {
+      const int16 pair = *(G const int*)(a + i * CIN + 2 * k);
+      #pragma unroll
+      for (int j = 0; j < NV; ++j)
+        sum[i][j] = add_pairs(sum[i][j], pair, taps[j]);
+    }
+}
+
+INLINE void JOIN(winograd_begin_, ID)(int16 sum[MR][NV])
+{
   #pragma unroll
   for (int i = 0; i < MR; ++i)
     #pragma unroll
     for (int j = 0; j < NV; ++j) sum[i][j] = 0;
-  #pragma unroll 2
-  for (int k = 0; k < CIN / 2; ++k) {
-    int16 taps[NV];
-    #pragma unroll
-    for (int j = 0; j < NV; ++j) taps[j] = w[NV * k + j];
-#if AHEAD
-    #pragma unroll
-    for (int j = 0; j < NV; ++j) FETCH_AHEAD(next + 64 * (NV * k + j));
-#endif
-    #pragma unroll
-    for (int i = 0; i < MR; ++i)
-      if (i < count) {
-        const int16 pair = *(G const int*)(a + i * CIN + 2 * k);
-        #pragma unroll
-        for (int j = 0; j < NV; ++j)
-          sum[i][j] = add_pairs(sum[i][j], pair, taps[j]);
-      }
-  }
+}
+
+INLINE void JOIN(winograd_store_, ID)(int16 sum[MR][NV], G int16* place, const int count)
+{
   #pragma unroll
   for (int i = 0; i < MR; ++i)
     if (i < count) {
@@ -145,6 +184,41 @@ INLINE void JOIN(winograd_products_, ID)(G const short* a, G const int16* w, G i
       for (int j = 0; j < NV; ++j) place[4 * i + j] = sum[i][j];
     }
 }
+
+#if EXPANDED
+// Four steps of products, and beside them one vector of weights for four frequencies of the next.
+INLINE void JOIN(winograd_products_beside_, ID)(G const short* a, G const int16* w, G int16* place, const int count,
+                                                G const char* raw, G short* made, G const char* far, const int rows,
+                                                const int columns)
+{
+  int16 sum[MR][NV];
+  JOIN(winograd_begin_, ID)(sum);
+  for (int k = 0; k < CIN / 2; k += 4) {
+    #pragma unroll 1
+    for (int step = 0; step < 4; ++step) JOIN(winograd_step_, ID)(sum, a, w, k + step, count);
+    winograd_weights(raw + k / 4 * 288, made + k / 4 * 32, MADE_STEP, rows, columns);
+    FETCH_AHEAD(far + 8 * k);
+  }
+  JOIN(winograd_store_, ID)(sum, place, count);
+}
+#else
+// Products of `count` tiles, a constant, with NV vectors of channels.
+INLINE void JOIN(winograd_products_, ID)(G const short* a, G const int16* w, G int16* place, G const char* next,
+                                         const int count)
+{
+  int16 sum[MR][NV];
+  JOIN(winograd_begin_, ID)(sum);
+  #pragma unroll 4
+  for (int k = 0; k < CIN / 2; ++k) {
+    JOIN(winograd_step_, ID)(sum, a, w, k, count);
+#if AHEAD
+    #pragma unroll
+    for (int j = 0; j < NV; ++j) FETCH_AHEAD(next + 64 * (NV * k + j));
+#endif
+  }
+  JOIN(winograd_store_, ID)(sum, place, count);
+}
+#endif
 
 // Tile (y, x) of a task: A' ... A'^T, division, requantisation, sum, storing from output pixel (top, left) on.
 INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* parameters, G uchar* output,
@@ -218,6 +292,36 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
       AT_EDGES(SPREAD);
     }
 
+#if EXPANDED
+  G const char* raw = weights + (long)panel * 9 * 64 * CIN;
+  G short* made = spread + 36 * SPREAD_STEP + 72 * PRODUCTS_STEP;
+  for (int n = 0; n < CIN; ++n) winograd_weights(raw + n * 288, made + n * 32, MADE_STEP, 0, 0);
+  int turn = 0;
+  for (int first = 0; first < 4; first += NV) {
+    G const char* other = first == 0 ? raw + 288 * CIN : ahead;
+    G const char* after = first == 0 ? raw + 288 * CIN : raw;
+    #pragma unroll
+    for (int quad = 0; quad < 9; ++quad) {
+      const int rows = quad / 3, columns = quad % 3, next = (quad + 1) % 9;
+      const int count = (TILE_ROWS - (EDGE_Y && rows == 2)) * (TILE_COLUMNS - (EDGE_X && columns == 2));
+      const int each = (count + 1) / 2;
+      G const char* source_ = quad == 8 ? after : raw;
+      G const int16* w = (G const int16*)(made + turn * 4 * MADE_STEP);
+      turn ^= 1;
+      G short* to = made + turn * 4 * MADE_STEP;
+      #pragma unroll 1
+      for (int pass = 0; pass < 8; ++pass) {
+        const int frequency = OF_TWO(rows, pass / 4) * 6 + OF_TWO(columns, pass / 2 % 2);
+        const int t = pass % 2 ? count - each : 0;
+        JOIN(winograd_products_beside_, ID)(
+            spread + frequency * SPREAD_STEP + t * CIN, w + pass / 2 * (MADE_STEP / 32),
+            (G int16*)(products + frequency * PRODUCTS_STEP) + first + 4 * t, each, source_ + pass * (CIN / 8) * 288,
+            to + pass * (CIN / 8) * 32, other + (quad * CIN + pass * (CIN / 8)) * 32, next / 3, next % 3);
+      }
+    }
+    raw = after;
+  }
+#else
   G const int16* w = (G const int16*)weights + (long)panel * 36 * CIN * 2;
   for (int frequency = 0; frequency < 36; ++frequency)
     for (int first = 0; first < 4; first += NV, w += NV * CIN / 2) {
@@ -244,6 +348,7 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
       else ALL_PRODUCTS((TILE_ROWS - 1) * (TILE_COLUMNS - 1));
 #endif
     }
+#endif
 
   for (int y = 0; y < TILE_ROWS; ++y)
     for (int x = 0; x < TILE_COLUMNS; ++x) {
@@ -258,6 +363,7 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
 #undef FETCHED_LINES
 #undef SPREAD_STEP
 #undef PRODUCTS_STEP
+#undef MADE_STEP
 #undef OUT_AT
 #undef RES_AT
 #undef EDGE_Y
