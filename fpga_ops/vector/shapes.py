@@ -225,7 +225,9 @@ class ConvShape:
         """What one worker needs for a task, besides its tensors."""
         g = self.geometry
         if self.tile.winograd:
-            return winograd.scratch_bytes(self.tile.strip * winograd.tiles(g.width), g.in_channels, expanded=self.tile.expanded)
+            return winograd.scratch_bytes(
+                self.tile.strip * winograd.tiles(g.width), g.in_channels, self.tile.vectors, expanded=self.tile.expanded
+            )
         form = g.form(entry)
         if form.checked:  # lists, and for one tile what is multiplied as words; or lists for each tile of a task
             tiles = -(-self.tile.strip // self.tile.pixels)

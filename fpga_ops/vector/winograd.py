@@ -56,16 +56,16 @@ def tiles(side: int) -> int:
 
 
 def pack(weights: npt.NDArray[np.int8], vectors: int) -> Bytes:
-    """`int8[OC, 3, 3, IC]` to `int16[OC / 64][36][4 / vectors][IC / 2][vectors][16][2]`, transformed, as bytes."""
+    """`int8[OC, 3, 3, IC]` to `int16[OC / 64][4 / vectors][36][IC / 2][vectors][16][2]`, transformed, as bytes."""
     count, _, _, channels = weights.shape
-    panels = np.empty((count // PANEL, FREQUENCIES, 4 // vectors, channels // 2, 16 * vectors), np.int32)
+    panels = np.empty((count // PANEL, 4 // vectors, FREQUENCIES, channels // 2, 16 * vectors), np.int32)
     for number, panel in enumerate(panels):  # one by one: a layer's temporaries would be many times its weights
         taps = weights[number * PANEL : (number + 1) * PANEL].transpose(1, 2, 0, 3).astype(np.int16)
         columns = _transformed(_transformed(taps).swapaxes(0, 1))
         frequencies = np.ascontiguousarray(columns.swapaxes(0, 1))
         pairs = frequencies.reshape(FREQUENCIES, PANEL, channels).view(np.int32)
         ordered = pairs.reshape(FREQUENCIES, 4 // vectors, 16 * vectors, channels // 2)
-        panel[...] = ordered.transpose(0, 1, 3, 2)
+        panel[...] = ordered.transpose(1, 0, 3, 2)
     return panels.view(np.uint8).ravel()
 
 
@@ -83,7 +83,7 @@ def pack_plain(weights: npt.NDArray[np.int8]) -> Bytes:
     return np.ascontiguousarray(taps.transpose(0, 1, 5, 2, 4, 3, 6)).view(np.uint8).ravel()
 
 
-def scratch_bytes(tiles: int, in_channels: int, *, expanded: bool = False) -> int:
+def scratch_bytes(tiles: int, in_channels: int, vectors: int, *, expanded: bool = False) -> int:
     """Bytes that one worker needs for a task of so many tiles: transformed pixels and products, a line more each."""
     made = 8 * (2 * 32 * in_channels + CACHE_LINE) if expanded else 0
-    return FREQUENCIES * (tiles * (2 * in_channels + 4 * PANEL) + 2 * CACHE_LINE) + made
+    return FREQUENCIES * (tiles * (2 * in_channels + 64 * vectors) + 2 * CACHE_LINE) + made

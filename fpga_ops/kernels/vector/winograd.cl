@@ -27,7 +27,7 @@
 #define FETCHED_LINES ((128 + TILES - 1) / TILES) // of the next task's weights, for each vector that ends: 32 KB in all
 // Between frequencies; what follows each other so would lie in the same set of a cache without the additional line.
 #define SPREAD_STEP (TILES * CIN + 32)
-#define PRODUCTS_STEP (TILES * 64 + 16)
+#define PRODUCTS_STEP (TILES * NV * 16 + 16)
 #define MADE_STEP (CIN * 32 + 32)
 #define OUT_AT(y, x) (((long)(y) * OUT_PITCH + (x)) * COUT)
 #define RES_AT(y, x) (((long)(y) * RES_PITCH + (x)) * COUT)
@@ -124,6 +124,10 @@ INLINE void JOIN(winograd_spread_, ID)(G const uchar* corner, G short* spread, c
                                        const int edge_x)
 {
   for (int c = 0; c < CIN; c += 32) {
+#if EXPANDED
+    #pragma unroll
+    for (int v = 0; v < 36; ++v) __builtin_prefetch((const void*)(spread + v * SPREAD_STEP + AMONG(v % 6, y, x) * CIN + c + CIN), 1, 2);
+#endif
     short32 columns[6][6];
     #pragma unroll
     for (int u = 0; u < 6; ++u) {
@@ -181,7 +185,7 @@ INLINE void JOIN(winograd_store_, ID)(int16 sum[MR][NV], G int16* place, const i
   for (int i = 0; i < MR; ++i)
     if (i < count) {
       #pragma unroll
-      for (int j = 0; j < NV; ++j) place[4 * i + j] = sum[i][j];
+      for (int j = 0; j < NV; ++j) place[NV * i + j] = sum[i][j];
     }
 }
 
@@ -223,10 +227,12 @@ INLINE void JOIN(winograd_products_, ID)(G const short* a, G const int16* w, G i
 // Tile (y, x) of a task: A' ... A'^T, division, requantisation, sum, storing from output pixel (top, left) on.
 INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* parameters, G uchar* output,
                                     G const uchar* residual, G const long* rule, const int y, const int x, const int top,
-                                    const int left, const int edge_y, const int edge_x, G const char* ahead)
+                                    const int left, const int edge_y, const int edge_x, const int first,
+                                    G const char* ahead)
 {
   #pragma unroll 1
-  for (int j = 0; j < 4; ++j) {
+  for (int vector = 0; vector < NV; ++vector) {
+    const int j = first + vector;
     #pragma unroll
     for (int line = 0; line < FETCHED_LINES; ++line, ahead += 64) FETCH_AHEAD(ahead);
     uint16 columns[4][6];
@@ -237,7 +243,7 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* param
       #pragma unroll
       for (int v = 0; v < 6; ++v)
         if (!(edge_y && WHOLE_ONLY(v)))
-          m[v] = *(G const uint16*)(products + (v * 6 + u) * PRODUCTS_STEP + AMONG(u, y, x) * 64 + 16 * j);
+          m[v] = *(G const uint16*)(products + (v * 6 + u) * PRODUCTS_STEP + (AMONG(u, y, x) * NV + vector) * 16);
       winograd_output(m, r, edge_y);
       #pragma unroll
       for (int v = 0; v < 4; ++v)
@@ -297,7 +303,11 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
   G short* made = spread + 36 * SPREAD_STEP + 72 * PRODUCTS_STEP;
   for (int n = 0; n < CIN; ++n) winograd_weights(raw + n * 288, made + n * 32, MADE_STEP, 0, 0);
   int turn = 0;
+#else
+  G const int16* w = (G const int16*)weights + (long)panel * 36 * CIN * 2;
+#endif
   for (int first = 0; first < 4; first += NV) {
+#if EXPANDED
     G const char* other = first == 0 ? raw + 288 * CIN : ahead;
     G const char* after = first == 0 ? raw + 288 * CIN : raw;
     #pragma unroll
@@ -315,22 +325,19 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
         const int t = pass % 2 ? count - each : 0;
         JOIN(winograd_products_beside_, ID)(
             spread + frequency * SPREAD_STEP + t * CIN, w + pass / 2 * (MADE_STEP / 32),
-            (G int16*)(products + frequency * PRODUCTS_STEP) + first + 4 * t, each, source_ + pass * (CIN / 8) * 288,
+            (G int16*)(products + frequency * PRODUCTS_STEP) + NV * t, each, source_ + pass * (CIN / 8) * 288,
             to + pass * (CIN / 8) * 32, other + (quad * CIN + pass * (CIN / 8)) * 32, next / 3, next % 3);
       }
     }
     raw = after;
-  }
 #else
-  G const int16* w = (G const int16*)weights + (long)panel * 36 * CIN * 2;
-  for (int frequency = 0; frequency < 36; ++frequency)
-    for (int first = 0; first < 4; first += NV, w += NV * CIN / 2) {
+    for (int frequency = 0; frequency < 36; ++frequency, w += NV * CIN / 2) {
       const int fewer_rows = EDGE_Y && last && WHOLE_ONLY(frequency / 6);
       const int fewer_columns = EDGE_X && WHOLE_ONLY(frequency % 6);
       G const short* a = spread + frequency * SPREAD_STEP;
-      G int16* place = (G int16*)(products + frequency * PRODUCTS_STEP) + first;
+      G int16* place = (G int16*)(products + frequency * PRODUCTS_STEP);
       G const char* next = (G const char*)(w + 2 * CIN);
-#define PRODUCTS(t, count) JOIN(winograd_products_, ID)(a + (t) * CIN, w, place + 4 * (t), next, count)
+#define PRODUCTS(t, count) JOIN(winograd_products_, ID)(a + (t) * CIN, w, place + NV * (t), next, count)
 #define ALL_PRODUCTS(count) \
   do { \
     const int calls = ((count) + MR - 1) / MR, each = ((count) + calls - 1) / calls; \
@@ -349,14 +356,15 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
 #endif
     }
 #endif
-
-  for (int y = 0; y < TILE_ROWS; ++y)
-    for (int x = 0; x < TILE_COLUMNS; ++x) {
+    for (int y = 0; y < TILE_ROWS; ++y)
+      for (int x = 0; x < TILE_COLUMNS; ++x) {
 #define END(edge_y, edge_x) \
-  JOIN(winograd_end_, ID)(products, parameters, output, residual, rule, y, x, (row + y) * 4, x * 4, edge_y, edge_x, ahead)
-      AT_EDGES(END);
-      ahead += 4 * 64 * FETCHED_LINES;
-    }
+  JOIN(winograd_end_, ID)(products, parameters, output, residual, rule, y, x, (row + y) * 4, x * 4, edge_y, edge_x, first, \
+                          ahead)
+        AT_EDGES(END);
+        ahead += NV * 64 * FETCHED_LINES;
+      }
+  }
 }
 
 #undef TILES
