@@ -25,6 +25,8 @@ REGISTER_TILES = {16: {1: 6}, 32: {1: 16, 2: 14}}
 CHANNELS = 32
 """Source channels come in vectors of this many."""
 PANEL = 64
+PAIRS = (((0, 0), (2, 0)), ((0, 2), (2, 2)), ((0, 1), (2, 1)), ((1, 0), (1, 2)), ((1, 1),))
+"""Taps that lie beside each other where weights are transformed by the device (row, column)."""
 CACHE_LINE = 64
 
 
@@ -77,10 +79,14 @@ def _transformed(taps: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
 
 
 def pack_plain(weights: npt.NDArray[np.int8]) -> Bytes:
-    """`int8[OC, 3, 3, IC]` to `int8[OC / 64][2][IC / 2][2][9][16][2]`: to be transformed while others are multiplied."""
+    """`int8[OC, 3, 3, IC]` to `int8[OC / 64][2][IC / 2][2][5][16][2][2]`: to be transformed while others are multiplied."""
     count, _, _, channels = weights.shape
-    taps = weights.reshape(count // PANEL, 2, 2, 16, 9, channels // 2, 2)
-    return np.ascontiguousarray(taps.transpose(0, 1, 5, 2, 4, 3, 6)).view(np.uint8).ravel()
+    paired = np.zeros((5, 2, count, channels), np.int8)
+    for number, pair in enumerate(PAIRS):
+        for member, (y, x) in enumerate(pair):
+            paired[number, member] = weights[:, y, x]
+    lanes = paired.reshape(5, 2, count // PANEL, 2, 2, 16, channels // 2, 2)
+    return np.ascontiguousarray(lanes.transpose(2, 3, 6, 4, 0, 5, 7, 1)).view(np.uint8).ravel()
 
 
 def scratch_bytes(tiles: int, in_channels: int, vectors: int, *, expanded: bool = False) -> int:

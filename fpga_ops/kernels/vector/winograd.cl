@@ -75,43 +75,55 @@ INLINE void winograd_output(const uint16* m, uint16* r, const int edge)
   r[3] = (difference34 << 1) - difference12 + m[5];
 }
 
-// Two rows of G' at once: 0 and 5, 1 and 2, or 3 and 4.
-INLINE void winograd_two(const short32* g, short32* r, const int two)
+#if SOME_EXPANDED
+// G' g G'^T for four frequencies of one vector of weights: rows 0 and 5 of G', 1 and 2 or 3 and 4 (numbers 0, 1 and 2),
+// and the same of columns. Of the nine taps yx come 00 and 20, 02 and 22, 01 and 21, 10 and 12, 11 and nothing beside each
+// other as bytes, so that one instruction widens, multiplies and adds two. Rows 1 to 4 are an even part, of taps 0 and 2,
+// and an odd one, of tap 1, added or subtracted.
+INLINE void winograd_weights(G const char64* taps, G short* made, const int step, const int rows, const int columns)
 {
-  if (two == 0) {
-    r[0] = g[0] * (short)6;
-    r[1] = g[2] * (short)6;
-  } else {
-    const short32 even = two == 1 ? g[0] + g[2] : g[0] + (g[2] << (short)2);
-    const short32 odd = two == 1 ? g[1] : g[1] << (short)1;
-    r[0] = even + odd;
-    r[1] = even - odd;
-  }
-}
-
-// G' g G'^T for four frequencies of one vector of weights.
-INLINE void winograd_weights(G const char* raw, G short* made, const int step, const int rows, const int columns)
-{
-  short32 both[2][3];
-  #pragma unroll
-  for (int b = 0; b < 3; ++b) {
-    if (columns == 0 && b == 1) continue;
-    short32 g[3], r[2];
+  const int y = rows == 2 ? 4 : 1, x = columns == 2 ? 4 : 1; // of tap 2 in the even part
+  const int odd_y = rows == 2 ? 2 : 1, odd_x = columns == 2 ? 2 : 1;
+  short32 r[2][2];
+  if (rows == 0 && columns == 0) {
     #pragma unroll
-    for (int a = 0; a < 3; ++a)
-      if (rows != 0 || a != 1) g[a] = __builtin_convertvector(*(G const char32*)(raw + (3 * a + b) * 32), short32);
-    winograd_two(g, r, rows);
-    both[0][b] = r[0];
-    both[1][b] = r[1];
+    for (int u = 0; u < 2; ++u) {
+      r[0][u] = weigh_bytes(36, 0, taps[u]);
+      r[1][u] = weigh_bytes(0, 36, taps[u]);
+    }
+  } else if (rows == 0) {
+    #pragma unroll
+    for (int v = 0; v < 2; ++v) {
+      const int upper = v ? 0 : 6, lower = v ? 6 : 0;
+      const short32 even = weigh_bytes(upper, lower, taps[0]) + weigh_bytes(x * upper, x * lower, taps[1]);
+      const short32 odd = weigh_bytes(odd_x * upper, odd_x * lower, taps[2]);
+      r[v][0] = even + odd;
+      r[v][1] = even - odd;
+    }
+  } else if (columns == 0) {
+    #pragma unroll
+    for (int u = 0; u < 2; ++u) {
+      const short32 even = weigh_bytes(6, 6 * y, taps[u]);
+      const short32 odd = weigh_bytes(u ? 0 : 6 * odd_y, u ? 6 * odd_y : 0, taps[3]);
+      r[0][u] = even + odd;
+      r[1][u] = even - odd;
+    }
+  } else {
+    const short32 both_even = weigh_bytes(1, y, taps[0]) + weigh_bytes(x, x * y, taps[1]);
+    const short32 both_odd = weigh_bytes(odd_y * odd_x, 0, taps[4]);
+    const short32 of_x = weigh_bytes(odd_x, odd_x * y, taps[2]), of_y = weigh_bytes(odd_y, odd_y * x, taps[3]);
+    const short32 same = both_even + both_odd, other = both_even - both_odd, sum = of_x + of_y, difference = of_x - of_y;
+    r[0][0] = same + sum;
+    r[0][1] = other - difference;
+    r[1][0] = other + difference;
+    r[1][1] = same - sum;
   }
   #pragma unroll
-  for (int v = 0; v < 2; ++v) {
-    short32 r[2];
-    winograd_two(both[v], r, columns);
-    *(G short32*)(made + 2 * v * step) = r[0];
-    *(G short32*)(made + (2 * v + 1) * step) = r[1];
-  }
+  for (int v = 0; v < 2; ++v)
+    #pragma unroll
+    for (int u = 0; u < 2; ++u) *(G short32*)(made + (2 * v + u) * step) = r[v][u];
 }
+#endif
 
 #define OF_TWO(two, member) ((two) == 0 ? 5 * (member) : 2 * (two) - 1 + (member))
 #define INVERSE_OF_9 954437177u
@@ -192,7 +204,7 @@ INLINE void JOIN(winograd_store_, ID)(int16 sum[MR][NV], G int16* place, const i
 #if EXPANDED
 // Four steps of products, and beside them one vector of weights for four frequencies of the next.
 INLINE void JOIN(winograd_products_beside_, ID)(G const short* a, G const int16* w, G int16* place, const int count,
-                                                G const char* raw, G short* made, G const char* far, const int rows,
+                                                G const char64* raw, G short* made, G const char* far, const int rows,
                                                 const int columns)
 {
   int16 sum[MR][NV];
@@ -200,8 +212,8 @@ INLINE void JOIN(winograd_products_beside_, ID)(G const short* a, G const int16*
   for (int k = 0; k < CIN / 2; k += 4) {
     #pragma unroll 1
     for (int step = 0; step < 4; ++step) JOIN(winograd_step_, ID)(sum, a, w, k + step, count);
-    winograd_weights(raw + k / 4 * 288, made + k / 4 * 32, MADE_STEP, rows, columns);
-    FETCH_AHEAD(far + 8 * k);
+    winograd_weights(raw + k / 4 * 5, made + k / 4 * 32, MADE_STEP, rows, columns);
+    FETCH_AHEAD(far + 9 * k);
   }
   JOIN(winograd_store_, ID)(sum, place, count);
 }
@@ -299,23 +311,23 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
     }
 
 #if EXPANDED
-  G const char* raw = weights + (long)panel * 9 * 64 * CIN;
+  G const char64* raw = (G const char64*)weights + (long)panel * 10 * CIN;
   G short* made = spread + 36 * SPREAD_STEP + 72 * PRODUCTS_STEP;
-  for (int n = 0; n < CIN; ++n) winograd_weights(raw + n * 288, made + n * 32, MADE_STEP, 0, 0);
+  for (int n = 0; n < CIN; ++n) winograd_weights(raw + n * 5, made + n * 32, MADE_STEP, 0, 0);
   int turn = 0;
 #else
   G const int16* w = (G const int16*)weights + (long)panel * 36 * CIN * 2;
 #endif
   for (int first = 0; first < 4; first += NV) {
 #if EXPANDED
-    G const char* other = first == 0 ? raw + 288 * CIN : ahead;
-    G const char* after = first == 0 ? raw + 288 * CIN : raw;
+    G const char64* after = first == 0 ? raw + 5 * CIN : raw;
+    G const char* other = first == 0 ? (G const char*)after : ahead;
     #pragma unroll
     for (int quad = 0; quad < 9; ++quad) {
       const int rows = quad / 3, columns = quad % 3, next = (quad + 1) % 9;
       const int count = (TILE_ROWS - (EDGE_Y && rows == 2)) * (TILE_COLUMNS - (EDGE_X && columns == 2));
       const int each = (count + 1) / 2;
-      G const char* source_ = quad == 8 ? after : raw;
+      G const char64* source_ = quad == 8 ? after : raw;
       G const int16* w = (G const int16*)(made + turn * 4 * MADE_STEP);
       turn ^= 1;
       G short* to = made + turn * 4 * MADE_STEP;
@@ -325,8 +337,8 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
         const int t = pass % 2 ? count - each : 0;
         JOIN(winograd_products_beside_, ID)(
             spread + frequency * SPREAD_STEP + t * CIN, w + pass / 2 * (MADE_STEP / 32),
-            (G int16*)(products + frequency * PRODUCTS_STEP) + NV * t, each, source_ + pass * (CIN / 8) * 288,
-            to + pass * (CIN / 8) * 32, other + (quad * CIN + pass * (CIN / 8)) * 32, next / 3, next % 3);
+            (G int16*)(products + frequency * PRODUCTS_STEP) + NV * t, each, source_ + pass * (CIN / 8) * 5,
+            to + pass * (CIN / 8) * 32, other + (quad * CIN + pass * (CIN / 8)) * 36, next / 3, next % 3);
       }
     }
     raw = after;
