@@ -67,6 +67,11 @@ class InstructionSet:
         return not self.saturates and not self.flushes
 
     @property
+    def transforms(self) -> bool:
+        """Whether it has registers, and an instruction, to transform weights beside products (winograd.cl)."""
+        return self.registers == 32
+
+    @property
     def portable(self) -> bool:
         """Whether it is standard OpenCL C, for any device."""
         return not self.flags

@@ -356,8 +356,8 @@ def _detail_convolution(context: _Context, layer: Layer, step: Conv) -> None:
     layer.case = context.cases.setdefault(conv_shape, len(context.cases))
     if tile.winograd:
         full = matrix.reshape(shape.out_channels, 3, 3, shape.in_channels)
-        each = 10 if tile.expanded else 2 * winograd.FREQUENCIES
-        pack = partial(winograd.pack_plain, full) if tile.expanded else partial(winograd.pack, full, tile.vectors)
+        each = 2 * len(winograd.PAIRS) if tile.transforms else 2 * winograd.FREQUENCIES
+        pack = partial(winograd.pack_taps, full) if tile.transforms else partial(winograd.pack, full, tile.vectors)
         layer.weights = constants.put(each * shape.in_channels * shape.out_channels, pack)
         layer.group_bytes = each * shape.in_channels * winograd.PANEL
     else:

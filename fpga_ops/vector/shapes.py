@@ -41,6 +41,7 @@ class Tile:
         pixels_outer: Loop order inside a task.
         winograd: By fewer products in 16 bits (winograd.py): then `pixels` are tiles of 4x4 outputs in registers,
             `strip` rows of such tiles per task.
+        transforms: Tasks transform their weights themselves, beside products.
     """
 
     pixels: int
@@ -49,7 +50,7 @@ class Tile:
     panels: int
     pixels_outer: bool
     winograd: bool = False
-    expanded: bool = False
+    transforms: bool = False
 
 
 @dataclass(frozen=True)
@@ -225,9 +226,8 @@ class ConvShape:
         """What one worker needs for a task, besides its tensors."""
         g = self.geometry
         if self.tile.winograd:
-            return winograd.scratch_bytes(
-                self.tile.strip * winograd.tiles(g.width), g.in_channels, self.tile.vectors, expanded=self.tile.expanded
-            )
+            t, count = self.tile, self.tile.strip * winograd.tiles(g.width)
+            return winograd.scratch_bytes(count, g.in_channels, t.vectors, transforms=t.transforms)
         form = g.form(entry)
         if form.checked:  # lists, and for one tile what is multiplied as words; or lists for each tile of a task
             tiles = -(-self.tile.strip // self.tile.pixels)
@@ -256,7 +256,7 @@ class ConvShape:
         if t.winograd:
             macros |= {
                 "TILE_COLUMNS": winograd.tiles(g.width), "TILE_ROWS": t.strip, "OH": g.height,
-                "AHEAD": int(g.in_channels > winograd.STREAMED), "EXPANDED": int(t.expanded),
+                "AHEAD": int(g.in_channels > winograd.STREAMED), "TRANSFORMS": int(t.transforms),
             }  # fmt: skip
         if self.pool:
             names = ("KERNEL_Y", "KERNEL_X", "STRIDE_Y", "STRIDE_X", "TOP", "LEFT", "WIDTH")

@@ -76,7 +76,6 @@ def generate(
     entry = by_name(plan.isa)
     text = _define({"INTEL": int(intel), "PROFILE": int(profile)})
     text += prelude(entry, persistent=persistent, gives_way=gives_way) + kernel_file("steps.cl")
-    text += _define({"SOME_EXPANDED": int(any(shape.tile.expanded for shape in plan.shapes))})
     for identity, shape in enumerate(plan.shapes):
         macros = shape.defines(identity, entry)
         files = kernel_file("winograd.cl" if shape.tile.winograd else "conv.cl")

@@ -128,8 +128,8 @@ def winograd_tiles(geometry: Geometry, isa: InstructionSet, workers: int) -> lis
         if strip > 1 and count > (2 * most if not far or near else at_once[vectors]):
             break
         pixels = min(range(1, min(most, count) + 1), key=lambda n: -(-count // n) * (n + 2))  # 2 for loading weights
-        expanded = isa.registers == 32 and far and vectors == 2 and readings == 1 and pixels * 2 == count
-        tile = Tile(pixels, vectors, strip, 1, False, True, expanded)
+        transforms = far and isa.transforms and readings == 1 and vectors == 2 and 2 * pixels == count
+        tile = Tile(pixels, vectors, strip, 1, False, True, transforms)
         last = (readings * strip - rows) / rows  # rows done twice
         choices.append((last + abs(count - most) / 100 + READING * readings * far, tile))
     return [tile for _, tile in sorted(choices, key=lambda pair: pair[0])]

@@ -26,7 +26,7 @@ CHANNELS = 32
 """Source channels come in vectors of this many."""
 PANEL = 64
 PAIRS = (((0, 0), (2, 0)), ((0, 2), (2, 2)), ((0, 1), (2, 1)), ((1, 0), (1, 2)), ((1, 1),))
-"""Taps that lie beside each other where weights are transformed by the device (row, column)."""
+"""Taps, as (row, column), that lie beside each other where tasks transform weights themselves."""
 CACHE_LINE = 64
 
 
@@ -78,8 +78,8 @@ def _transformed(taps: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
     return np.stack([6 * first, even + second, even - second, odd + 2 * second, odd - 2 * second, 6 * third])
 
 
-def pack_plain(weights: npt.NDArray[np.int8]) -> Bytes:
-    """`int8[OC, 3, 3, IC]` to `int8[OC / 64][2][IC / 2][2][5][16][2][2]`: to be transformed while others are multiplied."""
+def pack_taps(weights: npt.NDArray[np.int8]) -> Bytes:
+    """`int8[OC, 3, 3, IC]` to `int8[OC / 64][2][IC / 2][2][5][16][2][2]`, for tasks that transform weights."""
     count, _, _, channels = weights.shape
     paired = np.zeros((5, 2, count, channels), np.int8)
     for number, pair in enumerate(PAIRS):
@@ -89,7 +89,14 @@ def pack_plain(weights: npt.NDArray[np.int8]) -> Bytes:
     return np.ascontiguousarray(lanes.transpose(2, 3, 6, 4, 0, 5, 7, 1)).view(np.uint8).ravel()
 
 
-def scratch_bytes(tiles: int, in_channels: int, vectors: int, *, expanded: bool = False) -> int:
-    """Bytes that one worker needs for a task of so many tiles: transformed pixels and products, a line more each."""
-    made = 8 * (2 * 32 * in_channels + CACHE_LINE) if expanded else 0
-    return FREQUENCIES * (tiles * (2 * in_channels + 64 * vectors) + 2 * CACHE_LINE) + made
+def scratch_bytes(tiles: int, in_channels: int, vectors: int, *, transforms: bool = False) -> int:
+    """Bytes that one worker needs for a task of so many tiles: transformed pixels and products, a line more each.
+
+    Args:
+        tiles: Of 4x4 outputs.
+        in_channels: Stored source channels.
+        vectors: Of 16 channels, whose products are kept.
+        transforms: The task transforms its weights itself: twice four frequencies of them are kept, too.
+    """
+    weights = 2 * 4 * (2 * 32 * in_channels + CACHE_LINE) if transforms else 0
+    return FREQUENCIES * (tiles * (2 * in_channels + 64 * vectors) + 2 * CACHE_LINE) + weights

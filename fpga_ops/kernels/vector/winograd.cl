@@ -21,14 +21,19 @@
 //
 // Defined before each inclusion, besides what conv.cl takes: OH (rows of the output), TILE_COLUMNS (tiles per row of tiles),
 // TILE_ROWS (rows of tiles per task); AHEAD is 1 if weights come from far and are fetched a frequency ahead. Weights are
-// packed [panel of 64][36][4 / NV][pair of channels][NV vectors][16 channels][2].
+// packed [panel of 64][4 / NV][36][pair of channels][NV vectors][16 channels][2], transformed.
+//
+// If TRANSFORMS, tasks transform their weights themselves: for the next four frequencies while these are multiplied, which
+// leaves units idle. What comes from far is then 10 bytes for each 9 weights, not 72. Packed [panel of 64][2][pair of
+// channels][2 vectors][5][16 channels][2][two taps]; NV is 2, and two calls multiply all tiles of a frequency.
 
 #define TILES (TILE_ROWS * TILE_COLUMNS)
-#define FETCHED_LINES ((128 + TILES - 1) / TILES) // of the next task's weights, for each vector that ends: 32 KB in all
+// Lines of the next task's weights for each vector that ends, 32 KB in all, where that task reads others than this one.
+#define FETCHED_LINES (AHEAD && !TRANSFORMS && 4 * TILE_ROWS >= OH ? (128 + TILES - 1) / TILES : 0)
 // Between frequencies; what follows each other so would lie in the same set of a cache without the additional line.
 #define SPREAD_STEP (TILES * CIN + 32)
 #define PRODUCTS_STEP (TILES * NV * 16 + 16)
-#define MADE_STEP (CIN * 32 + 32)
+#define WEIGHTS_STEP (CIN * 32 + 32)
 #define OUT_AT(y, x) (((long)(y) * OUT_PITCH + (x)) * COUT)
 #define RES_AT(y, x) (((long)(y) * RES_PITCH + (x)) * COUT)
 #define EDGE_Y (OH % 4 == 1 || OH % 4 == 2)
@@ -75,12 +80,23 @@ INLINE void winograd_output(const uint16* m, uint16* r, const int edge)
   r[3] = (difference34 << 1) - difference12 + m[5];
 }
 
-#if SOME_EXPANDED
-// G' g G'^T for four frequencies of one vector of weights: rows 0 and 5 of G', 1 and 2 or 3 and 4 (numbers 0, 1 and 2),
-// and the same of columns. Of the nine taps yx come 00 and 20, 02 and 22, 01 and 21, 10 and 12, 11 and nothing beside each
-// other as bytes, so that one instruction widens, multiplies and adds two. Rows 1 to 4 are an even part, of taps 0 and 2,
-// and an odd one, of tap 1, added or subtracted.
-INLINE void winograd_weights(G const char64* taps, G short* made, const int step, const int rows, const int columns)
+#define INVERSE_OF_9 954437177u
+// The power of two in an output's D.
+#define TWOS(place, edge) (edge ? 1 : place == 0 ? 3 : place == 1 ? 2 : 1)
+#endif
+
+#if TRANSFORMS && !defined(WINOGRAD_WEIGHTS)
+#define WINOGRAD_WEIGHTS
+
+// Frequencies along a side go by two: 0 and 5, 1 and 2, 3 and 4.
+#define OF_TWO(two, member) ((two) == 0 ? 5 * (member) : 2 * (two) - 1 + (member))
+
+// G' g G'^T for four frequencies, two vertical by two horizontal, of one vector of weights. Of the nine taps (row, column)
+// 00 and 20, 02 and 22, 01 and 21, 10 and 12 lie beside each other, then 11 beside nothing: one instruction widens,
+// multiplies and adds two. Rows 1 to 4 of G' are an even part, of taps 0 and 2, with an odd one, of tap 1, added or
+// subtracted.
+INLINE void winograd_weights(G const char64* taps, G short* frequencies, const int step, const int rows,
+                             const int columns)
 {
   const int y = rows == 2 ? 4 : 1, x = columns == 2 ? 4 : 1; // of tap 2 in the even part
   const int odd_y = rows == 2 ? 2 : 1, odd_x = columns == 2 ? 2 : 1;
@@ -121,14 +137,8 @@ INLINE void winograd_weights(G const char64* taps, G short* made, const int step
   #pragma unroll
   for (int v = 0; v < 2; ++v)
     #pragma unroll
-    for (int u = 0; u < 2; ++u) *(G short32*)(made + (2 * v + u) * step) = r[v][u];
+    for (int u = 0; u < 2; ++u) *(G short32*)(frequencies + (2 * v + u) * step) = r[v][u];
 }
-#endif
-
-#define OF_TWO(two, member) ((two) == 0 ? 5 * (member) : 2 * (two) - 1 + (member))
-#define INVERSE_OF_9 954437177u
-// The power of two in an output's D.
-#define TWOS(place, edge) (edge ? 1 : place == 0 ? 3 : place == 1 ? 2 : 1)
 #endif
 
 // Tile (y, x) of a task, at the last row or column of tiles if edge_y or edge_x: B' d B'^T of all its channels.
@@ -136,9 +146,9 @@ INLINE void JOIN(winograd_spread_, ID)(G const uchar* corner, G short* spread, c
                                        const int edge_x)
 {
   for (int c = 0; c < CIN; c += 32) {
-#if EXPANDED
+#if TRANSFORMS // there is more of it than stays in the second-level cache between layers
     #pragma unroll
-    for (int v = 0; v < 36; ++v) __builtin_prefetch((const void*)(spread + v * SPREAD_STEP + AMONG(v % 6, y, x) * CIN + c + CIN), 1, 2);
+    for (int f = 0; f < 36; ++f) FETCH_TO_WRITE(spread + f * SPREAD_STEP + (AMONG(f % 6, y, x) + 1) * CIN + c);
 #endif
     short32 columns[6][6];
     #pragma unroll
@@ -201,21 +211,47 @@ INLINE void JOIN(winograd_store_, ID)(int16 sum[MR][NV], G int16* place, const i
     }
 }
 
-#if EXPANDED
-// Four steps of products, and beside them one vector of weights for four frequencies of the next.
-INLINE void JOIN(winograd_products_beside_, ID)(G const short* a, G const int16* w, G int16* place, const int count,
-                                                G const char64* raw, G short* made, G const char* far, const int rows,
-                                                const int columns)
+#if TRANSFORMS
+// Products of `count` tiles, a constant, with two vectors of channels; after each four steps a vector of weights to come.
+INLINE void JOIN(winograd_products_, ID)(G const short* a, G const int16* w, G int16* place, const int count,
+                                         G const char64* taps, G short* frequencies, const int rows, const int columns,
+                                         G const char* far)
 {
   int16 sum[MR][NV];
   JOIN(winograd_begin_, ID)(sum);
   for (int k = 0; k < CIN / 2; k += 4) {
-    #pragma unroll 1
+    #pragma unroll 1 // else the compiler loads the pixels of all steps at once and has no registers left
     for (int step = 0; step < 4; ++step) JOIN(winograd_step_, ID)(sum, a, w, k + step, count);
-    winograd_weights(raw + k / 4 * 5, made + k / 4 * 32, MADE_STEP, rows, columns);
+    winograd_weights(taps + k / 4 * 5, frequencies + k / 4 * 32, WEIGHTS_STEP, rows, columns);
     FETCH_AHEAD(far + 9 * k);
   }
   JOIN(winograd_store_, ID)(sum, place, count);
+}
+
+// Products of all tiles with 32 channels; of their first four frequencies the weights are in `ready`, where at the end
+// those of `next` are. `far`: weights to be fetched meanwhile.
+INLINE void JOIN(winograd_frequencies_, ID)(G const short* spread, G int* products, G const char64* taps,
+                                            G const char64* next, G short* ready[2], G const char* far)
+{
+  #pragma unroll
+  for (int four = 0; four < 9; ++four) {
+    const int rows = four / 3, columns = four % 3, coming = (four + 1) % 9;
+    const int count = (TILE_ROWS - (EDGE_Y && rows == 2)) * (TILE_COLUMNS - (EDGE_X && columns == 2));
+    const int each = (count + 1) / 2; // where the number is odd, one tile is multiplied twice
+    G const char64* from = coming ? taps : next;
+    #pragma unroll 1
+    for (int call = 0; call < 8; ++call) {
+      const int frequency = OF_TWO(rows, call / 4) * 6 + OF_TWO(columns, call / 2 % 2), part = call * (CIN / 8);
+      const int tile = call % 2 ? count - each : 0;
+      JOIN(winograd_products_, ID)(
+          spread + frequency * SPREAD_STEP + tile * CIN, (G const int16*)(ready[0] + call / 2 * WEIGHTS_STEP),
+          (G int16*)(products + frequency * PRODUCTS_STEP) + NV * tile, each, from + part * 5, ready[1] + part * 32,
+          coming / 3, coming % 3, far + (four * CIN + part) * 36);
+    }
+    G short* read = ready[0];
+    ready[0] = ready[1];
+    ready[1] = read;
+  }
 }
 #else
 // Products of `count` tiles, a constant, with NV vectors of channels.
@@ -310,38 +346,19 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
       AT_EDGES(SPREAD);
     }
 
-#if EXPANDED
-  G const char64* raw = (G const char64*)weights + (long)panel * 10 * CIN;
-  G short* made = spread + 36 * SPREAD_STEP + 72 * PRODUCTS_STEP;
-  for (int n = 0; n < CIN; ++n) winograd_weights(raw + n * 5, made + n * 32, MADE_STEP, 0, 0);
-  int turn = 0;
+#if TRANSFORMS
+  G const char64* taps = (G const char64*)weights + (long)panel * 10 * CIN;
+  G short* fours = spread + 36 * SPREAD_STEP + 72 * PRODUCTS_STEP;
+  G short* ready[2] = {fours, fours + 4 * WEIGHTS_STEP};
+  for (int n = 0; n < CIN; ++n) winograd_weights(taps + n * 5, ready[0] + n * 32, WEIGHTS_STEP, 0, 0);
 #else
   G const int16* w = (G const int16*)weights + (long)panel * 36 * CIN * 2;
 #endif
   for (int first = 0; first < 4; first += NV) {
-#if EXPANDED
-    G const char64* after = first == 0 ? raw + 5 * CIN : raw;
-    G const char* other = first == 0 ? (G const char*)after : ahead;
-    #pragma unroll
-    for (int quad = 0; quad < 9; ++quad) {
-      const int rows = quad / 3, columns = quad % 3, next = (quad + 1) % 9;
-      const int count = (TILE_ROWS - (EDGE_Y && rows == 2)) * (TILE_COLUMNS - (EDGE_X && columns == 2));
-      const int each = (count + 1) / 2;
-      G const char64* source_ = quad == 8 ? after : raw;
-      G const int16* w = (G const int16*)(made + turn * 4 * MADE_STEP);
-      turn ^= 1;
-      G short* to = made + turn * 4 * MADE_STEP;
-      #pragma unroll 1
-      for (int pass = 0; pass < 8; ++pass) {
-        const int frequency = OF_TWO(rows, pass / 4) * 6 + OF_TWO(columns, pass / 2 % 2);
-        const int t = pass % 2 ? count - each : 0;
-        JOIN(winograd_products_beside_, ID)(
-            spread + frequency * SPREAD_STEP + t * CIN, w + pass / 2 * (MADE_STEP / 32),
-            (G int16*)(products + frequency * PRODUCTS_STEP) + NV * t, each, source_ + pass * (CIN / 8) * 5,
-            to + pass * (CIN / 8) * 32, other + (quad * CIN + pass * (CIN / 8)) * 36, next / 3, next % 3);
-      }
-    }
-    raw = after;
+#if TRANSFORMS
+    G const char64* next = taps + 5 * CIN; // after the last there is none: its own are transformed once more
+    JOIN(winograd_frequencies_, ID)(spread, products, taps, first ? taps : next, ready, first ? ahead : (G const char*)next);
+    taps = next;
 #else
     for (int frequency = 0; frequency < 36; ++frequency, w += NV * CIN / 2) {
       const int fewer_rows = EDGE_Y && last && WHOLE_ONLY(frequency / 6);
@@ -383,7 +400,7 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
 #undef FETCHED_LINES
 #undef SPREAD_STEP
 #undef PRODUCTS_STEP
-#undef MADE_STEP
+#undef WEIGHTS_STEP
 #undef OUT_AT
 #undef RES_AT
 #undef EDGE_Y

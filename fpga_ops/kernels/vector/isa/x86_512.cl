@@ -15,6 +15,8 @@ INLINE int16 nearest_float(const float16 value)
 #define WIDE 64
 
 short32 vpmaddubsw(char64, char64) __asm__("llvm.x86.avx512.pmaddubs.w.512");
+
+// Each two bytes times two constants of 0 to 255, summed.
 INLINE short32 weigh_bytes(const int first, const int second, const char64 pairs)
 {
   return vpmaddubsw(AS((ushort32)(ushort)(first | second << 8), char64), pairs);
