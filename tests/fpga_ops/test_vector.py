@@ -237,6 +237,33 @@ def test_input_quantisation_at_the_halves(cache: Path) -> None:
     executable.close()
 
 
+@pytest.mark.parametrize("scale", [0.02, 1 / 255, 0.125, 1e-44, 3e-39, 2e-30, 5e29, 1e31, 2e38])
+@pytest.mark.parametrize("name", sets_here())
+def test_input_quantisation_beside_the_halves(name: str, scale: float, cache: Path) -> None:
+    """One value of a vector beside a half, or on it, among others that are clear, or all; scales of any size."""
+    builder = networks.Builder(np.random.default_rng(4))
+    builder.input(4, 16 * 3, 3)
+    network = builder.build(builder.conv("image", 16))
+    tensor = replace(network.tensors["image"], scale=float(np.float32(scale)), zero_point=3)
+    network = replace(network, tensors={**network.tensors, "image": tensor})
+    executable = vector.compile(network, 1, cache_dir=cache, isa=name)
+    largest = np.finfo(np.float32).max
+    real = (np.arange(-140, 300) + 0.5) * tensor.scale
+    halves = real[np.abs(real) < largest].astype(np.float32)
+    beside = [np.nextafter(halves, np.float32(np.inf * sign), dtype=np.float32) for sign in (-1, 1)]
+    far = [np.clip(real * factor, -largest, largest) for factor in (1 + 3e-5, 1e4, 1e12)]
+    values = np.concatenate([halves, *beside, *far]).astype(np.float32)
+    rng = np.random.default_rng(0)
+    clear = np.clip(rng.integers(-140, 300, (9, 3, 4, 48)) * tensor.scale, -largest, largest).astype(np.float32)
+    for share, image in zip(np.linspace(0, 1, len(clear)), clear, strict=True):
+        chosen = rng.random(image.shape) < share / 4
+        image[chosen] = rng.choice(values, int(chosen.sum()))
+        executable.run({"image": image[None]})
+        expected = reference.quantise_input(image[None], tensor)
+        np.testing.assert_array_equal(executable.read_tensor("image", 1), expected)
+    executable.close()
+
+
 @pytest.mark.parametrize("width", [16, 64])
 def test_many_inferences_of_changing_images(width: int, cache: Path) -> None:
     """A task that reads too early finds the last inference's bytes: only changing images show it."""

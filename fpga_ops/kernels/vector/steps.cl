@@ -17,10 +17,22 @@ typedef uchar16 wide;
 // than any finite value's.
 #define MAGNITUDE 0x7fffffff
 #define INFINITE 0x7f800000
-INLINE uchar16 quantise16(float16 value, double scale, int zero_point, int16* largest)
+// x times the inverse of a scale within these bounds, both float32, is x / scale to 2^-22 of it. So its nearest integer
+// is that of x / scale where the two are no further than CLEAR from each other, or it is beyond MOST_STEPS, which
+// saturates. What is no number is never clear.
+#define LEAST_SCALE 1e-30
+#define LARGEST_SCALE 1e30
+#define MOST_STEPS 1024
+#define CLEAR (0.5f - MOST_STEPS * 0x1p-22f)
+INLINE uchar16 quantise16(const float16 value, const double scale, const float inverse, const int zero_point, int16* largest)
 {
   *largest = max(*largest, as_int16(value) & MAGNITUDE);
-  const double16 steps = clamp(rint(convert_double16(value) / scale), -1024.0, 1024.0);
+  const float16 quotient = value * inverse, near = rint(quotient);
+  if (all(fabs(quotient - near) <= CLEAR)) {
+    const float16 steps = clamp(near, (float)-MOST_STEPS, (float)MOST_STEPS);
+    return convert_uchar16_sat(convert_int16(steps) + zero_point);
+  }
+  const double16 steps = clamp(rint(convert_double16(value) / scale), (double)-MOST_STEPS, (double)MOST_STEPS);
   return convert_uchar16_sat(convert_int16(steps) + zero_point);
 }
 
@@ -30,6 +42,7 @@ SEPARATE void quantise_input(G const float* restrict planes, G uchar* restrict o
 {
   const double scale = as_double(rule[0]);
   const int zero_point = (int)rule[1];
+  const float inverse = scale >= LEAST_SCALE && scale <= LARGEST_SCALE ? (float)(1 / scale) : NAN; // never clear
   int16 largest = 0;
   const long plane = (long)height * width;
   for (int y = y0; y < y1; ++y) {
@@ -39,9 +52,9 @@ SEPARATE void quantise_input(G const float* restrict planes, G uchar* restrict o
 #if X86
     if (channels == 3 && stored_channels == 3)
       for (; x + 16 <= width; x += 16) {
-        const uchar16 a = quantise16(vload16(0, in + x), scale, zero_point, &largest);
-        const uchar16 b = quantise16(vload16(0, in + x + plane), scale, zero_point, &largest);
-        const uchar16 c = quantise16(vload16(0, in + x + 2 * plane), scale, zero_point, &largest);
+        const uchar16 a = quantise16(vload16(0, in + x), scale, inverse, zero_point, &largest);
+        const uchar16 b = quantise16(vload16(0, in + x + plane), scale, inverse, zero_point, &largest);
+        const uchar16 c = quantise16(vload16(0, in + x + 2 * plane), scale, inverse, zero_point, &largest);
         const uchar32 ab = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17,
                                                    18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
         const uchar32 cc = __builtin_shufflevector(c, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1,
@@ -56,11 +69,11 @@ SEPARATE void quantise_input(G const float* restrict planes, G uchar* restrict o
       }
 #endif
     if (channels == 1 && stored_channels == 1)
-      for (; x + 16 <= width; x += 16) vstore16(quantise16(vload16(0, in + x), scale, zero_point, &largest), 0, out + x);
+      for (; x + 16 <= width; x += 16) vstore16(quantise16(vload16(0, in + x), scale, inverse, zero_point, &largest), 0, out + x);
     for (; x < width; ++x)
       for (int c = 0; c < channels; ++c) {
         const float value = in[x + c * plane];
-        const double steps = clamp(rint((double)value / scale), -1024.0, 1024.0);
+        const double steps = clamp(rint((double)value / scale), (double)-MOST_STEPS, (double)MOST_STEPS);
         largest.s0 = max(largest.s0, as_int(value) & MAGNITUDE);
         out[(long)x * stored_channels + c] = convert_uchar_sat(convert_int(steps) + zero_point);
       }
