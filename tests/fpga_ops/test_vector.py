@@ -140,15 +140,20 @@ def test_shapes(network: IntegerNetwork, cache: Path) -> None:
         executable.close()
 
 
+SIXTEEN_TILES = [(13, 14), (14, 14), (16, 15)]
+
+
 @pytest.mark.parametrize("channels", [64, 192])
-@pytest.mark.parametrize("size", [(9, 10), (12, 13), (14, 14), (15, 18), (30, 11), (57, 16)], ids=str)
+@pytest.mark.parametrize("size", [(9, 10), (12, 13), *SIXTEEN_TILES, (15, 18), (30, 11), (57, 16)], ids=str)
 def test_winograd_on_maps_of_any_side(channels: int, size: tuple[int, int], cache: Path) -> None:
     """Tiles of 2 outputs at the edge, and tiles that reach beyond it; weights from near and from far."""
     network = one_convolution(channels, 128, size, kernel=(3, 3), pads=(1, 1, 1, 1), residual=True, high=140)
-    for name in sets_here():
-        executable = vector.compile(network, 2, cache_dir=cache, isa=name)
-        assert executable.plan.layers[-2].shape is not None
-        assert executable.plan.layers[-2].shape.tile.winograd == isa.by_name(name).pairs
+    for entry in map(isa.by_name, sets_here()):
+        executable = vector.compile(network, 2, cache_dir=cache, isa=entry.name)
+        shape = executable.plan.layers[-2].shape
+        assert shape is not None
+        assert shape.tile.winograd == entry.pairs
+        assert shape.tile.transforms == (entry.transforms and channels == 192 and size in SIXTEEN_TILES)
         assert_equal(network, executable, (1, 2))
         executable.close()
 
