@@ -227,7 +227,7 @@ class ConvShape:
         g = self.geometry
         if self.tile.winograd:
             t, count = self.tile, self.tile.strip * winograd.tiles(g.width)
-            return winograd.scratch_bytes(count, g.in_channels, t.vectors, transforms=t.transforms)
+            return winograd.scratch_bytes(count, g.in_channels, transforms=t.transforms)
         form = g.form(entry)
         if form.checked:  # lists, and for one tile what is multiplied as words; or lists for each tile of a task
             tiles = -(-self.tile.strip // self.tile.pixels)

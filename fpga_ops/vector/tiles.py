@@ -124,7 +124,7 @@ def winograd_tiles(geometry: Geometry, isa: InstructionSet, workers: int) -> lis
         vectors = max((v for v in sizes if not far or at_once[v] >= count), default=min(sizes))
         most = sizes[vectors]
         tasks = readings * geometry.out_channels // winograd.PANEL
-        near = winograd.scratch_bytes(count, geometry.in_channels, vectors) <= NEAR and tasks >= 2 * workers
+        near = winograd.scratch_bytes(count, geometry.in_channels) <= NEAR and tasks >= 2 * workers
         if strip > 1 and count > (2 * most if not far or near else at_once[vectors]):
             break
         pixels = min(range(1, min(most, count) + 1), key=lambda n: -(-count // n) * (n + 2))  # 2 for loading weights

@@ -58,16 +58,16 @@ def tiles(side: int) -> int:
 
 
 def pack(weights: npt.NDArray[np.int8], vectors: int) -> Bytes:
-    """`int8[OC, 3, 3, IC]` to `int16[OC / 64][4 / vectors][36][IC / 2][vectors][16][2]`, transformed, as bytes."""
+    """`int8[OC, 3, 3, IC]` to `int16[OC / 64][36][4 / vectors][IC / 2][vectors][16][2]`, transformed, as bytes."""
     count, _, _, channels = weights.shape
-    panels = np.empty((count // PANEL, 4 // vectors, FREQUENCIES, channels // 2, 16 * vectors), np.int32)
+    panels = np.empty((count // PANEL, FREQUENCIES, 4 // vectors, channels // 2, 16 * vectors), np.int32)
     for number, panel in enumerate(panels):  # one by one: a layer's temporaries would be many times its weights
         taps = weights[number * PANEL : (number + 1) * PANEL].transpose(1, 2, 0, 3).astype(np.int16)
         columns = _transformed(_transformed(taps).swapaxes(0, 1))
         frequencies = np.ascontiguousarray(columns.swapaxes(0, 1))
         pairs = frequencies.reshape(FREQUENCIES, PANEL, channels).view(np.int32)
         ordered = pairs.reshape(FREQUENCIES, 4 // vectors, 16 * vectors, channels // 2)
-        panel[...] = ordered.transpose(1, 0, 3, 2)
+        panel[...] = ordered.transpose(0, 1, 3, 2)
     return panels.view(np.uint8).ravel()
 
 
@@ -89,14 +89,16 @@ def pack_taps(weights: npt.NDArray[np.int8]) -> Bytes:
     return np.ascontiguousarray(lanes.transpose(2, 3, 6, 4, 0, 5, 7, 1)).view(np.uint8).ravel()
 
 
-def scratch_bytes(tiles: int, in_channels: int, vectors: int, *, transforms: bool = False) -> int:
+def scratch_bytes(tiles: int, in_channels: int, *, transforms: bool = False) -> int:
     """Bytes that one worker needs for a task of so many tiles: transformed pixels and products, a line more each.
 
     Args:
         tiles: Of 4x4 outputs.
         in_channels: Stored source channels.
-        vectors: Of 16 channels, whose products are kept.
-        transforms: The task transforms its weights itself: twice four frequencies of them are kept, too.
+        transforms: The task transforms its weights itself: it keeps twice four frequencies of them, and the products of
+            half a panel.
     """
-    weights = 2 * 4 * (2 * 32 * in_channels + CACHE_LINE) if transforms else 0
-    return FREQUENCIES * (tiles * (2 * in_channels + 64 * vectors) + 2 * CACHE_LINE) + weights
+    products, weights = 4 * PANEL, 0
+    if transforms:
+        products, weights = products // 2, 2 * 4 * (2 * CHANNELS * in_channels + CACHE_LINE)
+    return FREQUENCIES * (tiles * (2 * in_channels + products) + 2 * CACHE_LINE) + weights

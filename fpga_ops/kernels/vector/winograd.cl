@@ -21,18 +21,19 @@
 //
 // Defined before each inclusion, besides what conv.cl takes: OH (rows of the output), TILE_COLUMNS (tiles per row of tiles),
 // TILE_ROWS (rows of tiles per task); AHEAD is 1 if weights come from far and are fetched a frequency ahead. Weights are
-// packed [panel of 64][4 / NV][36][pair of channels][NV vectors][16 channels][2], transformed.
+// packed [panel of 64][36][4 / NV][pair of channels][NV vectors][16 channels][2], transformed.
 //
 // If TRANSFORMS, tasks transform their weights themselves: for the next four frequencies while these are multiplied, which
 // leaves units idle. What comes from far is then 10 bytes for each 9 weights, not 72. Packed [panel of 64][2][pair of
 // channels][2 vectors][5][16 channels][2][two taps]; NV is 2, and two calls multiply all tiles of a frequency.
 
 #define TILES (TILE_ROWS * TILE_COLUMNS)
+#define GROUP (TRANSFORMS ? NV : 4) // vectors of channels whose products are kept until they end
 // Lines of the next task's weights for each vector that ends, 32 KB in all, where that task reads others than this one.
 #define FETCHED_LINES (AHEAD && !TRANSFORMS && 4 * TILE_ROWS >= OH ? (128 + TILES - 1) / TILES : 0)
 // Between frequencies; what follows each other so would lie in the same set of a cache without the additional line.
 #define SPREAD_STEP (TILES * CIN + 32)
-#define PRODUCTS_STEP (TILES * NV * 16 + 16)
+#define PRODUCTS_STEP (TILES * GROUP * 16 + 16)
 #define WEIGHTS_STEP (CIN * 32 + 32)
 #define OUT_AT(y, x) (((long)(y) * OUT_PITCH + (x)) * COUT)
 #define RES_AT(y, x) (((long)(y) * RES_PITCH + (x)) * COUT)
@@ -207,7 +208,7 @@ INLINE void JOIN(winograd_store_, ID)(int16 sum[MR][NV], G int16* place, const i
   for (int i = 0; i < MR; ++i)
     if (i < count) {
       #pragma unroll
-      for (int j = 0; j < NV; ++j) place[NV * i + j] = sum[i][j];
+      for (int j = 0; j < NV; ++j) place[GROUP * i + j] = sum[i][j];
     }
 }
 
@@ -245,7 +246,7 @@ INLINE void JOIN(winograd_frequencies_, ID)(G const short* spread, G int* produc
       const int tile = call % 2 ? count - each : 0;
       JOIN(winograd_products_, ID)(
           spread + frequency * SPREAD_STEP + tile * CIN, (G const int16*)(ready[0] + call / 2 * WEIGHTS_STEP),
-          (G int16*)(products + frequency * PRODUCTS_STEP) + NV * tile, each, from + part * 5, ready[1] + part * 32,
+          (G int16*)(products + frequency * PRODUCTS_STEP) + GROUP * tile, each, from + part * 5, ready[1] + part * 32,
           coming / 3, coming % 3, far + (four * CIN + part) * 36);
     }
     G short* read = ready[0];
@@ -279,7 +280,7 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* param
                                     G const char* ahead)
 {
   #pragma unroll 1
-  for (int vector = 0; vector < NV; ++vector) {
+  for (int vector = 0; vector < GROUP; ++vector) {
     const int j = first + vector;
     #pragma unroll
     for (int line = 0; line < FETCHED_LINES; ++line, ahead += 64) FETCH_AHEAD(ahead);
@@ -291,7 +292,7 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* param
       #pragma unroll
       for (int v = 0; v < 6; ++v)
         if (!(edge_y && WHOLE_ONLY(v)))
-          m[v] = *(G const uint16*)(products + (v * 6 + u) * PRODUCTS_STEP + (AMONG(u, y, x) * NV + vector) * 16);
+          m[v] = *(G const uint16*)(products + (v * 6 + u) * PRODUCTS_STEP + (AMONG(u, y, x) * GROUP + vector) * 16);
       winograd_output(m, r, edge_y);
       #pragma unroll
       for (int v = 0; v < 4; ++v)
@@ -354,36 +355,37 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
 #else
   G const int16* w = (G const int16*)weights + (long)panel * 36 * CIN * 2;
 #endif
-  for (int first = 0; first < 4; first += NV) {
+  for (int first = 0; first < 4; first += GROUP) {
 #if TRANSFORMS
     G const char64* next = taps + 5 * CIN; // after the last there is none: its own are transformed once more
     JOIN(winograd_frequencies_, ID)(spread, products, taps, first ? taps : next, ready, first ? ahead : (G const char*)next);
     taps = next;
 #else
-    for (int frequency = 0; frequency < 36; ++frequency, w += NV * CIN / 2) {
-      const int fewer_rows = EDGE_Y && last && WHOLE_ONLY(frequency / 6);
-      const int fewer_columns = EDGE_X && WHOLE_ONLY(frequency % 6);
-      G const short* a = spread + frequency * SPREAD_STEP;
-      G int16* place = (G int16*)(products + frequency * PRODUCTS_STEP);
-      G const char* next = (G const char*)(w + 2 * CIN);
-#define PRODUCTS(t, count) JOIN(winograd_products_, ID)(a + (t) * CIN, w, place + NV * (t), next, count)
+    for (int frequency = 0; frequency < 36; ++frequency)
+      for (int vector = 0; vector < 4; vector += NV, w += NV * CIN / 2) {
+        const int fewer_rows = EDGE_Y && last && WHOLE_ONLY(frequency / 6);
+        const int fewer_columns = EDGE_X && WHOLE_ONLY(frequency % 6);
+        G const short* a = spread + frequency * SPREAD_STEP;
+        G int16* place = (G int16*)(products + frequency * PRODUCTS_STEP) + vector;
+        G const char* next = (G const char*)(w + 2 * CIN);
+#define PRODUCTS(t, count) JOIN(winograd_products_, ID)(a + (t) * CIN, w, place + 4 * (t), next, count)
 #define ALL_PRODUCTS(count) \
   do { \
     const int calls = ((count) + MR - 1) / MR, each = ((count) + calls - 1) / calls; \
     for (int block = 0; block + each <= (count); block += each) PRODUCTS(block, each); \
     if ((count) % each) PRODUCTS((count) / each * each, (count) % each); \
   } while (0)
-      if (!fewer_rows && !fewer_columns) ALL_PRODUCTS(TILES);
+        if (!fewer_rows && !fewer_columns) ALL_PRODUCTS(TILES);
 #if EDGE_Y
-      else if (!fewer_columns) ALL_PRODUCTS(TILES - TILE_COLUMNS);
+        else if (!fewer_columns) ALL_PRODUCTS(TILES - TILE_COLUMNS);
 #endif
 #if EDGE_X
-      else if (!fewer_rows) ALL_PRODUCTS(TILES - TILE_ROWS);
+        else if (!fewer_rows) ALL_PRODUCTS(TILES - TILE_ROWS);
 #endif
 #if EDGE_X && EDGE_Y
-      else ALL_PRODUCTS((TILE_ROWS - 1) * (TILE_COLUMNS - 1));
+        else ALL_PRODUCTS((TILE_ROWS - 1) * (TILE_COLUMNS - 1));
 #endif
-    }
+      }
 #endif
     for (int y = 0; y < TILE_ROWS; ++y)
       for (int x = 0; x < TILE_COLUMNS; ++x) {
@@ -391,12 +393,13 @@ SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* 
   JOIN(winograd_end_, ID)(products, parameters, output, residual, rule, y, x, (row + y) * 4, x * 4, edge_y, edge_x, first, \
                           ahead)
         AT_EDGES(END);
-        ahead += NV * 64 * FETCHED_LINES;
+        ahead += GROUP * 64 * FETCHED_LINES;
       }
   }
 }
 
 #undef TILES
+#undef GROUP
 #undef FETCHED_LINES
 #undef SPREAD_STEP
 #undef PRODUCTS_STEP
