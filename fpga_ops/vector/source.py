@@ -153,7 +153,7 @@ def _case(plan: Plan, layer: Layer, in_place: bool) -> str:
     if layer.kind == "conv":
         return (
             f"conv_{layer.case}(source, weights, parameters, output, other, rule, strip * step, "
-            f"min((strip + 1) * step, rows), group * panels, (group + 1) * panels, ahead, {scratch});"
+            f"min((strip + 1) * step, rows), group * panels, (group + 1) * panels, ahead, stop, {scratch});"
         )
     if layer.kind == "conv_pool" and layer.pool is not None and layer.shape is not None:
         geometry = layer.shape.geometry

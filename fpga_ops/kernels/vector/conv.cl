@@ -15,7 +15,7 @@
 //   FIXED, FLOAT_SUM  1 if the convolution ends in integers, the sum in float32 (endings.cl)
 //   PLAIN, PLAIN_SUM  1 if the convolution, the sum has no ties or bounds to mind (endings.cl)
 //   CONTIGUOUS    1: pixels' windows follow each other in memory (1x1, stride 1), and there are many
-//   AHEAD         1: fetch the next task's weights meanwhile
+//   AHEAD         1: fetch weights that come next meanwhile
 //   DEFERRED      1: a tile's sums are kept, and end while the next tile is multiplied (the window is one run)
 //   BLOCK         bytes of a run that are multiplied before sums move to int, where the instruction set has FLUSHED
 //   CHECKED       1: the pixels decide which steps are summed in 16 bits, where the instruction set has SATURATES
@@ -313,14 +313,11 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
                               G const double* restrict parameters, G uchar* restrict output,
                               G const uchar* restrict residual, G const long* restrict rule,
                               const int m0, const int m1, const int p0, const int p1, G const char* ahead,
-                              G uchar* scratch)
+                              G const char* stop, G uchar* scratch)
 {
   const long panel_bytes = rule[PANEL_BYTES];
   G widened* words = (G widened*)scratch;
   G ushort* lists = 0;
-#if AHEAD
-  G const char* stop = ahead + FETCH_AT_MOST;
-#endif
 #if DEFERRED
   // before the first tile nothing is kept: what ends then is written where that tile ends later
   int16 kept[MR * NV];

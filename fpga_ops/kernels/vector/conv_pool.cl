@@ -25,7 +25,7 @@ SEPARATE void JOIN(conv_pool_, ID)(G const uchar* restrict source, G const char*
     const int bottom = min(y * POOL_STRIDE_Y - POOL_TOP + POOL_KERNEL_Y, OH);
     for (int row = max(top, done + 1); row < bottom; ++row)
       JOIN(conv_, ID)(source, weights, parameters, ring + (long)(row % POOL_KERNEL_Y - row) * OW * COUT, ring, rule,
-                      row * OW, (row + 1) * OW, 0, panels, weights, scratch);
+                      row * OW, (row + 1) * OW, 0, panels, weights, weights, scratch);
     done = bottom - 1;
     for (int x = 0; x < POOL_WIDTH; ++x) {
       const int left = max(x * POOL_STRIDE_X - POOL_LEFT, 0);

@@ -41,7 +41,8 @@ INLINE int image_of(G const long* layer, const int task, const int images)
 
 // `before`: the task of this layer that the worker did last, or -1; where it was of the same strip, its scratch holds.
 SEPARATE void run_task(G uchar* restrict arena, G const char* restrict constants, G const long* restrict layer,
-                       const int task, const int before, const int images, const int worker, G const char* ahead ARGUMENTS)
+                       const int task, const int before, const int images, const int worker, G const char* ahead,
+                       G const char* stop ARGUMENTS)
 {
   const int image = image_of(layer, task, images);
   const int part = part_of(layer, task, images);
@@ -86,24 +87,43 @@ INLINE int take_task(G const long* layers, G int* sync, const int images, const 
   return -1;
 }
 
-// One worker's part of one inference; true for the last to leave, when all is done. `sync` (one cache line each): [0] workers that have left, then of each layer tasks
-// taken and tasks done. With PROFILE, `trace` gets four numbers per task: when its worker was free, began and ended it
+// The weights that a worker fetches while it does a task of `layer`, its `turn`-th: those of its next, which is task `next`
+// of layer `after`. Where it has these already, or there are none, those of a later layer, part after part.
+INLINE void choose_fetched(G const char* constants, G const long* layers, const int layer, const int after,
+                           const int next, const int turn, const int images, const int worker, G const char** from,
+                           G const char** to)
+{
+  G const long* record = layers + layer * FIELDS;
+  G const long* coming = layers + min(after, LAYERS - 1) * FIELDS;
+  int group = group_of(coming, part_of(coming, next, images));
+  const long had = turn + 1 - record[L_GROUPS]; // tasks since all the layer's weights were read, where they take turns
+  const int same = after == layer && !record[L_HEAVY] && had >= 0;
+  for (int l = after; l + 1 < LAYERS && ((same && l == layer) || !coming[L_GROUP_BYTES]); ++l) {
+    coming += FIELDS;
+    group = worker % 2 ? (int)coming[L_GROUPS] - 1 : 0; // which it will probably take
+  }
+  const long skipped = same ? min(had * FETCH_STRIDE, coming[L_GROUP_BYTES]) : 0;
+  *from = constants + coming[L_WEIGHTS] + group * coming[L_GROUP_BYTES] + skipped;
+  *to = *from + min(coming[L_GROUP_BYTES] - skipped, (long)FETCH_AT_MOST);
+}
+
+// One worker's part of one inference; true for the last to leave, when all is done. `sync` (one cache line each): [0]
+// workers that have left, then of each layer tasks taken and tasks done. With PROFILE, `trace` gets four numbers per task: when its worker was free, began and ended it
 // (cycles), and the worker.
 SEPARATE bool all_layers(G uchar* arena, G const char* constants, G const long* layers, G int* sync, const int worker,
                          const int workers, const int images TRACE ARGUMENTS)
 {
-  int layer = 0, ready = 0, before = -1;
+  int layer = 0, ready = 0, before = -1, turn = 0;
 #if PROFILE
   ulong taken = NOW();
 #endif
   int task = take_task(layers, sync, images, worker, &layer);
   while (task >= 0) {
     int after = layer;
-    const int next = take_task(layers, sync, images, worker, &after); // its weights are fetched meanwhile
+    const int next = take_task(layers, sync, images, worker, &after);
     G const long* record = layers + layer * FIELDS;
-    G const long* coming = layers + min(after, LAYERS - 1) * FIELDS;
-    G const char* ahead =
-        constants + coming[L_WEIGHTS] + group_of(coming, part_of(coming, max(next, 0), images)) * coming[L_GROUP_BYTES];
+    G const char *ahead, *stop;
+    choose_fetched(constants, layers, layer, after, max(next, 0), turn, images, worker, &ahead, &stop);
     for (; ready <= (int)record[L_WAIT]; ++ready)
       for (int polls = 0; READ(sync + 32 + 32 * ready) < (int)layers[ready * FIELDS + L_TASKS] * images; ++polls)
         if (polls >= POLLS) GIVE_WAY();
@@ -112,13 +132,14 @@ SEPARATE bool all_layers(G uchar* arena, G const char* constants, G const long* 
     row[0] = taken;
     row[1] = NOW();
 #endif
-    run_task(arena, constants, record, task, before, images, worker, ahead VALUES);
+    run_task(arena, constants, record, task, before, images, worker, ahead, stop VALUES);
 #if PROFILE
     row[2] = taken = NOW();
     row[3] = (ulong)worker;
 #endif
     ADD(sync + 32 + 32 * layer, 1, memory_order_acq_rel);
     before = after == layer ? task : -1;
+    turn = after == layer ? turn + 1 : 0;
     task = next;
     layer = after;
   }
@@ -156,7 +177,7 @@ SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const 
 {
   G long* addresses = call + HEADER;
   run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), -1, (int)call[0],
-           (int)get_global_id(0), constants VALUES);
+           (int)get_global_id(0), constants, constants VALUES);
 }
 #else
 SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const long* layers, const int index,
@@ -164,7 +185,7 @@ SINGLE __kernel void one_layer(G uchar* arena, G const char* constants, G const 
 {
   G int* not_finite = 0;
   run_task(arena, constants, layers + index * FIELDS, (int)get_global_id(0), -1, images, (int)get_global_id(0),
-           constants VALUES);
+           constants, constants VALUES);
 }
 #endif
 #endif

@@ -7,7 +7,9 @@
 #define INLINE static inline __attribute__((always_inline))
 #define SEPARATE static __attribute__((noinline))
 
-#define FETCH_AT_MOST 300000 // bytes of the next task's weights: they share a core's cache with this task's
+// Bytes of weights that are fetched during a task: they share a core's cache with its own; and how far on the next begins.
+#define FETCH_AT_MOST 300000
+#define FETCH_STRIDE 262144
 #define AS(x, type) __builtin_astype(x, type)
 
 #if PERSISTENT
