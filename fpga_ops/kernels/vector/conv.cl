@@ -34,7 +34,7 @@
 #define ENDED ((MR * NV + STEPS - 1) / STEPS) // vectors that end in a step, if DEFERRED
 #define ENDING ((MR * NV + ENDED - 1) / ENDED) // steps in which some do
 #if AHEAD
-#define FETCH_STEP() do { FETCH_AHEAD(ahead); ahead += 64; } while (0)
+#define FETCH_STEP() do { FETCH_AHEAD(ahead); ahead += pace; } while (0)
 #else
 #define FETCH_STEP()
 #endif
@@ -140,7 +140,7 @@ INLINE void JOIN(end_, ID)(const int16 sum, G const double* restrict parameters,
 INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restrict weights,
                             G const double* restrict parameters, G uchar* restrict output,
                             G const uchar* restrict residual, G const long* restrict rule, const int m,
-                            G const char* ahead, G const widened* words, G const ushort* lists, int16* kept,
+                            G const char* ahead, const int pace, G const widened* words, G const ushort* lists, int16* kept,
                             unfinished* before)
 {
   const float_rule float_sum = read_float_rule(rule);
@@ -316,6 +316,8 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
                               G const char* stop, G uchar* scratch)
 {
   const long panel_bytes = rule[PANEL_BYTES];
+  const long steps = (long)STEPS * (p1 - p0) * ((m1 - m0 + MR - 1) / MR);
+  const int pace = (int)clamp((stop - ahead) / steps + 1, 1l, 64l);
   G widened* words = (G widened*)scratch;
   G ushort* lists = 0;
 #if DEFERRED
@@ -350,9 +352,9 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
       ready = 1;
 #endif
       JOIN(tile_, ID)(window, panel, parameters + (long)p * PARAMETERS, output + p * PANEL, residual + p * PANEL, rule,
-                      first, ahead, words, lists, kept, before);
+                      first, ahead, pace, words, lists, kept, before);
 #if AHEAD
-      ahead = ahead < stop ? ahead + STEPS * 64 : ahead;
+      ahead = ahead < stop ? ahead + STEPS * pace : ahead;
 #endif
     }
   }
