@@ -29,8 +29,9 @@
 
 #define TILES (TILE_ROWS * TILE_COLUMNS)
 #define GROUP (TRANSFORMS ? NV : 4) // vectors of channels whose products are kept until they end
-// Lines of the next task's weights for each vector that ends, 32 KB in all, where that task reads others than this one.
-#define FETCHED_LINES (AHEAD && !TRANSFORMS && 4 * TILE_ROWS >= OH ? (128 + TILES - 1) / TILES : 0)
+// Lines of the next task's weights for each vector that ends, 32 KB in all. Where there are more vectors this costs more
+// than it saves.
+#define FETCHED_LINES (AHEAD && NV == 1 ? (128 + TILES - 1) / TILES : 0)
 // Between frequencies; what follows each other so would lie in the same set of a cache without the additional line.
 #define SPREAD_STEP (TILES * CIN + 32)
 #define PRODUCTS_STEP (TILES * GROUP * 16 + 16)
@@ -261,7 +262,11 @@ INLINE void JOIN(winograd_products_, ID)(G const short* a, G const int16* w, G i
 {
   int16 sum[MR][NV];
   JOIN(winograd_begin_, ID)(sum);
+#if NV > 1
   #pragma unroll 4
+#else
+  #pragma unroll 2
+#endif
   for (int k = 0; k < CIN / 2; ++k) {
     JOIN(winograd_step_, ID)(sum, a, w, k, count);
 #if AHEAD
