@@ -308,7 +308,7 @@ INLINE void JOIN(tile_, ID)(G const uchar* restrict source, G const char* restri
 }
 
 // Output pixels m0 to m1 (at least MR of them) and panels p0 to p1. `source` is the first byte of pixel 0's window.
-// `scratch` is this worker's alone.
+// `scratch` is this worker's alone. From `ahead` to `stop` weights are fetched meanwhile.
 SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* restrict weights,
                               G const double* restrict parameters, G uchar* restrict output,
                               G const uchar* restrict residual, G const long* restrict rule,
@@ -316,6 +316,7 @@ SEPARATE void JOIN(conv_, ID)(G const uchar* restrict source, G const char* rest
                               G const char* stop, G uchar* scratch)
 {
   const long panel_bytes = rule[PANEL_BYTES];
+  // evenly: many at a time fill the queue in which this task's own loads stand
   const long steps = (long)STEPS * (p1 - p0) * ((m1 - m0 + MR - 1) / MR);
   const int pace = (int)clamp((stop - ahead) / steps + 1, 1l, 64l);
   G widened* words = (G widened*)scratch;

@@ -108,8 +108,8 @@ INLINE void choose_fetched(G const char* constants, G const long* layers, const 
 }
 
 // One worker's part of one inference; true for the last to leave, when all is done. `sync` (one cache line each): [0]
-// workers that have left, then of each layer tasks taken and tasks done. With PROFILE, `trace` gets four numbers per task: when its worker was free, began and ended it
-// (cycles), and the worker.
+// workers that have left, then of each layer tasks taken and tasks done. With PROFILE, `trace` gets four numbers per task:
+// when its worker was free, began and ended it (cycles), and the worker.
 SEPARATE bool all_layers(G uchar* arena, G const char* constants, G const long* layers, G int* sync, const int worker,
                          const int workers, const int images TRACE ARGUMENTS)
 {

@@ -331,8 +331,8 @@ INLINE void JOIN(winograd_end_, ID)(G const int* products, G const double* param
   const int edge_y = EDGE_Y && last && y == TILE_ROWS - 1, edge_x = EDGE_X && x == TILE_COLUMNS - 1; \
   if (edge_y && edge_x) CALL(EDGE_Y, EDGE_X); else if (edge_y) CALL(EDGE_Y, 0); else if (edge_x) CALL(0, EDGE_X); else CALL(0, 0)
 
-// Rows of tiles from `row` on, panel `panel`; `scratch` belongs to this worker: short[36][SPREAD_STEP], int[36][PRODUCTS_STEP].
-// `again`: the former is still there, of another panel.
+// Rows of tiles from `row` on, panel `panel`; `scratch` belongs to this worker: short[36][SPREAD_STEP], int[36][PRODUCTS_STEP],
+// and if TRANSFORMS short[2][4][WEIGHTS_STEP]. `again`: the first is still there, of another panel.
 SEPARATE void JOIN(winograd_, ID)(G const uchar* restrict source, G const char* restrict weights,
                                   G const double* restrict parameters, G uchar* restrict output,
                                   G const uchar* restrict residual, G const long* restrict rule, const int row,
