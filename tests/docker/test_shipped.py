@@ -58,7 +58,7 @@ def test_the_queueing_simulation_agrees_with_this_node(stack: Stack, note: Calla
         with Traffic(*addresses, "top_tagger", constituents(), clients=("grpc",) * count) as traffic:
             traffic.run(10 * count)
             began, first = time.monotonic(), traffic.answered
-            traffic.run(60 + 20 * count)
+            traffic.run(300 + 100 * count)  # some seconds: a hiccup of the host is a small part of them
             rates[count] = (traffic.answered - first) / (time.monotonic() - began)
         assert traffic.failures == []
     service = capacity.read_statistics(f"http://{addresses[1]}", "top_tagger")
