@@ -25,12 +25,27 @@ _NEVER = 10.0 * 365 * 86400
 """tritonclient has one time-out for a whole client; ours are per request."""
 
 
+class _TritonClient(triton.InferenceServerClient):  # type: ignore[misc]
+    """Reads every answer to its end: tritonclient leaves some, such as a model's readiness, with their connections."""
+
+    async def _get(self, *args: Any, **options: Any) -> aiohttp.ClientResponse:
+        return await _read(await super()._get(*args, **options))
+
+    async def _post(self, *args: Any, **options: Any) -> aiohttp.ClientResponse:
+        return await _read(await super()._post(*args, **options))
+
+
+async def _read(response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+    await response.read()
+    return response
+
+
 class HttpTransport:
     """Up to `connections` kept-alive connections to one server. A cancelled request is not cancelled on the server."""
 
     def __init__(self, url: ServerUrl, tls: Tls, connections: int) -> None:
         self.url = url
-        self._client = triton.InferenceServerClient(
+        self._client = _TritonClient(
             url.address,
             conn_limit=connections,
             conn_timeout=_NEVER,
