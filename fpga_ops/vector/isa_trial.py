@@ -27,6 +27,9 @@ __kernel void probe(G int16* sums, G const uchar* bytes, G const int* words, G c
   sums[1] = add_pairs(sums[1], (int16)words[0], weights[1]);
   sums[2] = shift_right(sums[2], sums[3]);
   sums[3] = nearest_float(convert_float16(sums[3]) / 2.0f);
+#if TRANSFORMS
+  sums[4] = AS(weigh_bytes(36, 24, AS(weights[0], char64)), int16);
+#endif
 }
 """
 
@@ -56,7 +59,7 @@ def yields(platform: str, device: str) -> bool:
 
 
 def computes(entry: isa.InstructionSet, platform: str, device: str) -> bool:
-    """Whether what a set's files define is right: products at the ends of their ranges too, shifts, rounding."""
+    """Whether what a set's files define is right: products to the ends of their ranges, shifts, rounding, weighing."""
     rng = np.random.default_rng(1)
     most = 64 if entry.saturates else 128  # such pairs can saturate with no bytes
     weights = rng.integers(-most, most, (16, 4)).astype(np.int8)
@@ -66,11 +69,14 @@ def computes(entry: isa.InstructionSet, platform: str, device: str) -> bool:
     octets = np.array([255, 255, 254, 253], np.uint8)
     words = np.array([-20400, 20400], np.int16)
     bits = np.arange(1, 32, 2, dtype=np.int32)
-    start = np.stack([*rng.integers(-99, 99, (2, 16)), rng.integers(-(1 << 31), 1 << 31, 16), bits]).astype(np.int32)
+    wide = rng.integers(-(1 << 31), 1 << 31, 16)
+    start = np.stack([*rng.integers(-99, 99, (2, 16)), wide, bits, np.zeros(16)]).astype(np.int32)
     taps = np.concatenate([weights.view(np.uint8).ravel(), pairs.view(np.uint8).ravel()])
     products = weights.astype(np.int32) @ octets, pairs.astype(np.int32) @ words
-    expected = np.stack([*(start[:2] + products), start[2] >> bits, np.rint(bits / 2)])
-    _run(entry.name, platform, device, _SET_KERNEL, [start, octets, words.view(np.int32), taps])
+    weighed = (weights.reshape(-1, 2) @ np.array([36, 24], np.int16)).view(np.int32) if entry.transforms else start[4]
+    expected = np.stack([*(start[:2] + products), start[2] >> bits, np.rint(bits / 2), weighed])
+    kernel = f"#define TRANSFORMS {int(entry.transforms)}\n" + _SET_KERNEL
+    _run(entry.name, platform, device, kernel, [start, octets, words.view(np.int32), taps])
     return bool((start == expected).all())
 
 

@@ -95,8 +95,8 @@ def state(pid: int) -> str:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended, waited for or not."""
-    return state(pid) in ("", "Z")
+    """Whether a process has ended: it was waited for, is yet to be, or is being removed."""
+    return state(pid) in ("", "Z", "X")
 
 
 def ended_by_itself(pid: int) -> bool:

@@ -231,7 +231,7 @@ INLINE void JOIN(winograd_products_, ID)(G const short* a, G const int16* w, G i
 }
 
 // Products of all tiles with 32 channels; of their first four frequencies the weights are in `ready`, where at the end
-// those of `next` are. `far`: weights to be fetched meanwhile.
+// those of `next` are. From `far` on weights of 32 channels are fetched meanwhile, 36 bytes for each vector that is made.
 INLINE void JOIN(winograd_frequencies_, ID)(G const short* spread, G int* products, G const char64* taps,
                                             G const char64* next, G short* ready[2], G const char* far)
 {

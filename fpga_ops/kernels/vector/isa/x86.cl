@@ -9,6 +9,7 @@
 //   shift_right(value, bits)        of bits below 32, which OpenCL's >> would have to make so first
 //   nearest_float(value)            the nearest integers, ties to even, of values within +-2^22
 //   WIDE                            bytes of the vectors that need no products
+//   weigh_bytes(first, second, pairs)  each two bytes times two constants of 0 to 255, summed (x86_512.cl alone: winograd.cl)
 // and here stands for all of them
 //   add_neighbours(bytes)           sums of two neighbours of 32 bytes
 //   beside(pairs)                   of each two steps of two pairs, those of the other
